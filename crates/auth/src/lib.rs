@@ -1,0 +1,1 @@
+//! JSON Web Tokens, key sets, and the claims they carry.

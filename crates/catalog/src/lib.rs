@@ -1,0 +1,1 @@
+//! What PostgreSQL says of itself: tables, types, publications, grants, policies; the one crate that speaks SQL.

@@ -1,0 +1,3 @@
+//! The walcast binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Sockets and HTTP in front of the engine.

@@ -1,0 +1,1 @@
+//! Private PostgreSQL clusters and a protocol client for tests, benchmarks and walcast dev.

@@ -1,0 +1,1 @@
+//! Phoenix messages, serializers, join payloads, the filter grammar, JSON of row values, WebSocket frames. No I/O.

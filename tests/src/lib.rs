@@ -1,0 +1,1 @@
+//! Shared scenery of the end-to-end tests.
