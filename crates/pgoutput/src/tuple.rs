@@ -1,5 +1,8 @@
 //! Rows as the log carries them: column values in text, cut out of the message without copying.
 
+use std::fmt;
+use std::ops::Range;
+
 use bytes::Bytes;
 
 /// One column of a row image (PostgreSQL docs, "Logical Replication Message Formats", `TupleData`).
@@ -24,8 +27,28 @@ pub(crate) enum Slot {
     Binary { start: u32, end: u32 },
 }
 
-/// A row image: shares the bytes of the message that it came in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Slot {
+    /// A value in text. Offsets fit: the decoder refuses messages of 4 GiB and more.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn text(value: Range<usize>) -> Self {
+        Slot::Text {
+            start: value.start as u32,
+            end: value.end as u32,
+        }
+    }
+
+    /// A value in binary, likewise.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn binary(value: Range<usize>) -> Self {
+        Slot::Binary {
+            start: value.start as u32,
+            end: value.end as u32,
+        }
+    }
+}
+
+/// A row image: shares the bytes of the message that it came in. Equal when the cells are.
+#[derive(Clone)]
 pub struct Tuple {
     pub(crate) data: Bytes,
     pub(crate) slots: Box<[Slot]>,
@@ -38,22 +61,16 @@ impl Tuple {
         let mut append = |value: &[u8]| {
             let start = data.len();
             data.extend_from_slice(value);
-            // A row above 4 GiB does not fit PostgreSQL's own message length either.
-            (start as u32, data.len() as u32)
+            start..data.len()
         };
         let slots = cells
             .into_iter()
             .map(|cell| match cell {
                 Cell::Null => Slot::Null,
                 Cell::Unchanged => Slot::Unchanged,
-                Cell::Text(value) => {
-                    let (start, end) = append(value);
-                    Slot::Text { start, end }
-                }
-                Cell::Binary(value) => {
-                    let (start, end) = append(value);
-                    Slot::Binary { start, end }
-                }
+                // A row above 4 GiB does not fit PostgreSQL's own message length either.
+                Cell::Text(value) => Slot::text(append(value)),
+                Cell::Binary(value) => Slot::binary(append(value)),
             })
             .collect();
         Tuple {
@@ -99,5 +116,19 @@ impl Tuple {
             Slot::Text { start, end } => Cell::Text(&self.data[start as usize..end as usize]),
             Slot::Binary { start, end } => Cell::Binary(&self.data[start as usize..end as usize]),
         }
+    }
+}
+
+impl PartialEq for Tuple {
+    fn eq(&self, other: &Self) -> bool {
+        self.cells().eq(other.cells())
+    }
+}
+
+impl Eq for Tuple {}
+
+impl fmt::Debug for Tuple {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_list().entries(self.cells()).finish()
     }
 }
