@@ -1,0 +1,185 @@
+//! Binary frames of serializer 2.0.0: pushes of a client in, user broadcasts out (docs/protocol.md §2.3).
+//!
+//! Every length is one unsigned byte and counts bytes; strings follow each other without separators; the payload is
+//! the rest of the frame.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use crate::client_message::{ClientMessage, ClientPayload, MalformedMessage};
+use crate::frame::{Frame, FrameBuffer, Opcode};
+use crate::reference::Ref;
+
+/// How the payload of a user broadcast is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// Opaque bytes.
+    Binary,
+    /// JSON text.
+    Json,
+}
+
+/// A broadcast that a client sent as a binary frame of kind 3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserBroadcast<'a> {
+    /// The user's own event name.
+    pub event: Cow<'a, str>,
+    /// Empty or a JSON object, as sent; not checked, and not forwarded to receivers.
+    pub metadata: &'a [u8],
+    /// How `payload` is to be read.
+    pub encoding: Encoding,
+    /// The payload; valid JSON when the encoding says so.
+    pub payload: &'a [u8],
+}
+
+const PUSH: u8 = 0;
+const USER_BROADCAST_PUSH: u8 = 3;
+const USER_BROADCAST: u8 = 4;
+
+/// Reads a binary frame of a client: kind 0 or kind 3.
+pub(crate) fn parse(frame: &[u8]) -> Result<ClientMessage<'_>, MalformedMessage> {
+    let (&kind, rest) = frame.split_first().ok_or(MalformedMessage::Empty)?;
+    match kind {
+        PUSH => parse_push(rest),
+        USER_BROADCAST_PUSH => parse_user_broadcast(rest),
+        kind => Err(MalformedMessage::UnknownKind(kind)),
+    }
+}
+
+/// A frame of kind 4, or `None` when topic, event or metadata are longer than the 255 bytes it can say.
+pub(crate) fn user_broadcast(
+    topic: &str,
+    event: &str,
+    metadata: &str,
+    encoding: Encoding,
+    payload: &[u8],
+) -> Option<Frame> {
+    let lengths = [
+        u8::try_from(topic.len()),
+        u8::try_from(event.len()),
+        u8::try_from(metadata.len()),
+    ];
+    let [Ok(topic_length), Ok(event_length), Ok(metadata_length)] = lengths else {
+        return None;
+    };
+    let encoding = match encoding {
+        Encoding::Binary => 0,
+        Encoding::Json => 1,
+    };
+    let mut buffer =
+        FrameBuffer::with_capacity(5 + topic.len() + event.len() + metadata.len() + payload.len());
+    let out = buffer.out();
+    out.extend_from_slice(&[
+        USER_BROADCAST,
+        topic_length,
+        event_length,
+        metadata_length,
+        encoding,
+    ]);
+    out.extend_from_slice(topic.as_bytes());
+    out.extend_from_slice(event.as_bytes());
+    out.extend_from_slice(metadata.as_bytes());
+    out.extend_from_slice(payload);
+    Some(buffer.finish(Opcode::Binary))
+}
+
+/// Kind 0: join_ref, ref, topic, event, data.
+fn parse_push(rest: &[u8]) -> Result<ClientMessage<'_>, MalformedMessage> {
+    let mut reader = Reader { kind: PUSH, rest };
+    let [join_ref, reference, topic, event] = reader.header()?;
+    Ok(ClientMessage {
+        join_ref: Ref::from_text(&text(reader.take(join_ref)?)),
+        reference: Ref::from_text(&text(reader.take(reference)?)),
+        topic: text(reader.take(topic)?),
+        event: text(reader.take(event)?),
+        payload: ClientPayload::Binary(reader.rest),
+    })
+}
+
+/// Kind 3: join_ref, ref, topic, user event, metadata, payload; the last byte of the header is the encoding.
+fn parse_user_broadcast(rest: &[u8]) -> Result<ClientMessage<'_>, MalformedMessage> {
+    let mut reader = Reader {
+        kind: USER_BROADCAST_PUSH,
+        rest,
+    };
+    let [join_ref, reference, topic, event, metadata, encoding] = reader.header()?;
+    let join_ref = Ref::from_text(&text(reader.take(join_ref)?));
+    let reference = Ref::from_text(&text(reader.take(reference)?));
+    let topic = text(reader.take(topic)?);
+    let event = text(reader.take(event)?);
+    let metadata = reader.take(metadata)?;
+    let payload = reader.rest;
+    let encoding = if encoding == 0 {
+        Encoding::Binary
+    } else {
+        Encoding::Json
+    };
+    if encoding == Encoding::Json {
+        check_json(payload)?;
+    }
+    let broadcast = UserBroadcast {
+        event,
+        metadata,
+        encoding,
+        payload,
+    };
+    let payload = ClientPayload::UserBroadcast(broadcast);
+    Ok(ClientMessage {
+        join_ref,
+        reference,
+        topic,
+        event: Cow::Borrowed("broadcast"),
+        payload,
+    })
+}
+
+/// The payload is embedded in the text messages of other clients, so it has to be JSON and not just claim to be.
+fn check_json(payload: &[u8]) -> Result<(), MalformedMessage> {
+    let payload = std::str::from_utf8(payload).map_err(|_| MalformedMessage::PayloadNotUtf8)?;
+    serde_json::from_str::<&RawValue>(payload)
+        .map(|_| ())
+        .map_err(MalformedMessage::PayloadNotJson)
+}
+
+/// UTF-8, or else Latin-1: older JavaScript clients write one byte per UTF-16 unit (docs/protocol.md §2.5).
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(bytes.iter().map(|&byte| char::from(byte)).collect()),
+    }
+}
+
+struct Reader<'a> {
+    kind: u8,
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn header<const N: usize>(&mut self) -> Result<[u8; N], MalformedMessage> {
+        let (header, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or_else(|| self.truncated(N))?;
+        self.rest = rest;
+        Ok(*header)
+    }
+
+    fn take(&mut self, length: u8) -> Result<&'a [u8], MalformedMessage> {
+        let length = usize::from(length);
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or_else(|| self.truncated(length))?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn truncated(&self, needed: usize) -> MalformedMessage {
+        MalformedMessage::Truncated {
+            kind: self.kind,
+            needed,
+            left: self.rest.len(),
+        }
+    }
+}
