@@ -1,6 +1,18 @@
 //! The JSON of one column's value, from PostgreSQL's text output (`docs/protocol.md §4.5`).
+//!
+//! In reading order: this file (which shape becomes what), [`string`], [`number`], [`time`], [`array`],
+//! [`composite`], [`hstore`], [`json`]; [`quoted`] is what array elements and hstore strings have in common.
 
+use std::borrow::Cow;
+
+mod array;
+mod composite;
+mod hstore;
+mod json;
+mod number;
+mod quoted;
 mod string;
+mod time;
 
 pub use string::encode_string;
 
@@ -59,6 +71,60 @@ impl Shape {
 /// The session that printed it has DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 3
 /// and bytea_output hex. Text that is not of the shape goes out as a JSON string: the value is shown, whatever
 /// it is, and the change is delivered.
-pub fn encode_value(_shape: &Shape, text: &str, out: &mut Vec<u8>) {
-    encode_string(text, out);
+pub fn encode_value(shape: &Shape, text: &str, out: &mut Vec<u8>) {
+    let start = out.len();
+    if !try_encode(shape, text, out) {
+        out.truncate(start);
+        encode_string(text, out);
+    }
 }
+
+/// False where the text is not of the shape; `out` may then end in the beginning of a value.
+fn try_encode(shape: &Shape, text: &str, out: &mut Vec<u8>) -> bool {
+    match shape {
+        Shape::Number => number::encode(text, out),
+        Shape::Boolean => encode_boolean(text, out),
+        Shape::Text => false,
+        Shape::Bytea => encode_bytea(text, out),
+        Shape::Timestamp => time::encode_timestamp(text, out),
+        Shape::TimestampTz => time::encode_timestamp_with_zone(text, out),
+        Shape::Json => json::encode_normalised(text, out),
+        Shape::Jsonb => json::encode_verbatim(text, out),
+        Shape::Array { element, delimiter } => array::encode(element, *delimiter, text, out),
+        Shape::Composite(fields) => composite::encode(fields, text, out),
+        Shape::Hstore => hstore::encode(text, out),
+    }
+}
+
+/// A value inside an array or composite, `None` being NULL: as at the top, but for `bytea`, which has its
+/// `\x` there (`docs/protocol.md §4.5`).
+fn encode_part(shape: &Shape, text: Option<Cow<'_, str>>, out: &mut Vec<u8>) {
+    match (text, shape) {
+        (None, _) => out.extend_from_slice(b"null"),
+        (Some(text), Shape::Bytea) => encode_string(&text, out),
+        (Some(text), _) => encode_value(shape, &text, out),
+    }
+}
+
+fn encode_boolean(text: &str, out: &mut Vec<u8>) -> bool {
+    let json: &[u8] = match text {
+        "t" => b"true",
+        "f" => b"false",
+        _ => return false,
+    };
+    out.extend_from_slice(json);
+    true
+}
+
+fn encode_bytea(text: &str, out: &mut Vec<u8>) -> bool {
+    match text.strip_prefix("\\x") {
+        Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+            encode_string(digits, out);
+            true
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
