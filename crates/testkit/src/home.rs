@@ -14,7 +14,7 @@ use crate::account::Account;
 
 const TEMPORARY_PREFIX: &str = "walcast-pg-";
 /// A temporary directory without a lock file is someone's who is just making it, unless it is older than this.
-const UNLOCKED_AGE: Duration = Duration::from_secs(600);
+const UNLOCKED_AGE: Duration = Duration::from_mins(10);
 /// A Unix socket's path has room for 107 bytes; Postgres appends `/.s.PGSQL.12345.lock` to the directory.
 const SOCKET_DIRECTORY_BYTES_MAX: usize = 107 - 20;
 

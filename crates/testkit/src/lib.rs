@@ -6,16 +6,24 @@
 //! - `account`: the unprivileged account that Postgres runs under when we are root.
 //! - `home`: the directory of one cluster: data, log, password, socket; the removal of what dead processes left.
 //! - `spawn`: starting a process that dies with us, however we die.
+//! - `server`: the server process: making its data directory, starting, signalling, waiting.
 //! - [`cluster`]: [`Cluster`], one running server: start, stop, crash, restart.
 //! - [`database`](mod@database): [`shared_cluster()`] and [`database()`], one empty database for every test.
+//! - [`protocol_message`]: what a client sends and gets, in the forms of both serializers.
+//! - [`protocol_client`]: [`ProtocolClient`], a client that waits for what it expects and tells what came instead.
 
 mod account;
 pub mod binaries;
 pub mod cluster;
 pub mod database;
 mod home;
+pub mod protocol_client;
+pub mod protocol_message;
+mod server;
 mod spawn;
 
 pub use binaries::Binaries;
 pub use cluster::{Cluster, ClusterSettings, DataDirectory};
 pub use database::{Database, database, shared_cluster};
+pub use protocol_client::{Handshake, HandshakeRefused, ProtocolClient};
+pub use protocol_message::{ProtocolVersion, RawFrame, Received, Reply};

@@ -11,17 +11,12 @@ use walcast_testkit::{Cluster, ClusterSettings};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments
-        .iter()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .as_slice()
-    {
-        ["cluster", "--", program, arguments @ ..] => under_cluster(program, arguments).await,
-        _ => {
-            eprintln!("usage: testkit cluster -- COMMAND [ARGUMENT…]");
-            Ok(ExitCode::from(2))
-        }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["cluster", "--", program, arguments @ ..] = arguments.as_slice() {
+        under_cluster(program, arguments).await
+    } else {
+        eprintln!("usage: testkit cluster -- COMMAND [ARGUMENT…]");
+        Ok(ExitCode::from(2))
     }
 }
 
