@@ -61,7 +61,7 @@ pub enum Fault {
     /// A message that may not stand here: a piece of a streamed transaction inside another, or a commit in it.
     #[error("it may not come {}", if *.inside_stream { "between StreamStart and StreamStop" } else { "without a StreamStart before it" })]
     Misplaced {
-        /// Whether the decoder is between StreamStart and StreamStop.
+        /// Whether the decoder is between `StreamStart` and `StreamStop`.
         inside_stream: bool,
     },
     /// It goes on behind its end.

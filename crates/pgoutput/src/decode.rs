@@ -15,7 +15,7 @@ const TWO_PHASE: u32 = 3;
 /// The first protocol version in which `StreamAbort` may carry where and when.
 const PARALLEL: u32 = 4;
 
-/// Decodes the messages of one START_REPLICATION, in their order.
+/// Decodes the messages of one `START_REPLICATION`, in their order.
 ///
 /// It remembers one thing: whether the stream is between `StreamStart` and `StreamStop`, where messages
 /// carry the id of their (sub)transaction. Make a new one for a new connection.
@@ -36,7 +36,7 @@ pub struct Decoded {
 }
 
 impl Decoder {
-    /// A decoder for the `proto_version` that START_REPLICATION asked for, 1 to 4.
+    /// A decoder for the `proto_version` that `START_REPLICATION` asked for, 1 to 4.
     pub fn new(protocol_version: u32) -> Self {
         Decoder {
             protocol_version,
@@ -44,7 +44,7 @@ impl Decoder {
         }
     }
 
-    /// Decodes what one XLogData carried. Rows share `bytes`; names are copied.
+    /// Decodes what one `XLogData` carried. Rows share `bytes`; names are copied.
     ///
     /// # Errors
     /// Where and how the message departs from what `pgoutput` writes. The decoder is then as before.
@@ -58,7 +58,11 @@ impl Decoder {
         self.check_place(kind, &cursor)?;
         let decoded = match kind {
             b'R' | b'Y' | b'I' | b'U' | b'D' | b'T' | b'M' => {
-                let xid = if self.inside_stream { Some(cursor.xid()?) } else { None };
+                let xid = if self.inside_stream {
+                    Some(cursor.xid()?)
+                } else {
+                    None
+                };
                 let message = read_content(kind, &mut cursor)?;
                 Decoded { xid, message }
             }
@@ -223,7 +227,11 @@ fn read_content(kind: u8, cursor: &mut Cursor) -> Result<Message, DecodeError> {
                 Some(b'K' | b'O') => Some(read_old_tuple(cursor)?),
                 _ => None,
             };
-            expect_letter(cursor, b'N', "'K' or 'O' before the old row or 'N' before the new one")?;
+            expect_letter(
+                cursor,
+                b'N',
+                "'K' or 'O' before the old row or 'N' before the new one",
+            )?;
             let new = read_tuple(cursor)?;
             Message::Update { relation, old, new }
         }
@@ -260,7 +268,13 @@ fn read_relation(cursor: &mut Cursor) -> Result<Relation, DecodeError> {
     let letter = cursor.u8("the replica identity")?;
     let identity = ReplicaIdentity::from_letter(letter).ok_or_else(|| {
         let expected = "a replica identity of d, n, f or i";
-        cursor.fault_at(start, Fault::Unexpected { expected, found: letter })
+        cursor.fault_at(
+            start,
+            Fault::Unexpected {
+                expected,
+                found: letter,
+            },
+        )
     })?;
     let count = cursor.u16("the number of columns")?;
     cursor.require(u64::from(count) * COLUMN_BYTES_MIN, "that many columns")?;

@@ -280,7 +280,8 @@ fn write_string(text: &str, out: &mut Vec<u8>) {
 }
 
 fn write_counted(bytes: &[u8], out: &mut Vec<u8>) {
-    let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
-    out.put_i32(length);
-    out.put_slice(&bytes[..length as usize]);
+    const LENGTH_MAX: usize = i32::MAX as usize;
+    let bytes = &bytes[..bytes.len().min(LENGTH_MAX)];
+    out.put_u32(u32::try_from(bytes.len()).unwrap_or_default());
+    out.put_slice(bytes);
 }

@@ -1,8 +1,9 @@
 //! Typed, zero-copy decoding of PostgreSQL's logical replication stream (`pgoutput`). No I/O.
 //!
-//! In reading order: [`lsn`] (the numbers that name things), [`tuple`] (rows), [`relation`] (what the
-//! log says of tables), [`message`] (one message of the stream), [`decode`] (bytes to messages, on the
-//! [`cursor`] that knows where it stands), and behind the feature `encode` the way back.
+//! In reading order: `lsn` (the numbers that name things), `tuple` (rows), `relation` (what the
+//! log says of tables), `message` (one message of the stream), `decode` (bytes to messages, on the
+//! `cursor` that knows where it stands), and behind the feature `encode` the way back.
+//! Tests: `literals` and `literals_of_streams` (each message by its bytes), `refusals` (what is no message), `properties`.
 
 mod cursor;
 mod decode;
@@ -10,10 +11,14 @@ mod decode;
 pub mod encode;
 #[cfg(test)]
 mod literals;
+#[cfg(test)]
+mod literals_of_streams;
 mod lsn;
 mod message;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod refusals;
 mod relation;
 mod tuple;
 

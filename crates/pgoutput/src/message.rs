@@ -6,7 +6,7 @@ use crate::lsn::{Lsn, Oid, PgTimestamp, Xid};
 use crate::relation::Relation;
 use crate::tuple::Tuple;
 
-/// What one CopyData of the stream says. Times are those of the server that wrote them.
+/// What one `CopyData` of the stream says. Times are those of the server that wrote them.
 ///
 /// An ordinary transaction is `Begin … Commit`. Since protocol version 2 a large one may come in pieces
 /// while it runs, `StreamStart … StreamStop`, and ends in `StreamCommit` or `StreamAbort`; since version 3

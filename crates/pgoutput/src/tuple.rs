@@ -10,7 +10,7 @@ use bytes::Bytes;
 pub enum Cell<'a> {
     /// SQL NULL.
     Null,
-    /// A TOASTed value that the UPDATE did not touch; the log does not carry it.
+    /// A value stored out of line (TOAST) that the UPDATE did not touch; the log does not carry it.
     Unchanged,
     /// The value as its type's output function prints it.
     Text(&'a [u8]),
