@@ -1,1 +1,31 @@
-//! The engine: shards, sessions, topics, broadcast, presence, and the matcher of changes to subscriptions.
+//! The engine: sessions and topics, Broadcast and Presence, and the way of a row change from the log to
+//! the sockets that may see it. No sockets, no SQL: the gateway gives a [`Socket`] to write to, the
+//! catalog answers as [`walcast_policy::Oracle`].
+//!
+//! In reading order, along the way of a change: [`ingest`] (bytes of the log to transactions),
+//! [`matcher`] (who gets a change, and the frames), [`shard`] (frames into outbound queues), [`outbound`]
+//! (queues to the kernel). Beside it: [`engine`] (what gateways call), [`subscription`] (bindings against
+//! the catalog), [`session`], [`broadcast`], [`presence`].
+
+mod broadcast;
+mod command;
+mod engine;
+mod ids;
+mod ingest;
+mod matcher;
+mod outbound;
+mod position;
+mod presence;
+mod session;
+mod settings;
+mod shard;
+mod subscription;
+
+pub use command::{BroadcastPayload, Command, Push, PushKind};
+pub use engine::{Engine, JoinRefused, JoinRequest, JoinedChannel, SessionHandle};
+pub use ids::{ChannelId, SessionId};
+pub use ingest::{Ingest, IngestError, LogBatch, LogEvent};
+pub use outbound::Socket;
+pub use position::Position;
+pub use settings::{Counters, Deletes, EngineSettings, RateLimit};
+pub use subscription::Identity;

@@ -1,0 +1,199 @@
+//! What a shard can be told. Every command is handled in the order of its arrival.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use walcast_wire::{Encoding, Frame, Ref, Serializer, Status};
+
+use crate::ids::{ChannelId, SessionId};
+use crate::outbound::Socket;
+
+/// A command to a shard, about one of its sessions.
+pub enum Command {
+    /// A connection was made.
+    Open {
+        /// Its name from now on.
+        session: SessionId,
+        /// Where its frames are written.
+        socket: Arc<dyn Socket>,
+        /// The serializer it negotiated.
+        serializer: Serializer,
+    },
+    /// The connection is gone.
+    Gone(SessionId),
+    /// The kernel takes bytes again.
+    Writable(SessionId),
+    /// A frame for this session alone: a heartbeat's reply, the transport's own pong.
+    Write(SessionId, Bytes),
+    /// A close frame; nothing follows it.
+    Close(SessionId, Frame),
+    /// A channel is joined; see [`Joining`].
+    Join(Box<Joining>),
+    /// A message on a topic.
+    Push(Push),
+    /// A system message on a channel.
+    System(SystemMessage),
+    /// The end of a channel by the server: a `system` error, then `phx_close`.
+    CloseChannel {
+        /// The session.
+        session: SessionId,
+        /// The channel; one that is gone already is no error.
+        channel: ChannelId,
+        /// The text of the `system` message.
+        message: String,
+    },
+    /// Row changes, in log order.
+    Deliver(Vec<Delivery>),
+    /// Close every session with this frame, and every later one at once.
+    Shutdown(Frame),
+}
+
+/// A verified join.
+pub struct Joining {
+    /// The session.
+    pub session: SessionId,
+    /// The new channel's name.
+    pub channel: ChannelId,
+    /// The whole topic, `realtime:…`.
+    pub topic: Arc<str>,
+    /// The join's `join_ref`, which the channel keeps.
+    pub join_ref: Ref,
+    /// The join's `ref`.
+    pub reference: Ref,
+    /// The `response` of the ok reply, JSON text.
+    pub response: String,
+    /// Own broadcasts come back.
+    pub receive_own: bool,
+    /// Broadcasts are acknowledged.
+    pub acknowledge: bool,
+    /// The presence key.
+    pub presence_key: String,
+    /// Presence is on from the start.
+    pub presence_enabled: bool,
+    /// System messages that follow the reply: extension, status, text.
+    pub system: Vec<(&'static str, Status, String)>,
+}
+
+/// A client's message on a joined topic.
+pub struct Push {
+    /// The session it came from.
+    pub session: SessionId,
+    /// The whole topic.
+    pub topic: Box<str>,
+    /// The message's `join_ref`.
+    pub join_ref: Ref,
+    /// The message's `ref`.
+    pub reference: Ref,
+    /// What is asked.
+    pub kind: PushKind,
+}
+
+/// What a client's message asks for.
+pub enum PushKind {
+    /// `phx_leave`.
+    Leave,
+    /// `broadcast`.
+    Broadcast(BroadcastPayload),
+    /// `presence` with event `track`: the text of a JSON object.
+    Track(Box<str>),
+    /// `presence` with event `track` and a payload that is no object.
+    TrackNotAnObject,
+    /// `presence` with event `untrack`.
+    Untrack,
+    /// `presence` without an event: answered ok, and nothing else.
+    EmptyPresence,
+    /// `presence` with an event that does not exist.
+    UnknownPresence,
+    /// Anything else: not answered on a joined topic (docs/protocol.md §3.7).
+    Other,
+}
+
+/// A broadcast as it came.
+pub enum BroadcastPayload {
+    /// The whole payload of a text message, relayed verbatim.
+    Text(Box<str>),
+    /// A kind 3 frame's event and payload.
+    User {
+        /// The user's event name.
+        event: Box<str>,
+        /// What the payload is.
+        encoding: Encoding,
+        /// The payload.
+        payload: Bytes,
+    },
+}
+
+impl BroadcastPayload {
+    /// Bytes that count against the payload limit.
+    pub(crate) fn byte_len(&self) -> usize {
+        match self {
+            BroadcastPayload::Text(text) => text.len(),
+            BroadcastPayload::User { payload, .. } => payload.len(),
+        }
+    }
+}
+
+/// A `system` message to one channel.
+pub struct SystemMessage {
+    /// The session.
+    pub session: SessionId,
+    /// The channel; one that is gone is passed over.
+    pub channel: ChannelId,
+    /// `postgres_changes`, `system`, …
+    pub extension: &'static str,
+    /// `ok` or `error`.
+    pub status: Status,
+    /// The text.
+    pub message: String,
+}
+
+/// A channel of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The session.
+    pub session: SessionId,
+    /// Its channel.
+    pub channel: ChannelId,
+}
+
+/// One encoded change and those who get it.
+#[derive(Clone)]
+pub struct Delivery {
+    /// The frame.
+    pub frame: Frame,
+    /// The channels of this shard that get it.
+    pub targets: Arc<Vec<Target>>,
+}
+
+/// What shards tell each other.
+pub(crate) enum PeerCommand {
+    /// A broadcast for the members of a topic.
+    Broadcast(Arc<Fanout>),
+    /// A presence diff for the members of a topic that follow it.
+    PresenceDiff(Arc<Fanout>),
+    /// To the topic's home: track.
+    Track { topic: Arc<str>, channel: ChannelId, key: String, members: String },
+    /// To the topic's home: untrack.
+    Untrack { topic: Arc<str>, channel: ChannelId },
+    /// To the topic's home: send the state to this channel.
+    StateWanted { topic: Arc<str>, target: Target, shard: crate::ids::ShardId },
+    /// To the channel's shard: the state.
+    State { topic: Arc<str>, target: Target, payload: String },
+}
+
+/// A message to all members of a topic, encoded for both serializers.
+pub(crate) struct Fanout {
+    pub(crate) topic: Arc<str>,
+    /// `None` where this serializer's receivers get nothing (docs/protocol.md §2.4).
+    pub(crate) v1: Option<Frame>,
+    pub(crate) v2: Option<Frame>,
+}
+
+impl Fanout {
+    pub(crate) fn frame(&self, serializer: Serializer) -> Option<&Frame> {
+        match serializer {
+            Serializer::V1 => self.v1.as_ref(),
+            Serializer::V2 => self.v2.as_ref(),
+        }
+    }
+}

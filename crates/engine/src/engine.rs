@@ -1,0 +1,299 @@
+//! The engine as gateways see it: open a session, join a topic, push a message.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{mpsc, watch};
+use walcast_pgoutput::Lsn;
+use walcast_policy::Oracle;
+use walcast_policy::schema::Snapshot;
+use walcast_wire::{Binding, Frame, JoinPayload, Ref, Serializer, Status};
+
+use crate::command::{Command, Joining, Target};
+use crate::ids::{ChannelId, SessionId, ShardId};
+use crate::ingest::LogBatch;
+use crate::matcher::{Inputs, Matcher, Subscribing};
+use crate::outbound::Socket;
+use crate::settings::{Counters, EngineSettings};
+use crate::shard::{Shard, ShardHandle};
+use crate::subscription::{Identity, PlanCache, SubscribeError, resolve};
+
+/// Commands that wait for a shard; senders wait when it is full.
+const SHARD_INBOX: usize = 1_024;
+/// Batches of changes that wait for the matcher; the log is read no further when it is full.
+const LOG_INBOX: usize = 16;
+/// Joins that wait for the matcher.
+const SUBSCRIBE_INBOX: usize = 256;
+
+/// The running engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    settings: Arc<EngineSettings>,
+    counters: Arc<Counters>,
+    oracle: Arc<dyn Oracle>,
+    plans: Arc<PlanCache>,
+    shards: Arc<[ShardHandle]>,
+    subscribe: mpsc::Sender<Subscribing>,
+    next_shard: Arc<AtomicUsize>,
+}
+
+/// One connection, as its gateway holds it.
+#[derive(Clone)]
+pub struct SessionHandle {
+    /// The session's name.
+    pub id: SessionId,
+    shard: ShardId,
+    serializer: Serializer,
+    commands: mpsc::Sender<Command>,
+}
+
+impl SessionHandle {
+    /// Hands a command to the session's shard; waits while its inbox is full.
+    pub async fn send(&self, command: Command) {
+        // A shard that has ended does so with the whole process.
+        let _ = self.commands.send(command).await;
+    }
+
+    /// The serializer that the connection negotiated.
+    pub fn serializer(&self) -> Serializer {
+        self.serializer
+    }
+}
+
+/// A join whose token has been verified.
+pub struct JoinRequest {
+    /// The whole topic, `realtime:…`.
+    pub topic: Arc<str>,
+    /// The message's `join_ref`.
+    pub join_ref: Ref,
+    /// The message's `ref`.
+    pub reference: Ref,
+    /// Who joins.
+    pub identity: Identity,
+    /// What is asked.
+    pub payload: JoinPayload,
+}
+
+/// A channel that has been joined, as its gateway holds it: what a new token must be applied to.
+#[derive(Clone)]
+pub struct JoinedChannel {
+    /// The channel's name.
+    pub id: ChannelId,
+    topic: Arc<str>,
+    join_ref: Ref,
+    bindings: Arc<[Binding]>,
+    legacy: bool,
+}
+
+impl JoinedChannel {
+    /// Whether a leave with this `join_ref` is meant for this join: one of an earlier join is late, and a
+    /// join made without a `join_ref` takes any (docs/protocol.md §3.7).
+    pub fn is_left_by(&self, join_ref: &Ref) -> bool {
+        self.join_ref.is_null() || self.join_ref == *join_ref
+    }
+}
+
+/// The join is refused; the text is the reply's `reason` (docs/protocol.md §3.4).
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct JoinRefused(pub String);
+
+impl Engine {
+    /// Starts the shards and the matcher on the current runtime.
+    ///
+    /// `log` is where batches of changes go in; `confirm` is told how far they have been handed to the
+    /// shards.
+    pub fn start(
+        settings: EngineSettings,
+        oracle: Arc<dyn Oracle>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        confirm: impl Fn(Lsn) + Send + Sync + 'static,
+    ) -> (Engine, mpsc::Sender<LogBatch>) {
+        let settings = Arc::new(settings);
+        let counters = Arc::new(Counters::default());
+        let plans = Arc::new(PlanCache::default());
+        let (unsubscribe, unsubscribed) = mpsc::unbounded_channel();
+        let mut handles = Vec::new();
+        let mut inboxes = Vec::new();
+        for _ in 0..settings.shards.max(1) {
+            let (commands, command_inbox) = mpsc::channel(SHARD_INBOX);
+            let (peers, peer_inbox) = mpsc::unbounded_channel();
+            handles.push(ShardHandle { commands, peers });
+            inboxes.push((command_inbox, peer_inbox));
+        }
+        let shards: Arc<[ShardHandle]> = handles.into();
+        for (index, (commands, peers)) in inboxes.into_iter().enumerate() {
+            let shard = Shard::new(
+                ShardId(index),
+                Arc::clone(&settings),
+                Arc::clone(&counters),
+                Arc::clone(&shards),
+                unsubscribe.clone(),
+            );
+            tokio::spawn(shard.run(commands, peers));
+        }
+        let (log_sender, log) = mpsc::channel(LOG_INBOX);
+        let (subscribe, subscribing) = mpsc::channel(SUBSCRIBE_INBOX);
+        let matcher = Matcher {
+            settings: Arc::clone(&settings),
+            counters: Arc::clone(&counters),
+            oracle: Arc::clone(&oracle),
+            plans: Arc::clone(&plans),
+            shards: Arc::clone(&shards),
+            confirm: Box::new(confirm),
+        };
+        let inputs = Inputs { log, subscribe: subscribing, unsubscribe: unsubscribed, snapshots };
+        tokio::spawn(matcher.run(inputs));
+        let next_shard = Arc::new(AtomicUsize::new(0));
+        let engine = Engine { settings, counters, oracle, plans, shards, subscribe, next_shard };
+        (engine, log_sender)
+    }
+
+    /// What has been counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Opens a session that writes to `socket`.
+    pub async fn connect(&self, socket: Arc<dyn Socket>, serializer: Serializer) -> SessionHandle {
+        let shard = ShardId(self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len());
+        let commands = self.shards[shard.0].commands.clone();
+        let id = SessionId::fresh();
+        let handle = SessionHandle { id, shard, serializer, commands };
+        handle.send(Command::Open { session: id, socket, serializer }).await;
+        handle
+    }
+
+    /// Joins a topic. The ok reply, and what follows it, are written by the shard; a refusal is the
+    /// caller's to write.
+    ///
+    /// With bindings the reply goes out once they are registered: every change that commits after the
+    /// client has read it is delivered.
+    pub async fn join(
+        &self,
+        session: &SessionHandle,
+        request: JoinRequest,
+    ) -> Result<JoinedChannel, JoinRefused> {
+        let JoinRequest { topic, join_ref, reference, identity, payload } = request;
+        if payload.private {
+            return Err(JoinRefused(
+                "PrivateOnly: private channels are not available on this server yet; \
+                 join with config.private = false"
+                    .to_owned(),
+            ));
+        }
+        if let Some(reason) = payload.replay_refusal() {
+            return Err(JoinRefused(reason.to_owned()));
+        }
+        let channel = ChannelId::fresh();
+        let response = walcast_wire::join_reply(&payload.bindings);
+        let bindings: Arc<[Binding]> = payload.bindings.into();
+        let joined = JoinedChannel {
+            id: channel,
+            topic: Arc::clone(&topic),
+            join_ref: join_ref.clone(),
+            bindings: Arc::clone(&bindings),
+            legacy: payload.legacy,
+        };
+        let mut joining = Box::new(Joining {
+            session: session.id,
+            channel,
+            topic: Arc::clone(&topic),
+            join_ref,
+            reference,
+            response,
+            receive_own: payload.broadcast.receive_own,
+            acknowledge: payload.broadcast.acknowledge,
+            presence_key: payload.presence.key.unwrap_or_else(fresh_presence_key),
+            presence_enabled: payload.presence.enabled,
+            system: Vec::new(),
+        });
+        if payload.broadcast.replication_ready {
+            joining.system.push(("system", Status::Ok, "Replication connection established".to_owned()));
+        }
+        if bindings.is_empty() {
+            session.send(Command::Join(joining)).await;
+            return Ok(joined);
+        }
+        match self.resolve(&bindings, &identity).await {
+            Ok(resolved) => {
+                let subscribing = Subscribing {
+                    shard: session.shard,
+                    target: Target { session: session.id, channel },
+                    topic,
+                    serializer: session.serializer,
+                    legacy: payload.legacy,
+                    identity,
+                    bindings,
+                    resolved,
+                    joining: Some(joining),
+                };
+                let _ = self.subscribe.send(subscribing).await;
+                Ok(joined)
+            }
+            Err(SubscribeError::Refused(message)) if payload.wait.is_some() => {
+                Err(JoinRefused(format!("RealtimeDisabledForConfiguration: {message}")))
+            }
+            Err(SubscribeError::Refused(message)) => {
+                joining.system.push(("postgres_changes", Status::Error, message));
+                session.send(Command::Join(joining)).await;
+                Ok(joined)
+            }
+            Err(SubscribeError::Unavailable(reason)) => {
+                tracing::warn!(code = "UnableToConnectToProject", reason, "a join could not be decided");
+                let reason = "UnableToConnectToProject: Realtime was unable to connect to the project database";
+                Err(JoinRefused(reason.to_owned()))
+            }
+        }
+    }
+
+    /// Applies a new token to a joined channel: its bindings are judged by the new claims from the next
+    /// transaction on.
+    pub async fn refresh(&self, session: &SessionHandle, joined: &JoinedChannel, identity: Identity) {
+        if joined.bindings.is_empty() {
+            return;
+        }
+        let target = Target { session: session.id, channel: joined.id };
+        let resolved = match self.resolve(&joined.bindings, &identity).await {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                // The old claims no longer hold, so the channel can not go on with them.
+                let message = error.to_string();
+                let Target { session: id, channel } = target;
+                return session.send(Command::CloseChannel { session: id, channel, message }).await;
+            }
+        };
+        let subscribing = Subscribing {
+            shard: session.shard,
+            target,
+            topic: Arc::clone(&joined.topic),
+            serializer: session.serializer,
+            legacy: joined.legacy,
+            identity,
+            bindings: Arc::clone(&joined.bindings),
+            resolved,
+            joining: None,
+        };
+        let _ = self.subscribe.send(subscribing).await;
+    }
+
+    /// Sends every session this close frame, and lets no new one live.
+    pub async fn shut_down(&self, close: &Frame) {
+        for shard in self.shards.iter() {
+            let _ = shard.commands.send(Command::Shutdown(close.clone())).await;
+        }
+    }
+
+    async fn resolve(
+        &self,
+        bindings: &[Binding],
+        identity: &Identity,
+    ) -> Result<crate::subscription::Resolved, SubscribeError> {
+        resolve(bindings, identity, &*self.oracle, &self.plans, self.settings.deletes).await
+    }
+}
+
+/// docs/protocol.md §3.2: a channel without a presence key gets a version 1 UUID.
+fn fresh_presence_key() -> String {
+    uuid::Uuid::now_v1(&[0x02, 0, 0, 0, 0, 1]).to_string()
+}

@@ -1,0 +1,458 @@
+//! The matcher: one task that takes changes in log order, decides for each audience, and hands encoded
+//! frames to the shards.
+//!
+//! It alone knows the subscriptions, so that a decision sees exactly one state, and a join, being a
+//! command between two transactions, has a position in the log. In reading order: [`image`] (a change
+//! aligned to the catalog), [`audience`] (who is subscribed), [`judge`] (who may see it), [`show`] (what
+//! they are shown).
+
+mod audience;
+mod image;
+mod judge;
+mod show;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, watch};
+use walcast_pgoutput::{Lsn, Oid, PgTimestamp, Relation};
+use walcast_policy::Oracle;
+use walcast_policy::schema::Snapshot;
+use walcast_wire::{Binding, BindingId, ChangeKind, Serializer, Status};
+
+use self::audience::{Address, Audience, AudienceKey, Audiences};
+use self::image::{BoundRelation, ChangeImages};
+use self::judge::{Case, Exhibit, Judge};
+use self::show::{Bodies, View};
+use crate::command::{Command, Delivery, Joining, SystemMessage, Target};
+use crate::ids::{ChannelId, ShardId};
+use crate::ingest::{Change, ChangeBatch, LogBatch};
+use crate::position::Position;
+use crate::settings::{Counters, Deletes, EngineSettings};
+use crate::shard::ShardHandle;
+use crate::subscription::{Identity, PlanCache, Resolved, SubscribeError, resolve};
+
+/// The text that tells a client that its bindings are live (docs/protocol.md §3.5).
+pub(crate) const SUBSCRIBED: &str = "Subscribed to PostgreSQL";
+
+/// A channel's bindings, resolved, to be registered between two transactions.
+pub(crate) struct Subscribing {
+    pub(crate) shard: ShardId,
+    pub(crate) target: Target,
+    pub(crate) topic: Arc<str>,
+    pub(crate) serializer: Serializer,
+    pub(crate) legacy: bool,
+    pub(crate) identity: Identity,
+    pub(crate) bindings: Arc<[Binding]>,
+    pub(crate) resolved: Resolved,
+    /// The join to pass on to the shard; `None` where a joined channel gets a new token.
+    pub(crate) joining: Option<Box<Joining>>,
+}
+
+/// What the matcher works with; see [`Matcher::run`].
+pub(crate) struct Matcher {
+    pub(crate) settings: Arc<EngineSettings>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) oracle: Arc<dyn Oracle>,
+    pub(crate) plans: Arc<PlanCache>,
+    pub(crate) shards: Arc<[ShardHandle]>,
+    /// Told how far the log has been handed to the shards.
+    pub(crate) confirm: Box<dyn Fn(Lsn) + Send + Sync>,
+}
+
+/// Where the matcher's work comes from.
+pub(crate) struct Inputs {
+    pub(crate) log: mpsc::Receiver<LogBatch>,
+    pub(crate) subscribe: mpsc::Receiver<Subscribing>,
+    pub(crate) unsubscribe: mpsc::UnboundedReceiver<ChannelId>,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+struct Entry {
+    address: Address,
+    identity: Identity,
+    bindings: Arc<[Binding]>,
+    resolved: Resolved,
+}
+
+struct State {
+    matcher: Matcher,
+    judge: Judge,
+    snapshot: Arc<Snapshot>,
+    entries: FxHashMap<ChannelId, Entry>,
+    audiences: Audiences,
+    /// The relations of the log as last bound to the catalog.
+    relations: FxHashMap<Oid, (Arc<Relation>, Option<Arc<BoundRelation>>)>,
+    /// The last change handed on; what a new connection sends again is passed over.
+    last: Option<Position>,
+    /// The commit LSN of the last transaction that was handed on to its end.
+    last_commit: Lsn,
+    /// Whether the batch before was not its transaction's last.
+    inside_transaction: bool,
+}
+
+impl Matcher {
+    /// Runs until the log or the joins end.
+    pub(crate) async fn run(self, mut inputs: Inputs) {
+        let judge = Judge::new(Arc::clone(&self.oracle), Arc::clone(&self.counters));
+        let snapshot = inputs.snapshots.borrow_and_update().clone();
+        let mut state = State {
+            matcher: self,
+            judge,
+            snapshot,
+            entries: FxHashMap::default(),
+            audiences: Audiences::default(),
+            relations: FxHashMap::default(),
+            last: None,
+            last_commit: Lsn::ZERO,
+            inside_transaction: false,
+        };
+        loop {
+            // Joins, leaves and catalog changes happen between transactions, never inside one.
+            let between = !state.inside_transaction;
+            tokio::select! {
+                batch = inputs.log.recv() => match batch {
+                    Some(batch) => state.log(batch).await,
+                    None => return,
+                },
+                subscribing = inputs.subscribe.recv(), if between => match subscribing {
+                    Some(subscribing) => state.subscribe(subscribing).await,
+                    None => return,
+                },
+                Some(channel) = inputs.unsubscribe.recv(), if between => state.unsubscribe(channel),
+                Ok(()) = inputs.snapshots.changed(), if between => {
+                    let snapshot = inputs.snapshots.borrow_and_update().clone();
+                    state.catalog(snapshot).await;
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    async fn log(&mut self, batch: LogBatch) {
+        match batch {
+            LogBatch::Idle(lsn) => {
+                self.inside_transaction = false;
+                (self.matcher.confirm)(lsn);
+            }
+            LogBatch::Changes(batch) => {
+                let (ddl, end_lsn) = (batch.ddl, batch.end_lsn);
+                let commit_lsn = batch.first.commit_lsn;
+                self.changes(batch).await;
+                self.inside_transaction = end_lsn.is_none();
+                let Some(end_lsn) = end_lsn else { return };
+                self.last_commit = self.last_commit.max(commit_lsn);
+                if ddl {
+                    self.refresh().await;
+                }
+                (self.matcher.confirm)(end_lsn);
+            }
+        }
+    }
+
+    async fn changes(&mut self, batch: ChangeBatch) {
+        let mut outgoing = vec![Vec::new(); self.matcher.shards.len()];
+        let mut position = batch.first;
+        for change in &batch.changes {
+            let again = position.commit_lsn <= self.last_commit || self.last.is_some_and(|last| position <= last);
+            if !again {
+                self.change(change, batch.commit_time, &mut outgoing).await;
+                self.last = Some(position);
+                self.matcher.counters.changes.fetch_add(1, Relaxed);
+            }
+            position.index += 1;
+        }
+        for (shard, deliveries) in self.matcher.shards.iter().zip(outgoing) {
+            if !deliveries.is_empty() {
+                // A shard that is behind holds the matcher up, and so the reading of the log.
+                let _ = shard.commands.send(Command::Deliver(deliveries)).await;
+            }
+        }
+    }
+
+    async fn change(&mut self, change: &Change, now: PgTimestamp, outgoing: &mut [Vec<Delivery>]) {
+        let Some(relation) = self.relation(&change.relation).await else { return };
+        let Some(audiences) = self.audiences.of(relation.table.oid) else { return };
+        let images = ChangeImages::new(&relation, &change.row);
+        let concerned: Vec<_> = audiences.iter().filter(|(key, _)| key.event.includes(images.kind)).collect();
+        if concerned.is_empty() {
+            return;
+        }
+        let settings = &self.matcher.settings;
+        let mut bodies = Bodies::new(&relation, &images, now, settings.record_bytes_max);
+        let mut ruling =
+            Ruling { judge: &mut self.judge, relation: &relation, images: &images, now, settings };
+        let mut shared = SharedFrames::default();
+        for (key, audience, old_visible) in ruling.receivers(&concerned, &bodies).await {
+            let error = bodies.error(key.reads_key);
+            let old = bodies.old_record(old_visible);
+            for (group, members) in &audience.groups {
+                let view = View { columns: Arc::clone(&group.columns), old, error };
+                let data = bodies.of(&view);
+                let kind = images.kind;
+                let frame = frame(group.serializer, group.legacy, &group.topic, &[group.id], kind, data);
+                for (shard, targets) in members.by_shard.iter().enumerate() {
+                    if !targets.is_empty() {
+                        let (frame, targets) = (frame.clone(), Arc::clone(targets));
+                        outgoing[shard].push(Delivery { frame, targets });
+                    }
+                }
+            }
+            for binding in &audience.shared {
+                let Some(entry) = self.entries.get(&binding.channel) else { continue };
+                let Some(placement) = entry.resolved.placements.get(binding.placement) else { continue };
+                let view = View { columns: Arc::clone(&placement.columns), old, error };
+                shared.add(binding.channel, view, binding.placement, placement.id);
+            }
+        }
+        for (channel, view, ids) in shared.into_frames() {
+            let Some(Entry { address, .. }) = self.entries.get(&channel) else { continue };
+            let data = bodies.of(&view);
+            let frame =
+                frame(address.serializer, address.legacy, &address.topic, &ids, images.kind, data);
+            outgoing[address.shard.0].push(Delivery { frame, targets: Arc::new(vec![address.target]) });
+        }
+    }
+
+    /// The catalog's side of a relation of the log; asks the catalog again where they differ.
+    async fn relation(&mut self, relation: &Arc<Relation>) -> Option<Arc<BoundRelation>> {
+        if let Some((known, bound)) = self.relations.get(&relation.oid)
+            && Arc::ptr_eq(known, relation)
+        {
+            return bound.clone();
+        }
+        let mut bound = self.bind_relation(relation);
+        if bound.as_ref().is_none_or(|bound| !bound.complete) {
+            self.refresh().await;
+            bound = self.bind_relation(relation);
+        }
+        self.relations.insert(relation.oid, (Arc::clone(relation), bound.clone()));
+        bound
+    }
+
+    fn bind_relation(&self, relation: &Relation) -> Option<Arc<BoundRelation>> {
+        let table = self.snapshot.tables.get(&relation.oid)?;
+        Some(Arc::new(BoundRelation::new(relation, table, &self.snapshot)))
+    }
+
+    async fn refresh(&mut self) {
+        match Arc::clone(&self.matcher.oracle).refresh().await {
+            Ok(snapshot) => self.catalog(snapshot).await,
+            Err(error) => tracing::warn!(%error, "the catalog could not be read again after a change of schema"),
+        }
+    }
+
+    /// Takes over a new state of the catalog: every subscription is resolved anew.
+    async fn catalog(&mut self, snapshot: Arc<Snapshot>) {
+        if snapshot.version <= self.snapshot.version {
+            return;
+        }
+        let old = std::mem::replace(&mut self.snapshot, snapshot);
+        self.relations.clear();
+        if !concerns_subscriptions(&old, &self.snapshot) {
+            return;
+        }
+        self.audiences.clear();
+        let channels: Vec<_> = self.entries.keys().copied().collect();
+        for channel in channels {
+            self.resolve_again(channel).await;
+        }
+    }
+
+    async fn resolve_again(&mut self, channel: ChannelId) {
+        let Some(entry) = self.entries.get(&channel) else { return };
+        let (identity, bindings) = (entry.identity.clone(), Arc::clone(&entry.bindings));
+        let resolved = self.resolve(&bindings, &identity).await;
+        let Some(entry) = self.entries.get_mut(&channel) else { return };
+        let was_live = !entry.resolved.placements.is_empty();
+        let told = match resolved {
+            Ok(resolved) => {
+                entry.resolved = resolved;
+                self.audiences.insert(&entry.address, &entry.resolved.placements);
+                (!was_live).then(|| (Status::Ok, SUBSCRIBED.to_owned()))
+            }
+            Err(error) => {
+                entry.resolved.placements.clear();
+                Some((Status::Error, error.to_string()))
+            }
+        };
+        if let Some((status, message)) = told {
+            let address = entry.address.clone();
+            self.tell(&address, status, message).await;
+        }
+    }
+
+    async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
+        let Matcher { oracle, plans, settings, .. } = &self.matcher;
+        resolve(bindings, identity, &**oracle, plans, settings.deletes).await
+    }
+
+    async fn subscribe(&mut self, subscribing: Subscribing) {
+        let Subscribing { shard, target, topic, serializer, legacy, identity, bindings, mut resolved, joining } =
+            subscribing;
+        let known = self.entries.contains_key(&target.channel);
+        if joining.is_none() && !known {
+            // The channel was left while its new token was being checked.
+            return;
+        }
+        let mut failure = None;
+        if resolved.snapshot_version != self.snapshot.version {
+            match self.resolve(&bindings, &identity).await {
+                Ok(again) => resolved = again,
+                Err(error) => {
+                    resolved.placements.clear();
+                    failure = Some(error.to_string());
+                }
+            }
+        }
+        self.unsubscribe(target.channel);
+        let address = Address { shard, target, topic, serializer, legacy };
+        self.audiences.insert(&address, &resolved.placements);
+        self.matcher.counters.subscriptions.fetch_add(bindings.len() as u64, Relaxed);
+        let mut system = Vec::new();
+        match failure {
+            None => {
+                system.push((Status::Ok, SUBSCRIBED.to_owned()));
+                system.extend(resolved.notices.iter().map(|notice| (Status::Ok, notice.clone())));
+            }
+            Some(message) => system.push((Status::Error, message)),
+        }
+        let entry = Entry { address: address.clone(), identity, bindings, resolved };
+        self.entries.insert(target.channel, entry);
+        match joining {
+            Some(mut joining) => {
+                let system = system.into_iter().map(|(status, text)| ("postgres_changes", status, text));
+                joining.system.extend(system);
+                let _ = self.matcher.shards[shard.0].commands.send(Command::Join(joining)).await;
+            }
+            None => {
+                for (status, message) in system {
+                    self.tell(&address, status, message).await;
+                }
+            }
+        }
+    }
+
+    fn unsubscribe(&mut self, channel: ChannelId) {
+        if let Some(entry) = self.entries.remove(&channel) {
+            self.audiences.remove(&entry.address, &entry.resolved.placements);
+            self.matcher.counters.subscriptions.fetch_sub(entry.bindings.len() as u64, Relaxed);
+        }
+    }
+
+    async fn tell(&self, address: &Address, status: Status, message: String) {
+        let Target { session, channel } = address.target;
+        let message = SystemMessage { session, channel, extension: "postgres_changes", status, message };
+        let _ = self.matcher.shards[address.shard.0].commands.send(Command::System(message)).await;
+    }
+}
+
+/// Who gets one change.
+struct Ruling<'a> {
+    judge: &'a mut Judge,
+    relation: &'a BoundRelation,
+    images: &'a ChangeImages<'a>,
+    now: PgTimestamp,
+    settings: &'a EngineSettings,
+}
+
+impl Ruling<'_> {
+    /// The audiences that get the change, and whether each could see the row as it was before.
+    async fn receivers<'k>(
+        &mut self,
+        concerned: &[(&'k AudienceKey, &'k Audience)],
+        bodies: &Bodies<'_>,
+    ) -> Vec<(&'k AudienceKey, &'k Audience, bool)> {
+        // Error rows carry nothing of the row and go to all (docs/protocol.md §4.4).
+        let (errors, rows): (Vec<_>, Vec<_>) =
+            concerned.iter().copied().partition(|(key, _)| bodies.error(key.reads_key).is_some());
+        let exhibit = Exhibit { table: &self.relation.table, row: self.images.judged(), now: self.now };
+        let cases: Vec<_> = rows.iter().map(|(key, _)| case(key, &key.filter)).collect();
+        let matched = kept(&rows, &self.judge.decide(exhibit, &cases).await);
+        let visible = if self.deletes_unjudged() {
+            matched
+        } else {
+            let cases: Vec<_> = matched.iter().map(|(key, _)| case(key, &key.plan)).collect();
+            kept(&matched, &self.judge.decide(exhibit, &cases).await)
+        };
+        let before = self.visible_before(&visible).await;
+        let errors = errors.into_iter().map(|(key, audience)| (key, audience, false));
+        visible.into_iter().zip(before).map(|((key, audience), old)| (key, audience, old)).chain(errors).collect()
+    }
+
+    /// For each audience: could it see the old row, where the log carries the whole of it?
+    async fn visible_before(&mut self, visible: &[(&AudienceKey, &Audience)]) -> Vec<bool> {
+        match &self.images.old {
+            Some(old) if self.images.old_is_full && self.images.kind == ChangeKind::Update => {
+                let exhibit = Exhibit { table: &self.relation.table, row: old, now: self.now };
+                let cases: Vec<_> = visible.iter().map(|(key, _)| case(key, &key.plan)).collect();
+                self.judge.decide(exhibit, &cases).await
+            }
+            _ => vec![true; visible.len()],
+        }
+    }
+
+    fn deletes_unjudged(&self) -> bool {
+        self.images.kind == ChangeKind::Delete
+            && !self.images.old_is_full
+            && self.settings.deletes == Deletes::Compatible
+    }
+}
+
+fn case<'a, D>(key: &'a AudienceKey, decider: &'a D) -> Case<'a, D> {
+    Case { decider, role: &key.role, claims: key.plan.claims_json() }
+}
+
+fn kept<T: Copy>(items: &[T], answers: &[bool]) -> Vec<T> {
+    items.iter().zip(answers).filter(|&(_, &answer)| answer).map(|(&item, _)| item).collect()
+}
+
+/// Frames of channels with several bindings on a table: one frame per channel and view, with all ids.
+#[derive(Default)]
+struct SharedFrames {
+    frames: Vec<(ChannelId, View, Vec<(usize, BindingId)>)>,
+}
+
+impl SharedFrames {
+    fn add(&mut self, channel: ChannelId, view: View, placement: usize, id: BindingId) {
+        let known = self.frames.iter_mut().find(|(other, seen, _)| *other == channel && *seen == view);
+        match known {
+            Some((_, _, ids)) => ids.push((placement, id)),
+            None => self.frames.push((channel, view, vec![(placement, id)])),
+        }
+    }
+
+    /// Ids in the reverse of the bindings' order (docs/protocol.md §4.1).
+    fn into_frames(self) -> impl Iterator<Item = (ChannelId, View, Vec<BindingId>)> {
+        self.frames.into_iter().map(|(channel, view, mut ids)| {
+            ids.sort_by_key(|&(placement, _)| std::cmp::Reverse(placement));
+            (channel, view, ids.into_iter().map(|(_, id)| id).collect())
+        })
+    }
+}
+
+fn frame(
+    serializer: Serializer,
+    legacy: bool,
+    topic: &str,
+    ids: &[BindingId],
+    kind: ChangeKind,
+    data: &[u8],
+) -> walcast_wire::Frame {
+    if legacy {
+        walcast_wire::legacy_change_frame(serializer, topic, kind, data)
+    } else {
+        walcast_wire::change_frame(serializer, topic, ids, data)
+    }
+}
+
+/// Whether anything changed that existing subscriptions were resolved with. A role that is merely new
+/// concerns none of them.
+fn concerns_subscriptions(old: &Snapshot, new: &Snapshot) -> bool {
+    old.tables != new.tables
+        || old.types != new.types
+        || old.functions != new.functions
+        || old.roles.iter().any(|(name, role)| new.roles.get(name) != Some(role))
+}

@@ -1,0 +1,160 @@
+//! A change as the matcher judges and shows it: its tuples aligned to the catalog's columns.
+
+use std::sync::Arc;
+
+use walcast_pgoutput::{Cell, OldTuple, Relation, Tuple};
+use walcast_policy::schema::{Snapshot, Table, Type, TypeKind, Types};
+use walcast_policy::{Datum, RowImage};
+use walcast_wire::{ChangeKind, Shape};
+
+use crate::ingest::RowChange;
+
+/// A table as the log and the catalog describe it together.
+pub(super) struct BoundRelation {
+    pub(super) table: Arc<Table>,
+    /// By column of the catalog: its index in the log's tuples.
+    tuple_index: Vec<Option<usize>>,
+    /// By column of the catalog: is it part of the key that old tuples carry?
+    key: Vec<bool>,
+    /// By column of the catalog: how its values look in JSON.
+    pub(super) shapes: Vec<Shape>,
+    /// By column of the catalog: `pg_type.typname`.
+    pub(super) type_names: Vec<String>,
+    /// Whether every column of the log is known to the catalog, with the same type.
+    pub(super) complete: bool,
+}
+
+impl BoundRelation {
+    pub(super) fn new(relation: &Relation, table: &Arc<Table>, snapshot: &Snapshot) -> Self {
+        let types = &snapshot.types;
+        let found = |column: &walcast_policy::schema::Column| {
+            relation.columns.iter().position(|logged| logged.name == column.name)
+        };
+        let tuple_index: Vec<_> = table.columns.iter().map(found).collect();
+        let known = |logged: &walcast_pgoutput::RelationColumn| {
+            table
+                .columns
+                .iter()
+                .any(|column| column.name == logged.name && column.type_oid == logged.type_oid)
+        };
+        BoundRelation {
+            key: tuple_index
+                .iter()
+                .map(|index| index.is_some_and(|index| relation.columns[index].key))
+                .collect(),
+            shapes: table.columns.iter().map(|column| shape_of(types, types.get(column.type_oid))).collect(),
+            type_names: table
+                .columns
+                .iter()
+                .map(|column| types.get(column.type_oid).map_or_else(String::new, |found| found.name.clone()))
+                .collect(),
+            complete: relation.columns.iter().all(known) && relation.name == table.name,
+            tuple_index,
+            table: Arc::clone(table),
+        }
+    }
+
+    fn row<'a>(&self, tuple: &'a Tuple) -> RowImage<'a> {
+        let values = self
+            .tuple_index
+            .iter()
+            .map(|index| match index.and_then(|index| tuple.cell(index)) {
+                Some(Cell::Null) => Datum::Null,
+                Some(Cell::Text(text)) => std::str::from_utf8(text).map_or(Datum::Missing, Datum::Text),
+                Some(Cell::Unchanged | Cell::Binary(_)) | None => Datum::Missing,
+            })
+            .collect();
+        RowImage { values }
+    }
+
+    /// An old tuple of key columns: the others stand in the log as NULL but are not.
+    fn key_row<'a>(&self, tuple: &'a Tuple) -> RowImage<'a> {
+        let mut row = self.row(tuple);
+        for (value, &key) in row.values.iter_mut().zip(&self.key) {
+            if !key {
+                *value = Datum::Missing;
+            }
+        }
+        row
+    }
+}
+
+/// One change with its images.
+pub(super) struct ChangeImages<'a> {
+    pub(super) kind: ChangeKind,
+    /// The row after the change; `None` for DELETE.
+    pub(super) new: Option<RowImage<'a>>,
+    /// The row before it, as far as the log has it; `None` for INSERT.
+    pub(super) old: Option<RowImage<'a>>,
+    /// Whether `old` is the whole row.
+    pub(super) old_is_full: bool,
+}
+
+impl<'a> ChangeImages<'a> {
+    pub(super) fn new(relation: &BoundRelation, change: &'a RowChange) -> Self {
+        match change {
+            RowChange::Insert { new } => ChangeImages {
+                kind: ChangeKind::Insert,
+                new: Some(relation.row(new)),
+                old: None,
+                old_is_full: false,
+            },
+            RowChange::Update { old, new } => {
+                let mut new = relation.row(new);
+                let (old, old_is_full) = match old {
+                    Some(OldTuple::Full(old)) => (relation.row(old), true),
+                    Some(OldTuple::Key(old)) => (relation.key_row(old), false),
+                    // The identity did not change, so its values are the new row's.
+                    None => (identity_of(&relation.table, &new), false),
+                };
+                // An unchanged TOASTed value is not in the new tuple but is in a full old one.
+                for (value, &before) in new.values.iter_mut().zip(&old.values) {
+                    if *value == Datum::Missing {
+                        *value = before;
+                    }
+                }
+                ChangeImages { kind: ChangeKind::Update, new: Some(new), old: Some(old), old_is_full }
+            }
+            RowChange::Delete { old } => {
+                let (old, old_is_full) = match old {
+                    OldTuple::Full(old) => (relation.row(old), true),
+                    OldTuple::Key(old) => (relation.key_row(old), false),
+                };
+                ChangeImages { kind: ChangeKind::Delete, new: None, old: Some(old), old_is_full }
+            }
+        }
+    }
+
+    /// The image that decides who gets the change: the new row, or for DELETE the old one.
+    pub(super) fn judged(&self) -> &RowImage<'a> {
+        const NOTHING: &RowImage<'static> = &RowImage { values: Vec::new() };
+        self.new.as_ref().or(self.old.as_ref()).unwrap_or(NOTHING)
+    }
+}
+
+fn identity_of<'a>(table: &Table, row: &RowImage<'a>) -> RowImage<'a> {
+    let values = table
+        .columns
+        .iter()
+        .zip(&row.values)
+        .map(|(column, &value)| if column.identity { value } else { Datum::Missing })
+        .collect();
+    RowImage { values }
+}
+
+/// How a type's values look in JSON (docs/protocol.md §4.5).
+fn shape_of(types: &Types, found: Option<&Type>) -> Shape {
+    let Some(found) = found else { return Shape::Text };
+    match &found.kind {
+        TypeKind::Base => Shape::of_type_name(&found.name),
+        TypeKind::Enum { .. } | TypeKind::Range => Shape::Text,
+        TypeKind::Domain { base } => shape_of(types, types.get(*base)),
+        TypeKind::Array { element, delimiter } => {
+            let element = Box::new(shape_of(types, types.get(*element)));
+            Shape::Array { element, delimiter: *delimiter }
+        }
+        TypeKind::Composite { fields } => Shape::Composite(
+            fields.iter().map(|(name, field)| (name.clone(), shape_of(types, types.get(*field)))).collect(),
+        ),
+    }
+}

@@ -1,0 +1,125 @@
+//! A change as JSON: encoded once for each set of columns that subscribers are shown.
+
+use std::sync::Arc;
+
+use walcast_pgoutput::PgTimestamp;
+use walcast_policy::Datum;
+use walcast_policy::schema::Identity;
+use walcast_wire::change::{NO_PRIMARY_KEY, UNAUTHORIZED};
+use walcast_wire::{ChangeBody, ChangeKind, ColumnHead, Field};
+
+use super::image::{BoundRelation, ChangeImages};
+
+/// What a subscriber is shown of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct View {
+    pub(super) columns: Arc<[usize]>,
+    pub(super) old: OldRecord,
+    pub(super) error: Option<&'static str>,
+}
+
+/// How much of the old row is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum OldRecord {
+    /// What the replica identity carries (docs/protocol.md §4.2).
+    Identity,
+    /// The primary key alone: the subscriber could not see the old row, or it is a DELETE under row
+    /// security.
+    Key,
+}
+
+/// Encodes a change's `data` for each view of it, once.
+pub(super) struct Bodies<'a> {
+    pub(super) relation: &'a BoundRelation,
+    pub(super) images: &'a ChangeImages<'a>,
+    pub(super) commit_time: PgTimestamp,
+    pub(super) record_bytes_max: usize,
+    encoded: Vec<(View, Vec<u8>)>,
+}
+
+impl<'a> Bodies<'a> {
+    pub(super) fn new(
+        relation: &'a BoundRelation,
+        images: &'a ChangeImages<'a>,
+        commit_time: PgTimestamp,
+        record_bytes_max: usize,
+    ) -> Self {
+        Bodies { relation, images, commit_time, record_bytes_max, encoded: Vec::new() }
+    }
+
+    /// The JSON of `data` for a view.
+    pub(super) fn of(&mut self, view: &View) -> &[u8] {
+        let place = self.encoded.iter().position(|(known, _)| known == view).unwrap_or_else(|| {
+            let body = self.encode(view);
+            self.encoded.push((view.clone(), body));
+            self.encoded.len() - 1
+        });
+        &self.encoded[place].1
+    }
+
+    fn encode(&self, view: &View) -> Vec<u8> {
+        let table = &self.relation.table;
+        let shown: &[usize] = if view.error.is_some() { &[] } else { &view.columns };
+        let columns: Vec<_> = shown
+            .iter()
+            .map(|&index| ColumnHead {
+                name: &table.columns[index].name,
+                type_name: &self.relation.type_names[index],
+            })
+            .collect();
+        let field = |index: usize, value: Datum<'a>| {
+            let text = match value {
+                Datum::Missing => return None,
+                Datum::Null => None,
+                Datum::Text(text) => Some(text),
+            };
+            let name = table.columns[index].name.as_str();
+            Some(Field { name, shape: &self.relation.shapes[index], text })
+        };
+        let record: Option<Vec<_>> = self.images.new.as_ref().map(|row| {
+            shown.iter().filter_map(|&index| field(index, row.get(index))).collect()
+        });
+        let old_record: Option<Vec<_>> = self.images.old.as_ref().map(|row| {
+            let kept = |index: &usize| match view.old {
+                OldRecord::Identity => self.images.old_is_full || table.columns[*index].identity,
+                OldRecord::Key => table.columns[*index].primary_key,
+            };
+            shown.iter().copied().filter(kept).filter_map(|index| field(index, row.get(index))).collect()
+        });
+        let body = ChangeBody {
+            schema: &table.schema,
+            table: &table.name,
+            kind: self.images.kind,
+            commit_time_unix_us: self.commit_time.unix_microseconds(),
+            columns: &columns,
+            record: record.as_deref(),
+            old_record: old_record.as_deref(),
+            errors: view.error,
+        };
+        body.encode(self.record_bytes_max)
+    }
+
+    /// Whether an INSERT or UPDATE of this table is shown as an error (docs/protocol.md §4.4).
+    pub(super) fn error(&self, reads_key: bool) -> Option<&'static str> {
+        if self.images.kind == ChangeKind::Delete {
+            None
+        } else if !self.relation.table.has_primary_key() {
+            Some(NO_PRIMARY_KEY)
+        } else if !reads_key {
+            Some(UNAUTHORIZED)
+        } else {
+            None
+        }
+    }
+
+    /// How much of the old row goes out where the old row itself was visible.
+    pub(super) fn old_record(&self, old_visible: bool) -> OldRecord {
+        let table = &self.relation.table;
+        let under_row_security = self.images.kind == ChangeKind::Delete && table.row_security;
+        if under_row_security || (table.identity == Identity::Full && !old_visible) {
+            OldRecord::Key
+        } else {
+            OldRecord::Identity
+        }
+    }
+}

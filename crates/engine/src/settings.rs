@@ -1,0 +1,75 @@
+//! The engine's limits, and what it counts.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// Limits and choices of the engine. Each has a setting of the same name.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    /// Shards; one per worker thread.
+    pub shards: usize,
+    /// Bytes queued for one socket before it is closed as too slow.
+    pub outbound_bytes_max: usize,
+    /// Bytes of one broadcast or presence payload.
+    pub payload_bytes_max: usize,
+    /// Bytes of one change as JSON before its large columns are left out (docs/protocol.md §4.4).
+    pub record_bytes_max: usize,
+    /// Presence calls per channel.
+    pub presence_calls: RateLimit,
+    /// What happens with deletes that the old key alone can not decide.
+    pub deletes: Deletes,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        EngineSettings {
+            shards: 1,
+            outbound_bytes_max: 1 << 20,
+            payload_bytes_max: 3_000_500,
+            record_bytes_max: 1 << 20,
+            presence_calls: RateLimit { calls: 100, window: Duration::from_secs(30) },
+            deletes: Deletes::Private,
+        }
+    }
+}
+
+/// So many calls in so much time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Calls in one window.
+    pub calls: u32,
+    /// The window's length.
+    pub window: Duration,
+}
+
+/// What happens with a DELETE on a table with row security whose old row is not in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletes {
+    /// Delivered only where the key columns suffice to decide.
+    Private,
+    /// Delivered to every subscriber of the table, as the reference server does.
+    Compatible,
+}
+
+/// What the engine counts; the gateway shows it as metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections open now.
+    pub sessions: AtomicU64,
+    /// Joins that succeeded.
+    pub joins: AtomicU64,
+    /// Broadcasts received from clients.
+    pub broadcasts: AtomicU64,
+    /// Broadcast and change messages handed to sockets.
+    pub deliveries: AtomicU64,
+    /// Row changes read from the log.
+    pub changes: AtomicU64,
+    /// Row changes withheld because a policy or filter failed.
+    pub failures: AtomicU64,
+    /// Questions put to PostgreSQL.
+    pub oracle_questions: AtomicU64,
+    /// Sockets closed as too slow.
+    pub slow_closes: AtomicU64,
+    /// Subscriptions registered now.
+    pub subscriptions: AtomicU64,
+}

@@ -1,0 +1,557 @@
+//! A shard: its sessions, their channels, the topics they are on, and the presences of the topics whose
+//! home it is. One task, plain maps, no lock.
+//!
+//! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
+//! and then writes each queue that has grown with one system call.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
+use walcast_wire::presence::TRACK_PAYLOAD_NOT_A_MAP;
+use walcast_wire::{Frame, Ref, Serializer, Status};
+
+use crate::broadcast::fanout_of;
+use crate::command::{Command, Delivery, Fanout, Joining, PeerCommand, Push, PushKind, SystemMessage, Target};
+use crate::ids::{ChannelId, SessionId, ShardId};
+use crate::outbound::{Outbound, Socket};
+use crate::presence::Presence;
+use crate::session::{Channel, Session};
+use crate::settings::{Counters, EngineSettings};
+
+/// Commands taken in one turn, so that a flood can not keep what is queued from being written.
+const COMMANDS_PER_TURN: usize = 256;
+
+/// Close code 1013, "Try Again Later" (IANA WebSocket close codes): the client may reconnect.
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// How the outside reaches the shards.
+#[derive(Clone)]
+pub(crate) struct ShardHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// Between shards nothing may wait, or two full shards would wait for each other. What is in flight
+    /// is bounded all the same: it comes from bounded inboxes, and a shard empties this one first.
+    pub(crate) peers: mpsc::UnboundedSender<PeerCommand>,
+}
+
+pub(crate) struct Shard {
+    id: ShardId,
+    settings: Arc<EngineSettings>,
+    counters: Arc<Counters>,
+    shards: Arc<[ShardHandle]>,
+    /// Where a channel with subscriptions is reported gone.
+    unsubscribe: mpsc::UnboundedSender<ChannelId>,
+    sessions: FxHashMap<SessionId, Session>,
+    topics: ahash::HashMap<Arc<str>, Vec<Target>>,
+    presences: ahash::HashMap<Arc<str>, Presence>,
+    /// Sessions whose queue has grown in this turn.
+    dirty: Vec<SessionId>,
+    /// Sessions whose queue has passed its bound in this turn.
+    overflowed: Vec<SessionId>,
+    references: PresenceReferences,
+    shutdown: Option<Frame>,
+}
+
+impl Shard {
+    pub(crate) fn new(
+        id: ShardId,
+        settings: Arc<EngineSettings>,
+        counters: Arc<Counters>,
+        shards: Arc<[ShardHandle]>,
+        unsubscribe: mpsc::UnboundedSender<ChannelId>,
+    ) -> Self {
+        Shard {
+            id,
+            settings,
+            counters,
+            shards,
+            unsubscribe,
+            sessions: FxHashMap::default(),
+            topics: ahash::HashMap::default(),
+            presences: ahash::HashMap::default(),
+            dirty: Vec::new(),
+            overflowed: Vec::new(),
+            references: PresenceReferences::new(),
+            shutdown: None,
+        }
+    }
+
+    /// Runs until every sender of commands is gone.
+    pub(crate) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut peers: mpsc::UnboundedReceiver<PeerCommand>,
+    ) {
+        let mut inbox = Vec::with_capacity(COMMANDS_PER_TURN);
+        let mut peer_inbox = Vec::with_capacity(COMMANDS_PER_TURN);
+        loop {
+            tokio::select! {
+                biased;
+                count = peers.recv_many(&mut peer_inbox, COMMANDS_PER_TURN) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                count = commands.recv_many(&mut inbox, COMMANDS_PER_TURN) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+            }
+            for command in peer_inbox.drain(..) {
+                self.handle_peer(command);
+            }
+            for command in inbox.drain(..) {
+                self.handle(command);
+            }
+            self.write_out();
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Open { session, socket, serializer } => self.open(session, socket, serializer),
+            Command::Gone(session) => self.gone(session),
+            Command::Writable(session) => {
+                if let Some(found) = self.sessions.get_mut(&session) {
+                    found.outbound.writable();
+                    self.dirty.push(session);
+                }
+            }
+            Command::Write(session, bytes) => {
+                if let Some(found) = self.sessions.get_mut(&session) {
+                    found.push(session, bytes, &mut self.dirty, &mut self.overflowed);
+                }
+            }
+            Command::Close(session, frame) => self.close(session, &frame, false),
+            Command::Join(joining) => self.join(*joining),
+            Command::Push(push) => self.push(push),
+            Command::System(message) => self.system(&message),
+            Command::CloseChannel { session, channel, message } => {
+                self.close_channel(session, channel, &message);
+            }
+            Command::Deliver(deliveries) => self.deliver(&deliveries),
+            Command::Shutdown(frame) => self.shut_down(frame),
+        }
+    }
+
+    fn handle_peer(&mut self, command: PeerCommand) {
+        match command {
+            PeerCommand::Broadcast(fanout) => self.fan_out(&fanout, None),
+            PeerCommand::PresenceDiff(fanout) => self.fan_out_presence(&fanout),
+            PeerCommand::Track { topic, channel, key, members } => {
+                let reference = self.references.next();
+                let presence = self.presences.entry(Arc::clone(&topic)).or_default();
+                let diff = presence.track(channel, &key, members, reference);
+                self.publish_diff(topic, diff);
+            }
+            PeerCommand::Untrack { topic, channel } => {
+                let Some(presence) = self.presences.get_mut(&topic) else { return };
+                let diff = presence.untrack(channel);
+                if presence.is_empty() {
+                    self.presences.remove(&topic);
+                }
+                self.publish_diff(topic, diff);
+            }
+            PeerCommand::StateWanted { topic, target, shard } => {
+                let payload = self.presences.get(&topic).map_or_else(|| "{}".to_owned(), Presence::state);
+                self.tell(shard, PeerCommand::State { topic, target, payload });
+            }
+            PeerCommand::State { topic, target, payload } => self.presence_state(&topic, target, &payload),
+        }
+    }
+
+    // Sessions.
+
+    fn open(&mut self, session: SessionId, socket: Arc<dyn Socket>, serializer: Serializer) {
+        let mut outbound = Outbound::new(socket, self.settings.outbound_bytes_max);
+        if let Some(frame) = &self.shutdown {
+            outbound.close(frame, false);
+            outbound.flush();
+        }
+        self.counters.sessions.fetch_add(1, Relaxed);
+        self.sessions.insert(session, Session::new(serializer, outbound));
+    }
+
+    fn gone(&mut self, session: SessionId) {
+        let Some(mut found) = self.sessions.remove(&session) else { return };
+        self.counters.sessions.fetch_sub(1, Relaxed);
+        found.outbound.abandon();
+        for channel in std::mem::take(&mut found.channels) {
+            self.forget(session, &channel);
+        }
+    }
+
+    fn close(&mut self, session: SessionId, frame: &Frame, discard: bool) {
+        if let Some(found) = self.sessions.get_mut(&session) {
+            found.outbound.close(frame, discard);
+            self.dirty.push(session);
+        }
+    }
+
+    fn shut_down(&mut self, frame: Frame) {
+        for (&session, found) in &mut self.sessions {
+            found.outbound.close(&frame, false);
+            self.dirty.push(session);
+        }
+        self.shutdown = Some(frame);
+    }
+
+    fn write_out(&mut self) {
+        while let Some(session) = self.overflowed.pop() {
+            let limit = self.settings.outbound_bytes_max;
+            let reason = format!("slow consumer: more than {limit} bytes queued (outbound_bytes_max)");
+            self.counters.slow_closes.fetch_add(1, Relaxed);
+            self.close(session, &Frame::close(TRY_AGAIN_LATER, &reason), true);
+        }
+        while let Some(session) = self.dirty.pop() {
+            if let Some(found) = self.sessions.get_mut(&session) {
+                found.queued = false;
+                found.outbound.flush();
+            }
+        }
+    }
+
+    // Channels.
+
+    fn join(&mut self, joining: Joining) {
+        let Joining { session, channel, topic, join_ref, reference, response, .. } = joining;
+        let Some(found) = self.sessions.get_mut(&session) else {
+            // The connection ended while its join was being decided.
+            let _ = self.unsubscribe.send(channel);
+            return;
+        };
+        let replaced = found.take_channel(&topic);
+        let serializer = found.serializer;
+        let reply = walcast_wire::reply(serializer, &join_ref, &reference, &topic, Status::Ok, &response);
+        self.write(session, &reply);
+        if let Some(old) = replaced {
+            // docs/protocol.md §3.7: version 2.0.0 clients tell the late close by its join_ref, the
+            // Python client (1.0.0) would close the new channel.
+            if serializer == Serializer::V2 {
+                let close = walcast_wire::channel_close(serializer, &old.join_ref, &topic);
+                self.write(session, &close);
+            }
+            self.forget(session, &old);
+        }
+        for (extension, status, message) in &joining.system {
+            let frame =
+                walcast_wire::system(serializer, &join_ref, &topic, extension, *status, message);
+            self.write(session, &frame);
+        }
+        self.counters.joins.fetch_add(1, Relaxed);
+        let target = Target { session, channel };
+        self.topics.entry(Arc::clone(&topic)).or_default().push(target);
+        let Some(found) = self.sessions.get_mut(&session) else { return };
+        found.channels.push(Channel {
+            id: channel,
+            topic: Arc::clone(&topic),
+            join_ref,
+            receive_own: joining.receive_own,
+            acknowledge: joining.acknowledge,
+            presence_key: joining.presence_key,
+            presence: crate::session::ChannelPresence::default(),
+        });
+        if joining.presence_enabled {
+            self.want_state(&topic, target);
+        }
+    }
+
+    fn push(&mut self, push: Push) {
+        let Some(found) = self.sessions.get_mut(&push.session) else { return };
+        let serializer = found.serializer;
+        let Some(channel) = found.channel(&push.topic) else {
+            let (status, response) = match push.kind {
+                PushKind::Leave => (Status::Ok, "{}"),
+                _ => (Status::Error, r#"{"reason":"unmatched topic"}"#),
+            };
+            let topic = &push.topic;
+            let reply =
+                walcast_wire::reply(serializer, &Ref::null(), &push.reference, topic, status, response);
+            return self.write(push.session, &reply);
+        };
+        let target = Target { session: push.session, channel: channel.id };
+        match push.kind {
+            PushKind::Leave => self.leave(&push),
+            PushKind::Broadcast(payload) => {
+                let answer = ReplyTo::new(channel, &push.topic, push.reference, serializer);
+                let acknowledge = channel.acknowledge;
+                let except = (!channel.receive_own).then_some(channel.id);
+                self.broadcast(&answer, target, except, acknowledge, &payload);
+            }
+            PushKind::Other => {}
+            kind => {
+                let answer = ReplyTo::new(channel, &push.topic, push.reference, serializer);
+                self.presence(&answer, target, kind);
+            }
+        }
+    }
+
+    fn leave(&mut self, push: &Push) {
+        let Some(found) = self.sessions.get_mut(&push.session) else { return };
+        let serializer = found.serializer;
+        let Some(channel) = found.channel(&push.topic) else { return };
+        // docs/protocol.md §3.7: a leave of an earlier join is late and ignored.
+        if channel.join_ref != push.join_ref && channel.join_ref != Ref::null() {
+            return;
+        }
+        let Some(channel) = found.take_channel(&push.topic) else { return };
+        let join_ref = &channel.join_ref;
+        let reply =
+            walcast_wire::reply(serializer, join_ref, &push.reference, &push.topic, Status::Ok, "{}");
+        let close = walcast_wire::channel_close(serializer, join_ref, &push.topic);
+        self.write(push.session, &reply);
+        self.write(push.session, &close);
+        self.forget(push.session, &channel);
+    }
+
+    fn close_channel(&mut self, session: SessionId, channel: ChannelId, message: &str) {
+        let Some(found) = self.sessions.get_mut(&session) else { return };
+        let serializer = found.serializer;
+        let Some(channel) = found.take_channel_by_id(channel) else { return };
+        let (join_ref, topic) = (&channel.join_ref, &channel.topic);
+        let system = walcast_wire::system(serializer, join_ref, topic, "system", Status::Error, message);
+        let close = walcast_wire::channel_close(serializer, join_ref, topic);
+        self.write(session, &system);
+        self.write(session, &close);
+        self.forget(session, &channel);
+    }
+
+    /// Removes a channel that its session has given up from everything that knows of it.
+    fn forget(&mut self, session: SessionId, channel: &Channel) {
+        let target = Target { session, channel: channel.id };
+        if let Some(members) = self.topics.get_mut(&channel.topic) {
+            members.retain(|member| *member != target);
+            if members.is_empty() {
+                self.topics.remove(&channel.topic);
+            }
+        }
+        if channel.presence.tracked {
+            let topic = Arc::clone(&channel.topic);
+            self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: channel.id });
+        }
+        let _ = self.unsubscribe.send(channel.id);
+    }
+
+    fn system(&mut self, message: &SystemMessage) {
+        let Some(found) = self.sessions.get_mut(&message.session) else { return };
+        let serializer = found.serializer;
+        let Some(channel) = found.channel_by_id(message.channel) else { return };
+        let SystemMessage { extension, status, message: text, .. } = message;
+        let frame =
+            walcast_wire::system(serializer, &channel.join_ref, &channel.topic, extension, *status, text);
+        self.write(message.session, &frame);
+    }
+
+    // Deliveries.
+
+    fn deliver(&mut self, deliveries: &[Delivery]) {
+        for delivery in deliveries {
+            for target in delivery.targets.iter() {
+                let Some(found) = self.sessions.get_mut(&target.session) else { continue };
+                if found.channel_by_id(target.channel).is_none() {
+                    continue;
+                }
+                let frame = delivery.frame.bytes().clone();
+                found.push(target.session, frame, &mut self.dirty, &mut self.overflowed);
+                self.counters.deliveries.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn broadcast(
+        &mut self,
+        answer: &ReplyTo,
+        sender: Target,
+        except: Option<ChannelId>,
+        acknowledge: bool,
+        payload: &crate::command::BroadcastPayload,
+    ) {
+        if payload.byte_len() > self.settings.payload_bytes_max {
+            if acknowledge {
+                let frame = answer.frame(Status::Error, r#"{"reason":"payload_size_exceeded"}"#);
+                self.write(sender.session, &frame);
+            }
+            return;
+        }
+        let fanout = Arc::new(fanout_of(Arc::clone(&answer.topic), payload));
+        self.counters.broadcasts.fetch_add(1, Relaxed);
+        self.fan_out(&fanout, except);
+        for (index, shard) in self.shards.iter().enumerate() {
+            if ShardId(index) != self.id {
+                let _ = shard.peers.send(PeerCommand::Broadcast(Arc::clone(&fanout)));
+            }
+        }
+        if acknowledge {
+            self.write(sender.session, &answer.frame(Status::Ok, "{}"));
+        }
+    }
+
+    fn fan_out(&mut self, fanout: &Fanout, except: Option<ChannelId>) {
+        let Some(members) = self.topics.get(&fanout.topic) else { return };
+        for member in members {
+            if Some(member.channel) == except {
+                continue;
+            }
+            let Some(found) = self.sessions.get_mut(&member.session) else { continue };
+            let Some(frame) = fanout.frame(found.serializer) else { continue };
+            found.push(member.session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            self.counters.deliveries.fetch_add(1, Relaxed);
+        }
+    }
+
+    // Presence.
+
+    fn presence(&mut self, answer: &ReplyTo, sender: Target, kind: PushKind) {
+        let Some(found) = self.sessions.get_mut(&sender.session) else { return };
+        let Some(channel) = found.channel_by_id_mut(sender.channel) else { return };
+        if !matches!(kind, PushKind::EmptyPresence)
+            && !channel.presence.calls.allows(&self.settings.presence_calls, tokio::time::Instant::now())
+        {
+            let message = "Client presence rate limit exceeded";
+            return self.close_channel(sender.session, sender.channel, message);
+        }
+        match kind {
+            PushKind::Track(payload) => self.track(answer, sender, &payload),
+            PushKind::Untrack => {
+                channel.presence.tracked = false;
+                let topic = Arc::clone(&answer.topic);
+                self.write(sender.session, &answer.frame(Status::Ok, "{}"));
+                self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: sender.channel });
+            }
+            PushKind::TrackNotAnObject => self.refuse_track(answer, sender),
+            PushKind::EmptyPresence => self.write(sender.session, &answer.frame(Status::Ok, "{}")),
+            _ => self.write(sender.session, &answer.frame(Status::Error, "{}")),
+        }
+    }
+
+    fn track(&mut self, answer: &ReplyTo, sender: Target, payload: &str) {
+        if payload.len() > self.settings.payload_bytes_max {
+            return self.close_channel(sender.session, sender.channel, "Track message size exceeded");
+        }
+        let Ok(members) = crate::presence::meta_members(payload) else {
+            return self.refuse_track(answer, sender);
+        };
+        let Some(found) = self.sessions.get_mut(&sender.session) else { return };
+        let Some(channel) = found.channel_by_id_mut(sender.channel) else { return };
+        channel.presence.tracked = true;
+        let key = channel.presence_key.clone();
+        let follows = channel.presence.follows;
+        let topic = Arc::clone(&answer.topic);
+        self.write(sender.session, &answer.frame(Status::Ok, "{}"));
+        if !follows {
+            // docs/protocol.md §7.3: clients apply diffs only once they have a state.
+            self.want_state(&topic, sender);
+        }
+        self.tell(self.home(&topic), PeerCommand::Track { topic, channel: sender.channel, key, members });
+    }
+
+    fn refuse_track(&mut self, answer: &ReplyTo, sender: Target) {
+        let response = walcast_wire::reason_response(TRACK_PAYLOAD_NOT_A_MAP);
+        self.write(sender.session, &answer.frame(Status::Error, &response));
+    }
+
+    fn want_state(&mut self, topic: &Arc<str>, target: Target) {
+        if let Some(channel) =
+            self.sessions.get_mut(&target.session).and_then(|found| found.channel_by_id_mut(target.channel))
+        {
+            channel.presence.follows = true;
+        }
+        let shard = self.id;
+        let wanted = PeerCommand::StateWanted { topic: Arc::clone(topic), target, shard };
+        self.tell(self.home(topic), wanted);
+    }
+
+    fn presence_state(&mut self, topic: &Arc<str>, target: Target, payload: &str) {
+        let Some(found) = self.sessions.get_mut(&target.session) else { return };
+        let serializer = found.serializer;
+        let Some(channel) = found.channel_by_id_mut(target.channel) else { return };
+        channel.presence.synced = true;
+        let frame = walcast_wire::push(serializer, &channel.join_ref, topic, "presence_state", payload);
+        self.write(target.session, &frame);
+    }
+
+    fn publish_diff(&mut self, topic: Arc<str>, diff: Option<crate::presence::Diff>) {
+        let Some(diff) = diff else { return };
+        let frame = |serializer| {
+            Some(walcast_wire::push(serializer, &Ref::null(), &topic, "presence_diff", &diff.payload))
+        };
+        let (v1, v2) = (frame(Serializer::V1), frame(Serializer::V2));
+        let fanout = Arc::new(Fanout { topic, v1, v2 });
+        for index in 0..self.shards.len() {
+            self.tell(ShardId(index), PeerCommand::PresenceDiff(Arc::clone(&fanout)));
+        }
+    }
+
+    fn fan_out_presence(&mut self, fanout: &Fanout) {
+        let Some(members) = self.topics.get(&fanout.topic) else { return };
+        for member in members {
+            let Some(found) = self.sessions.get_mut(&member.session) else { continue };
+            let synced =
+                found.channel_by_id(member.channel).is_some_and(|channel| channel.presence.synced);
+            let Some(frame) = fanout.frame(found.serializer).filter(|_| synced) else { continue };
+            found.push(member.session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+        }
+    }
+
+    // Small pieces.
+
+    fn home(&self, topic: &str) -> ShardId {
+        let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        // The remainder is below the number of shards.
+        ShardId(usize::try_from(hash % self.shards.len() as u64).unwrap_or(0))
+    }
+
+    fn tell(&mut self, shard: ShardId, command: PeerCommand) {
+        if shard == self.id {
+            self.handle_peer(command);
+        } else {
+            let _ = self.shards[shard.0].peers.send(command);
+        }
+    }
+
+    fn write(&mut self, session: SessionId, frame: &Frame) {
+        if let Some(found) = self.sessions.get_mut(&session) {
+            found.push(session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+        }
+    }
+}
+
+/// Where and how a push is answered.
+struct ReplyTo {
+    serializer: Serializer,
+    join_ref: Ref,
+    reference: Ref,
+    topic: Arc<str>,
+}
+
+impl ReplyTo {
+    fn new(channel: &Channel, _topic: &str, reference: Ref, serializer: Serializer) -> Self {
+        ReplyTo { serializer, join_ref: channel.join_ref.clone(), reference, topic: Arc::clone(&channel.topic) }
+    }
+
+    fn frame(&self, status: Status, response: &str) -> Frame {
+        walcast_wire::reply(self.serializer, &self.join_ref, &self.reference, &self.topic, status, response)
+    }
+}
+
+/// Makes `phx_ref`s: 16 characters, unique in the cluster by a random prefix.
+struct PresenceReferences {
+    prefix: u64,
+    next: u64,
+}
+
+impl PresenceReferences {
+    fn new() -> Self {
+        let random = uuid::Uuid::new_v4().as_u64_pair().1;
+        PresenceReferences { prefix: random & 0xFFFF_FFFF, next: 0 }
+    }
+
+    fn next(&mut self) -> String {
+        self.next += 1;
+        format!("{:08x}{:08x}", self.prefix, self.next & 0xFFFF_FFFF)
+    }
+}

@@ -1,0 +1,40 @@
+//! The Phoenix gateway: WebSockets in the protocol of docs/protocol.md, translated to the engine's
+//! sessions. In reading order: [`handshake`], [`connection`], [`socket`].
+
+mod connection;
+mod handshake;
+mod limits;
+mod socket;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use walcast_auth::Verifier;
+use walcast_engine::Engine;
+
+pub(crate) use self::limits::Admission;
+pub use self::limits::Limits;
+
+/// What every connection shares.
+pub struct Gateway {
+    pub(crate) engine: Engine,
+    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) limits: Limits,
+    pub(crate) admission: Admission,
+}
+
+impl Gateway {
+    /// A gateway in front of an engine.
+    pub fn new(engine: Engine, verifier: Arc<Verifier>, limits: Limits) -> Arc<Self> {
+        Arc::new(Gateway { engine, verifier, limits, admission: Admission::default() })
+    }
+}
+
+/// The WebSocket's addresses: as the server has them, and as the usual gateway in front of it does.
+pub fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/socket/websocket", get(handshake::upgrade))
+        .route("/realtime/v1/websocket", get(handshake::upgrade))
+        .with_state(gateway)
+}

@@ -1,0 +1,563 @@
+//! One WebSocket: reads what the client sends, keeps its tokens, and hands everything on to its shard.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{SinkExt, StreamExt};
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::Message;
+use walcast_auth::{Claims, TokenError};
+use walcast_engine::{
+    BroadcastPayload, Command, Identity, JoinRequest, JoinedChannel, Push, PushKind, SessionHandle,
+};
+use walcast_wire::{
+    AccessTokenPush, ChannelToken, ClientMessage, ClientPayload, Frame, JoinPayload, PresencePush, Ref,
+    Serializer, Status,
+};
+
+use super::Gateway;
+use super::socket::{Reader, SharedStream};
+use crate::clock::unix_seconds;
+
+/// Bytes that one read takes: measured, larger buffers cost memory per idle socket and time per read.
+const READ_BUFFER_BYTES: usize = 2 * 1024;
+/// How long a closing socket may take for what is still queued.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// Messages that wait for a join of their topic to be decided; more end the connection.
+const DEFERRED_MAX: usize = 1_000;
+
+/// Close codes of RFC 6455 §7.4.1.
+mod close_code {
+    pub(super) const NORMAL: u16 = 1000;
+    pub(super) const PROTOCOL_ERROR: u16 = 1002;
+    pub(super) const INVALID_DATA: u16 = 1007;
+    pub(super) const POLICY: u16 = 1008;
+    pub(super) const TOO_BIG: u16 = 1009;
+}
+
+/// The token that admitted a socket, and what it says.
+#[derive(Clone)]
+pub(super) struct Credentials {
+    pub(super) token: Arc<str>,
+    pub(super) claims: Claims,
+}
+
+impl Credentials {
+    fn identity(&self) -> Identity {
+        let Claims { role, value, json, .. } = &self.claims;
+        Identity { role: Arc::clone(role), claims: Arc::clone(value), claims_json: Arc::clone(json) }
+    }
+}
+
+pub(super) struct Connection {
+    gateway: Arc<Gateway>,
+    shared: Arc<SharedStream>,
+    socket: WebSocketStream<Reader>,
+    session: SessionHandle,
+    credentials: Credentials,
+    channels: Vec<ChannelState>,
+    /// Joins and new tokens that are being checked.
+    pending: FuturesUnordered<BoxFuture<'static, Settled>>,
+    last_heard: Instant,
+    /// The kernel's buffer is full, and the shard waits to hear when it is not.
+    blocked: bool,
+    /// When a closing connection is given up.
+    give_up_at: Option<Instant>,
+}
+
+/// A topic of this connection, from its join request on.
+struct ChannelState {
+    topic: Arc<str>,
+    stage: Stage,
+    /// Messages that came while the stage was being decided, in order.
+    deferred: VecDeque<Message>,
+}
+
+enum Stage {
+    /// The join is being decided.
+    Joining,
+    /// Joined, under this token.
+    Joined { channel: JoinedChannel, credentials: Credentials },
+    /// Joined, and a new token is being checked.
+    Renewing { channel: JoinedChannel },
+}
+
+/// What a check came to.
+enum Settled {
+    Joined { topic: Arc<str>, outcome: Option<(JoinedChannel, Credentials)> },
+    Renewed { topic: Arc<str>, channel: JoinedChannel, outcome: Result<Credentials, TokenError> },
+}
+
+/// Why the loop ends.
+enum End {
+    /// Close with this code and reason.
+    Close(u16, &'static str),
+    /// The peer is gone, or all is said.
+    Gone,
+}
+
+impl Connection {
+    pub(super) async fn open(
+        gateway: &Arc<Gateway>,
+        shared: Arc<SharedStream>,
+        early: Bytes,
+        serializer: Serializer,
+        credentials: Credentials,
+    ) -> Connection {
+        let limit = Some(gateway.limits.message_bytes_max);
+        let mut config = WebSocketConfig::default();
+        config.read_buffer_size = READ_BUFFER_BYTES;
+        config.write_buffer_size = 0;
+        config.max_message_size = limit;
+        config.max_frame_size = limit;
+        // An empty `Bytes` would still hold on to the HTTP layer's whole buffer.
+        let early = if early.is_empty() { Bytes::new() } else { early };
+        let reader = Reader::new(Arc::clone(&shared), early);
+        let socket = WebSocketStream::from_raw_socket(reader, Role::Server, Some(config)).await;
+        let session = gateway.engine.connect(Arc::clone(&shared) as _, serializer).await;
+        Connection {
+            gateway: Arc::clone(gateway),
+            shared,
+            socket,
+            session,
+            credentials,
+            channels: Vec::new(),
+            pending: FuturesUnordered::new(),
+            last_heard: Instant::now(),
+            blocked: false,
+            give_up_at: None,
+        }
+    }
+
+    /// Serves the connection to its end.
+    pub(super) async fn run(mut self) {
+        if let End::Close(code, reason) = self.serve().await {
+            self.close(code, reason).await;
+            let _ = tokio::time::timeout(CLOSE_GRACE, self.shared.finished.notified()).await;
+        }
+        self.session.send(Command::Gone(self.session.id)).await;
+    }
+
+    async fn serve(&mut self) -> End {
+        loop {
+            let wake_at = self.next_deadline();
+            // Every branch is cancel-safe: a message is either returned whole or stays in the parser.
+            tokio::select! {
+                message = self.socket.next() => {
+                    self.last_heard = Instant::now();
+                    match message {
+                        Some(Ok(message)) => {
+                            if let Some(end) = self.message(message).await {
+                                return end;
+                            }
+                        }
+                        Some(Err(error)) => return end_of(&error),
+                        None => return End::Gone,
+                    }
+                }
+                Some(settled) = self.pending.next() => {
+                    if let Some(end) = self.settle(settled).await {
+                        return end;
+                    }
+                }
+                () = self.shared.blocked.notified(), if !self.blocked => self.blocked = true,
+                writable = self.shared.writable(), if self.blocked => {
+                    self.blocked = false;
+                    if writable.is_err() {
+                        return End::Gone;
+                    }
+                    self.session.send(Command::Writable(self.session.id)).await;
+                }
+                () = self.shared.closing.notified() => self.give_up_at = Some(Instant::now() + CLOSE_GRACE),
+                () = self.shared.finished.notified() => return End::Gone,
+                () = tokio::time::sleep_until(wake_at) => {
+                    if let Some(end) = self.deadline().await {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    // Deadlines: silence, tokens, a close that does not finish.
+
+    fn next_deadline(&self) -> Instant {
+        let idle = self.last_heard + self.gateway.limits.idle_timeout;
+        let first = self.channels.iter().filter_map(ChannelState::expires_at).min_by(f64::total_cmp);
+        // At most a day ahead: the clock may be set meanwhile.
+        let in_seconds = |at: f64| Duration::from_secs_f64((at - unix_seconds()).clamp(0.0, 86_400.0));
+        let expiry = first.map(|at| Instant::now() + in_seconds(at));
+        [Some(idle), expiry, self.give_up_at].into_iter().flatten().min().unwrap_or(idle)
+    }
+
+    async fn deadline(&mut self) -> Option<End> {
+        let now = Instant::now();
+        if self.give_up_at.is_some_and(|at| at <= now) {
+            return Some(End::Gone);
+        }
+        if now >= self.last_heard + self.gateway.limits.idle_timeout {
+            return Some(End::Close(close_code::NORMAL, "nothing heard: send a heartbeat"));
+        }
+        let now = unix_seconds();
+        let expired = |channel: &ChannelState| channel.expires_at().is_some_and(|at| at <= now);
+        while let Some(place) = self.channels.iter().position(expired) {
+            let ChannelState { stage, .. } = self.channels.remove(place);
+            let Stage::Joined { channel, credentials } = stage else { continue };
+            let seconds_ago = (now - credentials.claims.expires_at as f64).max(0.0) as u64;
+            let error = TokenError::Expired { seconds_ago };
+            self.close_channel(&channel, &error).await;
+        }
+        None
+    }
+
+    // Messages.
+
+    async fn message(&mut self, message: Message) -> Option<End> {
+        match message {
+            Message::Text(_) | Message::Binary(_) => return self.client_message(message).await,
+            Message::Ping(_) => {
+                // The parser answers with a pong at its next write.
+                let _ = self.socket.flush().await;
+            }
+            Message::Close(_) => {
+                let _ = self.socket.flush().await;
+                if let Some(bytes) = self.socket.get_mut().take_collected() {
+                    self.session.send(Command::Write(self.session.id, bytes)).await;
+                }
+                return Some(End::Gone);
+            }
+            Message::Pong(_) | Message::Frame(_) => {}
+        }
+        if let Some(bytes) = self.socket.get_mut().take_collected() {
+            self.session.send(Command::Write(self.session.id, bytes)).await;
+        }
+        None
+    }
+
+    async fn client_message(&mut self, raw: Message) -> Option<End> {
+        let serializer = self.session.serializer();
+        let parsed = match &raw {
+            Message::Text(text) => ClientMessage::parse_text(serializer, text),
+            Message::Binary(bytes) => ClientMessage::parse_binary(serializer, bytes),
+            _ => return None,
+        };
+        let message = match parsed {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::debug!(code = "MalformedWebSocketMessage", %error, "a frame was dropped");
+                return None;
+            }
+        };
+        if message.topic == "phoenix" {
+            self.phoenix(&message).await;
+            return None;
+        }
+        let place = self.channels.iter().position(|channel| *channel.topic == *message.topic);
+        if let Some(place) = place
+            && !matches!(self.channels[place].stage, Stage::Joined { .. })
+        {
+            let deferred = &mut self.channels[place].deferred;
+            if deferred.len() >= DEFERRED_MAX {
+                return Some(End::Close(close_code::POLICY, "too many messages before the join was answered"));
+            }
+            deferred.push_back(raw);
+            return None;
+        }
+        match (&*message.event, place) {
+            ("phx_join", _) => self.join(&message, place).await,
+            ("access_token", Some(place)) => self.access_token(&message, place),
+            ("phx_leave", Some(place)) if self.is_current(place, &message.join_ref) => {
+                self.channels.remove(place);
+                self.push(&message, PushKind::Leave).await;
+            }
+            ("phx_leave", _) => self.push(&message, PushKind::Leave).await,
+            _ => {
+                let kind = push_kind(&message);
+                self.push(&message, kind).await;
+            }
+        }
+        None
+    }
+
+    /// Messages on the topic `phoenix` (docs/protocol.md §1.5).
+    async fn phoenix(&self, message: &ClientMessage<'_>) {
+        let frame = if message.event == "heartbeat" {
+            self.reply(message, Status::Ok, "{}")
+        } else {
+            self.reply(message, Status::Error, r#"{"reason":"unmatched topic"}"#)
+        };
+        self.write(&frame).await;
+    }
+
+    async fn push(&self, message: &ClientMessage<'_>, kind: PushKind) {
+        let push = Push {
+            session: self.session.id,
+            topic: message.topic.as_ref().into(),
+            join_ref: message.join_ref.clone(),
+            reference: message.reference.clone(),
+            kind,
+        };
+        self.session.send(Command::Push(push)).await;
+    }
+
+    // Joins.
+
+    async fn join(&mut self, message: &ClientMessage<'_>, place: Option<usize>) {
+        let Some(sub_topic) = walcast_wire::sub_topic(&message.topic) else {
+            let frame = self.reply(message, Status::Error, r#"{"reason":"unmatched topic"}"#);
+            return self.write(&frame).await;
+        };
+        let topic: Arc<str> = Arc::from(&*message.topic);
+        let checked = self.check_join(sub_topic, message, place);
+        match place {
+            Some(place) => self.channels[place].stage = Stage::Joining,
+            None => self.channels.push(ChannelState {
+                topic: Arc::clone(&topic),
+                stage: Stage::Joining,
+                deferred: VecDeque::new(),
+            }),
+        }
+        let joining = JoinTask {
+            gateway: Arc::clone(&self.gateway),
+            session: self.session.clone(),
+            socket_credentials: self.credentials.clone(),
+            topic,
+            join_ref: message.join_ref.clone(),
+            reference: message.reference.clone(),
+        };
+        self.pending.push(Box::pin(joining.run(checked)));
+    }
+
+    /// What can be said of a join at once; a refusal is its `reason`.
+    fn check_join(
+        &self,
+        sub_topic: &str,
+        message: &ClientMessage<'_>,
+        place: Option<usize>,
+    ) -> Result<JoinPayload, String> {
+        let limits = &self.gateway.limits;
+        if sub_topic.is_empty() {
+            return Err("TopicNameRequired: You must provide a topic name".to_owned());
+        }
+        if !self.gateway.admission.allows_join(limits, std::time::Instant::now()) {
+            return Err("ClientJoinRateLimitReached: Too many joins per second".to_owned());
+        }
+        if place.is_none() && self.channels.len() >= limits.max_channels_per_client {
+            return Err("ChannelRateLimitReached: Too many channels".to_owned());
+        }
+        let ClientPayload::Json(payload) = &message.payload else {
+            return Err("UnknownErrorOnChannel: the payload of phx_join must be JSON".to_owned());
+        };
+        let payload = JoinPayload::parse(sub_topic, payload).map_err(|error| error.to_string())?;
+        if !payload.invalid_fields.is_empty() {
+            let fields = payload.invalid_fields.join(", ");
+            tracing::warn!(code = "InvalidJoinPayload", fields, "fields of a join took their defaults");
+        }
+        Ok(payload)
+    }
+
+    // Tokens.
+
+    /// A new token for a channel; never replied to (docs/protocol.md §8.3).
+    fn access_token(&mut self, message: &ClientMessage<'_>, place: usize) {
+        let ClientPayload::Json(payload) = &message.payload else { return };
+        let AccessTokenPush::Replace(token) = AccessTokenPush::parse(payload) else { return };
+        let state = &mut self.channels[place];
+        let Stage::Joined { channel, credentials } = &state.stage else { return };
+        if *credentials.token == *token {
+            return;
+        }
+        let (topic, channel) = (Arc::clone(&state.topic), channel.clone());
+        state.stage = Stage::Renewing { channel: channel.clone() };
+        let (gateway, session, token) = (Arc::clone(&self.gateway), self.session.clone(), token.into_owned());
+        self.pending.push(Box::pin(async move {
+            let outcome = match gateway.verifier.verify(&token, unix_seconds()).await {
+                Ok(claims) => {
+                    let credentials = Credentials { token: token.into(), claims };
+                    gateway.engine.refresh(&session, &channel, credentials.identity()).await;
+                    Ok(credentials)
+                }
+                Err(error) => Err(error),
+            };
+            Settled::Renewed { topic, channel, outcome }
+        }));
+    }
+
+    async fn close_channel(&self, channel: &JoinedChannel, error: &TokenError) {
+        tracing::info!(code = error.code(), %error, "a channel was closed for its token");
+        let (session, channel, message) = (self.session.id, channel.id, error.close_message());
+        self.session.send(Command::CloseChannel { session, channel, message }).await;
+    }
+
+    // Outcomes.
+
+    async fn settle(&mut self, settled: Settled) -> Option<End> {
+        let topic = match &settled {
+            Settled::Joined { topic, .. } | Settled::Renewed { topic, .. } => Arc::clone(topic),
+        };
+        let place = self.channels.iter().position(|channel| channel.topic == topic)?;
+        let stage = match settled {
+            Settled::Joined { outcome, .. } => {
+                outcome.map(|(channel, credentials)| Stage::Joined { channel, credentials })
+            }
+            Settled::Renewed { channel, outcome: Ok(credentials), .. } => {
+                Some(Stage::Joined { channel, credentials })
+            }
+            Settled::Renewed { channel, outcome: Err(error), .. } => {
+                self.close_channel(&channel, &error).await;
+                None
+            }
+        };
+        let deferred = std::mem::take(&mut self.channels[place].deferred);
+        match stage {
+            Some(stage) => self.channels[place].stage = stage,
+            None => drop(self.channels.remove(place)),
+        }
+        for message in deferred {
+            // Boxed: a deferred message may be a join, whose outcome comes back here.
+            if let Some(end) = Box::pin(self.client_message(message)).await {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    // Small pieces.
+
+    /// docs/protocol.md §3.7: a leave of an earlier join is late; one made without a join_ref takes any.
+    fn is_current(&self, place: usize, join_ref: &Ref) -> bool {
+        match &self.channels[place].stage {
+            Stage::Joined { channel, .. } => channel.is_left_by(join_ref),
+            Stage::Joining | Stage::Renewing { .. } => false,
+        }
+    }
+
+    fn reply(&self, message: &ClientMessage<'_>, status: Status, response: &str) -> Frame {
+        let (serializer, none) = (self.session.serializer(), Ref::null());
+        walcast_wire::reply(serializer, &none, &message.reference, &message.topic, status, response)
+    }
+
+    async fn write(&self, frame: &Frame) {
+        self.session.send(Command::Write(self.session.id, frame.bytes().clone())).await;
+    }
+
+    async fn close(&self, code: u16, reason: &str) {
+        self.session.send(Command::Close(self.session.id, Frame::close(code, reason))).await;
+    }
+}
+
+impl ChannelState {
+    /// When the channel's token expires, in Unix seconds.
+    fn expires_at(&self) -> Option<f64> {
+        match &self.stage {
+            Stage::Joined { credentials, .. } => Some(credentials.claims.expires_at as f64),
+            Stage::Joining | Stage::Renewing { .. } => None,
+        }
+    }
+
+}
+
+/// A join on its way to an answer, beside everything else that its socket does.
+struct JoinTask {
+    gateway: Arc<Gateway>,
+    session: SessionHandle,
+    socket_credentials: Credentials,
+    topic: Arc<str>,
+    join_ref: Ref,
+    reference: Ref,
+}
+
+impl JoinTask {
+    async fn run(self, checked: Result<JoinPayload, String>) -> Settled {
+        let joined = match checked {
+            Ok(payload) => self.decide(payload).await,
+            Err(reason) => Err(reason),
+        };
+        let outcome = match joined {
+            Ok(joined) => Some(joined),
+            Err(reason) => {
+                self.refuse(&reason).await;
+                None
+            }
+        };
+        Settled::Joined { topic: self.topic, outcome }
+    }
+
+    async fn decide(&self, payload: JoinPayload) -> Result<(JoinedChannel, Credentials), String> {
+        let token = match &payload.token {
+            ChannelToken::Socket => Arc::clone(&self.socket_credentials.token),
+            ChannelToken::Own(token) => Arc::from(token.as_str()),
+        };
+        let claims = self
+            .gateway
+            .verifier
+            .verify(&token, unix_seconds())
+            .await
+            .map_err(|error| error.join_reason())?;
+        let credentials = Credentials { token, claims };
+        let request = JoinRequest {
+            topic: Arc::clone(&self.topic),
+            join_ref: self.join_ref.clone(),
+            reference: self.reference.clone(),
+            identity: credentials.identity(),
+            payload,
+        };
+        let joined = self.gateway.engine.join(&self.session, request).await;
+        joined.map(|channel| (channel, credentials)).map_err(|refused| refused.0)
+    }
+
+    async fn refuse(&self, reason: &str) {
+        tracing::info!(topic = %self.topic, reason, "join refused");
+        tokio::time::sleep(self.gateway.limits.channel_error_backoff).await;
+        let serializer = self.session.serializer();
+        let response = walcast_wire::reason_response(reason);
+        let (join_ref, reference) = (&self.join_ref, &self.reference);
+        let frame =
+            walcast_wire::reply(serializer, join_ref, reference, &self.topic, Status::Error, &response);
+        self.session.send(Command::Write(self.session.id, frame.bytes().clone())).await;
+    }
+}
+
+fn push_kind(message: &ClientMessage<'_>) -> PushKind {
+    match (&*message.event, &message.payload) {
+        ("broadcast", ClientPayload::UserBroadcast(user)) => {
+            PushKind::Broadcast(BroadcastPayload::User {
+                event: user.event.as_ref().into(),
+                encoding: user.encoding,
+                payload: Bytes::copy_from_slice(user.payload),
+            })
+        }
+        ("broadcast", ClientPayload::Json(payload)) => {
+            PushKind::Broadcast(BroadcastPayload::Text(payload.get().into()))
+        }
+        ("presence", ClientPayload::Json(payload)) => match PresencePush::parse(payload) {
+            PresencePush::Track(meta) => PushKind::Track(meta.into()),
+            PresencePush::Untrack => PushKind::Untrack,
+            PresencePush::Missing => PushKind::EmptyPresence,
+            PresencePush::NotAnObject => PushKind::TrackNotAnObject,
+            PresencePush::Unknown(event) => {
+                tracing::debug!(code = "UnknownPresenceEvent", event, "unknown presence event");
+                PushKind::UnknownPresence
+            }
+        },
+        _ => PushKind::Other,
+    }
+}
+
+fn end_of(error: &Error) -> End {
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => {
+            End::Close(close_code::TOO_BIG, "the message is larger than the server accepts")
+        }
+        Error::Protocol(_) => End::Close(close_code::PROTOCOL_ERROR, "not a valid WebSocket frame"),
+        Error::Utf8(_) => End::Close(close_code::INVALID_DATA, "a text message must be UTF-8"),
+        _ => End::Gone,
+    }
+}

@@ -1,0 +1,144 @@
+//! From an HTTP request to a WebSocket: serializer, token, limits, upgrade (docs/protocol.md §1.2–1.4).
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use walcast_auth::{Claims, TokenError};
+use walcast_wire::Serializer;
+
+use super::Gateway;
+use super::connection::{Connection, Credentials};
+use super::socket::SharedStream;
+use crate::clock::unix_seconds;
+
+/// Query parameters of the handshake that mean something here.
+#[derive(Default)]
+struct Parameters {
+    vsn: Option<String>,
+    apikey: Option<String>,
+}
+
+/// A handshake that is refused, as the client sees it.
+struct Refused {
+    status: StatusCode,
+    message: String,
+    code: &'static str,
+}
+
+/// `GET /socket/websocket`.
+pub(crate) async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
+    let parameters = Parameters::of(request.uri().query().unwrap_or_default());
+    let Ok(serializer) = Serializer::negotiate(parameters.vsn.as_deref()) else {
+        return StatusCode::FORBIDDEN.into_response();
+    };
+    let credentials = match admit(&gateway, request.headers(), parameters.apikey).await {
+        Ok(credentials) => credentials,
+        Err(refused) => {
+            tracing::info!(code = refused.code, reason = refused.message, "handshake refused");
+            tokio::time::sleep(gateway.limits.connect_error_backoff).await;
+            let body = serde_json::json!({ "error": refused.message }).to_string();
+            let content_type = [(header::CONTENT_TYPE, "application/json; charset=utf-8")];
+            return (refused.status, content_type, body).into_response();
+        }
+    };
+    let Some(accept) = accept_key(request.headers()) else {
+        return (
+            StatusCode::BAD_REQUEST,
+            "this address speaks WebSocket: the request needs `Connection: Upgrade`, `Upgrade: websocket`, \
+             `Sec-WebSocket-Version: 13` and `Sec-WebSocket-Key`",
+        )
+            .into_response();
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    // Boxed, so that the handshake's future is not as large as the connection's.
+    tokio::spawn(Box::pin(serve(gateway, upgrade, serializer, credentials)));
+    let headers = [
+        (header::CONNECTION, "upgrade"),
+        (header::UPGRADE, "websocket"),
+        (header::SEC_WEBSOCKET_ACCEPT, accept.as_str()),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+async fn serve(
+    gateway: Arc<Gateway>,
+    upgrade: OnUpgrade,
+    serializer: Serializer,
+    credentials: Credentials,
+) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        tracing::error!(code = "ErrorConnectingToWebsocket", "the upgraded connection is not a TCP stream");
+        return;
+    };
+    let stream = parts.io.into_inner();
+    // Small frames must not wait for one another; a socket that refuses the option works all the same.
+    let _ = stream.set_nodelay(true);
+    let Some(_seat) = gateway.admission.seat(&gateway.limits) else { return };
+    let connection =
+        Connection::open(&gateway, SharedStream::new(stream), parts.read_buf, serializer, credentials).await;
+    connection.run().await;
+}
+
+async fn admit(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    apikey: Option<String>,
+) -> Result<Credentials, Refused> {
+    let header = headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let token = header.or(apikey).ok_or_else(|| Refused::from(&TokenError::Missing))?;
+    let claims: Claims =
+        gateway.verifier.verify(&token, unix_seconds()).await.map_err(|error| Refused::from(&error))?;
+    if gateway.admission.seat(&gateway.limits).is_none() {
+        let (message, code) = ("Too many connected users".to_owned(), "ConnectionRateLimitReached");
+        return Err(Refused { status: StatusCode::TOO_MANY_REQUESTS, message, code });
+    }
+    Ok(Credentials { token: token.into(), claims })
+}
+
+impl From<&TokenError> for Refused {
+    fn from(error: &TokenError) -> Self {
+        let (status, message) = error.handshake();
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Refused { status, message, code: error.handshake_code() }
+    }
+}
+
+impl Parameters {
+    fn of(query: &str) -> Self {
+        let mut parameters = Parameters::default();
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let decoded = || {
+                let spaced = value.replace('+', " ");
+                percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+            };
+            match name {
+                "vsn" => parameters.vsn = Some(decoded()),
+                "apikey" => parameters.apikey = Some(decoded()),
+                _ => {}
+            }
+        }
+        parameters
+    }
+}
+
+/// RFC 6455 §4.2.1: what makes a request a WebSocket handshake.
+fn accept_key(headers: &HeaderMap) -> Option<String> {
+    let contains = |name: header::HeaderName, wanted: &str| {
+        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            value.split(',').any(|part| part.trim().eq_ignore_ascii_case(wanted))
+        })
+    };
+    let upgrades = contains(header::CONNECTION, "upgrade")
+        && contains(header::UPGRADE, "websocket")
+        && contains(header::SEC_WEBSOCKET_VERSION, "13");
+    let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
+    upgrades.then(|| derive_accept_key(key.as_bytes()))
+}

@@ -1,0 +1,118 @@
+//! A TCP stream with two users: the connection's task reads it, the session's shard writes it.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use walcast_engine::Socket;
+
+/// The stream, and what its writer tells its reader.
+pub(crate) struct SharedStream {
+    stream: TcpStream,
+    /// The writer found the kernel's buffer full.
+    pub(crate) blocked: Notify,
+    /// The writer has queued the last frame.
+    pub(crate) closing: Notify,
+    /// The writer has written the last frame, or given up.
+    pub(crate) finished: Notify,
+}
+
+impl SharedStream {
+    pub(crate) fn new(stream: TcpStream) -> Arc<Self> {
+        let (blocked, closing, finished) = (Notify::new(), Notify::new(), Notify::new());
+        Arc::new(SharedStream { stream, blocked, closing, finished })
+    }
+
+    /// Waits until the kernel takes bytes again.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        self.stream.writable().await
+    }
+}
+
+impl Socket for SharedStream {
+    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.stream.try_write_vectored(buffers)
+    }
+
+    fn notify_writable(&self) {
+        self.blocked.notify_one();
+    }
+
+    fn finish(&self) {
+        self.finished.notify_one();
+    }
+
+    fn closing(&self) {
+        self.closing.notify_one();
+    }
+}
+
+/// The reading half, as the WebSocket parser wants it. What the parser itself writes (pongs, the echo of
+/// a close) is collected for the outbound queue, so that it can not cut into a frame of the shard's.
+pub(crate) struct Reader {
+    shared: Arc<SharedStream>,
+    /// Bytes that came with the HTTP request.
+    early: Bytes,
+    collected: Vec<u8>,
+}
+
+impl Reader {
+    pub(crate) fn new(shared: Arc<SharedStream>, early: Bytes) -> Self {
+        Reader { shared, early, collected: Vec::new() }
+    }
+
+    /// What the parser has written since the last call.
+    pub(crate) fn take_collected(&mut self) -> Option<Bytes> {
+        (!self.collected.is_empty()).then(|| Bytes::from(std::mem::take(&mut self.collected)))
+    }
+}
+
+impl AsyncRead for Reader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            let count = self.early.len().min(buffer.remaining());
+            buffer.put_slice(&self.early[..count]);
+            self.early.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(self.shared.stream.poll_read_ready(context))?;
+            match self.shared.stream.try_read(buffer.initialize_unfilled()) {
+                Ok(count) => {
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Reader {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.collected.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
