@@ -1,0 +1,374 @@
+//! What has to be in place before changes can flow, checked in the order in which a user would mend it: the log's
+//! level, the publications, the slot; and the command that starts the flow.
+
+use std::time::Duration;
+
+use walcast_pgoutput::Lsn;
+
+use crate::error::ReplicationError;
+use crate::query::{QueryError, Row};
+use crate::refusal;
+use crate::server_error::ServerError;
+use crate::sql_text::{identifier, literal};
+use crate::startup::Session;
+
+/// The output plugin whose messages `walcast-pgoutput` decodes. It is part of every PostgreSQL since 10.
+const PLUGIN: &str = "pgoutput";
+
+/// From this version on `wal_level` may say `replica` and rise to logical with the first slot.
+const WAL_LEVEL_RISES_BY_ITSELF: u32 = 190_000;
+
+/// Which cluster and database answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct System {
+    /// Unique to a cluster since its `initdb`.
+    pub(crate) identifier: String,
+    /// How far its log is flushed.
+    pub(crate) position: Lsn,
+    pub(crate) timeline: u32,
+    pub(crate) database: String,
+}
+
+/// A slot that is ready to stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ReadySlot {
+    /// Changes committed after this position come.
+    pub(crate) confirmed: Lsn,
+    /// It did not exist and was made just now.
+    pub(crate) created: bool,
+}
+
+/// The server's settings that matter to a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ServerFacts {
+    /// None when the server waits for ever.
+    pub(crate) wal_sender_timeout: Option<Duration>,
+}
+
+impl Session {
+    /// `IDENTIFY_SYSTEM`.
+    pub(crate) async fn identify_system(&mut self) -> Result<System, ReplicationError> {
+        let rows = self.query("IDENTIFY_SYSTEM").await;
+        let rows = rows.map_err(|error| error.during("identify itself"))?;
+        let unreadable = || ReplicationError::protocol(format!("IDENTIFY_SYSTEM answered {rows:?}"));
+        let Some([Some(system), Some(timeline), Some(position), Some(database), ..]) =
+            rows.first().map(Vec::as_slice)
+        else {
+            return Err(unreadable());
+        };
+        Ok(System {
+            identifier: system.clone(),
+            position: position.parse().map_err(|_| unreadable())?,
+            timeline: timeline.parse().map_err(|_| unreadable())?,
+            database: database.clone(),
+        })
+    }
+
+    /// Refuses a log that does not carry logical changes, and reads what else the stream must know.
+    pub(crate) async fn check_server(&mut self) -> Result<ServerFacts, ReplicationError> {
+        let sql = "SELECT pg_catalog.current_setting('wal_level'), \
+                   pg_catalog.current_setting('server_version_num'), \
+                   (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout')";
+        let rows = self
+            .query(sql)
+            .await
+            .map_err(|error| error.during("show its settings"))?;
+        let mut values = rows.into_iter().next().unwrap_or_default().into_iter();
+        let mut next = || values.next().flatten().unwrap_or_default();
+        let (wal_level, version, timeout) = (next(), next(), next());
+        let version: u32 = version.parse().unwrap_or_default();
+        if wal_level != "logical" && version < WAL_LEVEL_RISES_BY_ITSELF {
+            return Err(ReplicationError::WalLevel { current: wal_level });
+        }
+        let milliseconds: u64 = timeout.parse().unwrap_or_default();
+        Ok(ServerFacts {
+            wal_sender_timeout: (milliseconds > 0).then(|| Duration::from_millis(milliseconds)),
+        })
+    }
+
+    /// Refuses when one of the publications is not there. Without this the stream would start and break at the
+    /// first change.
+    pub(crate) async fn check_publications(
+        &mut self,
+        publications: &[String],
+        database: &str,
+    ) -> Result<(), ReplicationError> {
+        let wanted: Vec<String> = publications.iter().map(|name| literal(name)).collect();
+        let sql = format!(
+            "SELECT wanted FROM pg_catalog.unnest(ARRAY[{}]::text[]) AS wanted WHERE NOT EXISTS \
+             (SELECT FROM pg_catalog.pg_publication WHERE pubname = wanted)",
+            wanted.join(", ")
+        );
+        let rows = self
+            .query(&sql)
+            .await
+            .map_err(|error| error.during("list publications"))?;
+        let names: Vec<String> = rows
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|name| identifier(&name))
+            .collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        Err(ReplicationError::MissingPublications {
+            names,
+            database: database.to_owned(),
+        })
+    }
+
+    /// Finds the slot, or makes it.
+    pub(crate) async fn ready_slot(
+        &mut self,
+        slot: &str,
+        database: &str,
+    ) -> Result<ReadySlot, ReplicationError> {
+        if let Some(found) = self.find_slot(slot).await? {
+            return found.check(slot, database);
+        }
+        tracing::info!(
+            slot,
+            "creating the replication slot; PostgreSQL waits for running transactions to end first"
+        );
+        let command = format!(
+            "CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} NOEXPORT_SNAPSHOT",
+            identifier(slot)
+        );
+        match self.query(&command).await {
+            Ok(rows) => {
+                let position = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
+                let confirmed = position.and_then(|text| text.parse().ok()).ok_or_else(|| {
+                    ReplicationError::protocol(format!("CREATE_REPLICATION_SLOT answered {rows:?}"))
+                })?;
+                Ok(ReadySlot {
+                    confirmed,
+                    created: true,
+                })
+            }
+            // Somebody was faster with the same name.
+            Err(QueryError::Refused(error)) if error.code == "42710" => match self.find_slot(slot).await? {
+                Some(found) => found.check(slot, database),
+                None => Err(refusal::of_slot_creation(slot, error)),
+            },
+            Err(QueryError::Refused(error)) => Err(refusal::of_slot_creation(slot, error)),
+            Err(QueryError::Broken(error)) => Err(error),
+        }
+    }
+
+    /// `START_REPLICATION`; afterwards the session is in COPY BOTH mode and takes no more queries.
+    pub(crate) async fn start_replication(
+        &mut self,
+        slot: &str,
+        from: Lsn,
+        publications: &[String],
+    ) -> Result<(), ReplicationError> {
+        self.send_query(&start_command(slot, from, publications)).await?;
+        let mut refused = None;
+        loop {
+            let frame = self.socket.frame().await?;
+            match frame.tag() {
+                // CopyBothResponse: a format byte and a count of columns, which say nothing for replication.
+                b'W' => return Ok(()),
+                b'E' => refused = Some(ServerError::parse(&frame.into_body())),
+                b'Z' => break,
+                b'N' | b'S' => {}
+                tag => {
+                    return Err(ReplicationError::protocol(format!(
+                        "message '{}' in answer to START_REPLICATION",
+                        tag.escape_ascii()
+                    )));
+                }
+            }
+        }
+        let error = refused.unwrap_or_default();
+        match refusal::of_stream(slot, error) {
+            ReplicationError::SlotInUse { slot, .. } => {
+                let pid = self
+                    .find_slot(&slot)
+                    .await
+                    .ok()
+                    .flatten()
+                    .and_then(|found| found.active_pid);
+                Err(ReplicationError::SlotInUse { slot, pid })
+            }
+            other => Err(other),
+        }
+    }
+
+    async fn find_slot(&mut self, slot: &str) -> Result<Option<FoundSlot>, ReplicationError> {
+        let sql = format!(
+            "SELECT plugin, database, active_pid, confirmed_flush_lsn, wal_status \
+             FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+            literal(slot)
+        );
+        let rows = self
+            .query(&sql)
+            .await
+            .map_err(|error| error.during("list replication slots"))?;
+        Ok(rows.into_iter().next().map(FoundSlot::from))
+    }
+}
+
+/// A row of `pg_replication_slots`. A physical slot has neither plugin nor database.
+#[derive(Debug, Default)]
+struct FoundSlot {
+    plugin: Option<String>,
+    database: Option<String>,
+    active_pid: Option<i32>,
+    confirmed: Option<Lsn>,
+    wal_status: Option<String>,
+}
+
+impl From<Row> for FoundSlot {
+    fn from(row: Row) -> Self {
+        let mut values = row.into_iter();
+        let mut next = || values.next().flatten();
+        FoundSlot {
+            plugin: next(),
+            database: next(),
+            active_pid: next().and_then(|text| text.parse().ok()),
+            confirmed: next().and_then(|text| text.parse().ok()),
+            wal_status: next(),
+        }
+    }
+}
+
+impl FoundSlot {
+    fn check(self, slot: &str, database: &str) -> Result<ReadySlot, ReplicationError> {
+        let mismatch = |found: String, expected: &str| {
+            Err(ReplicationError::SlotMismatch {
+                slot: slot.to_owned(),
+                found,
+                expected: expected.to_owned(),
+            })
+        };
+        match self.plugin.as_deref() {
+            None => return mismatch("a physical slot".to_owned(), "a logical one"),
+            Some(PLUGIN) => {}
+            Some(other) => return mismatch(format!("a slot of plugin {other}"), "one of plugin pgoutput"),
+        }
+        let of = self.database.unwrap_or_default();
+        if of != database {
+            return mismatch(
+                format!("a slot of database {}", identifier(&of)),
+                &format!("one of database {}", identifier(database)),
+            );
+        }
+        // 'unreserved' may still be rescued by reading on; 'lost' never.
+        if self.wal_status.as_deref() == Some("lost") {
+            return Err(ReplicationError::SlotLost {
+                slot: slot.to_owned(),
+            });
+        }
+        if self.active_pid.is_some() {
+            return Err(ReplicationError::SlotInUse {
+                slot: slot.to_owned(),
+                pid: self.active_pid,
+            });
+        }
+        // Without a confirmed position the slot is being created by somebody who will hold it.
+        match self.confirmed {
+            Some(confirmed) => Ok(ReadySlot {
+                confirmed,
+                created: false,
+            }),
+            None => Err(ReplicationError::SlotInUse {
+                slot: slot.to_owned(),
+                pid: None,
+            }),
+        }
+    }
+}
+
+/// The publications are a list of SQL names inside one text value, so they are quoted twice.
+fn start_command(slot: &str, from: Lsn, publications: &[String]) -> String {
+    let names: Vec<String> = publications.iter().map(|name| identifier(name)).collect();
+    format!(
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, messages 'true')",
+        identifier(slot),
+        literal(&names.join(","))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> FoundSlot {
+        FoundSlot {
+            plugin: Some("pgoutput".to_owned()),
+            database: Some("app".to_owned()),
+            active_pid: None,
+            confirmed: Some(Lsn(7)),
+            wal_status: Some("reserved".to_owned()),
+        }
+    }
+
+    fn refusal(found: FoundSlot) -> String {
+        found.check("s", "app").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn publications_are_quoted_as_names_and_again_as_text() {
+        let publications = ["plain".to_owned(), "o'd\"d".to_owned()];
+        assert_eq!(
+            start_command("s", Lsn(0x16_B374_D848), &publications),
+            "START_REPLICATION SLOT \"s\" LOGICAL 16/B374D848 (proto_version '1', publication_names \
+             '\"plain\",\"o''d\"\"d\"', messages 'true')"
+        );
+    }
+
+    #[test]
+    fn an_idle_slot_of_ours_is_used_again() {
+        assert_eq!(
+            found().check("s", "app").unwrap(),
+            ReadySlot {
+                confirmed: Lsn(7),
+                created: false
+            }
+        );
+    }
+
+    #[test]
+    fn a_slot_that_is_not_ours_to_use_is_refused_with_the_reason() {
+        assert!(
+            refusal(FoundSlot {
+                plugin: None,
+                ..found()
+            })
+            .contains("physical")
+        );
+        let wal2json = Some("wal2json".to_owned());
+        assert!(
+            refusal(FoundSlot {
+                plugin: wal2json,
+                ..found()
+            })
+            .contains("plugin wal2json")
+        );
+        let other = Some("shop".to_owned());
+        assert!(
+            refusal(FoundSlot {
+                database: other,
+                ..found()
+            })
+            .contains("database \"shop\"")
+        );
+        let lost = Some("lost".to_owned());
+        assert!(
+            refusal(FoundSlot {
+                wal_status: lost,
+                ..found()
+            })
+            .contains("pg_drop_replication_slot('s')")
+        );
+        assert!(
+            refusal(FoundSlot {
+                active_pid: Some(42),
+                ..found()
+            })
+            .contains("pg_terminate_backend(42)")
+        );
+    }
+}
