@@ -1,0 +1,71 @@
+//! The three people of the demo data, and the tokens that are made for them.
+
+use serde::Serialize;
+use serde_json::json;
+use walcast_auth::{Secret, SigningError};
+
+/// How long a token of the demo lives, in seconds. Short enough that the page's renewal is seen to work.
+const TOKEN_SECONDS: i64 = 3600;
+
+/// One of the people in `sql/demo/`.
+#[derive(Debug, Serialize)]
+pub(super) struct Person {
+    /// What the page's address names the person by.
+    pub(super) handle: &'static str,
+    /// `sub` of the person's tokens.
+    pub(super) id: &'static str,
+    pub(super) name: &'static str,
+    /// Whether the person takes requests: claim `app_metadata.rol` is `operador`, else `cliente`.
+    pub(super) operator: bool,
+}
+
+pub(super) const PEOPLE: &[Person] = &[
+    Person {
+        handle: "ana",
+        id: "00000000-0000-4000-8000-0000000000a1",
+        name: "Ana",
+        operator: false,
+    },
+    Person {
+        handle: "bruno",
+        id: "00000000-0000-4000-8000-0000000000b2",
+        name: "Bruno",
+        operator: true,
+    },
+    Person {
+        handle: "carla",
+        id: "00000000-0000-4000-8000-0000000000c3",
+        name: "Carla",
+        operator: false,
+    },
+];
+
+/// A token and when it ends.
+pub(super) struct Token {
+    pub(super) text: String,
+    /// Unix time, in seconds.
+    pub(super) expires_at: i64,
+}
+
+impl Person {
+    pub(super) fn by_handle(handle: &str) -> Option<&'static Self> {
+        PEOPLE.iter().find(|person| person.handle == handle)
+    }
+
+    /// Signs a token of the role `authenticated` for this person.
+    pub(super) fn token(&self, secret: &Secret, now_unix_seconds: i64) -> Result<Token, SigningError> {
+        let expires_at = now_unix_seconds + TOKEN_SECONDS;
+        let rol = if self.operator { "operador" } else { "cliente" };
+        let claims = json!({
+            "aud": "authenticated",
+            "role": "authenticated",
+            "sub": self.id,
+            "name": self.name,
+            "app_metadata": { "rol": rol },
+            "iat": now_unix_seconds,
+            "exp": expires_at,
+        });
+        let text = walcast_auth::sign(&claims, secret.expose())?;
+        Ok(Token { text, expires_at })
+    }
+}
