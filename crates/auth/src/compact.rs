@@ -49,12 +49,12 @@ impl CompactToken {
         let algorithm = algorithm(&header)?;
         let key_id = header.get("kid").and_then(Value::as_str).map(str::to_owned);
         Ok(Self {
+            text,
             signature_start,
             payload_json,
             payload,
             algorithm,
             key_id,
-            text,
         })
     }
 
@@ -125,7 +125,7 @@ mod tests {
             .flat_map(|character| [character, ' ', '\n'])
             .collect();
         let parsed = CompactToken::parse(&spaced).unwrap();
-        assert_eq!(parsed.message(), text[..text.len() - 5].as_bytes());
+        assert_eq!(parsed.message(), &text.as_bytes()[..text.len() - 5]);
         assert_eq!(parsed.signature(), "c2ln");
         assert_eq!(parsed.key_id.as_deref(), Some("one"));
         assert_eq!(parsed.payload_json, r#"{"a":1}"#);
