@@ -9,6 +9,7 @@
 //! - `server`: the server process: making its data directory, starting, signalling, waiting.
 //! - [`cluster`]: [`Cluster`], one running server: start, stop, crash, restart.
 //! - [`database`](mod@database): [`shared_cluster()`] and [`database()`], one empty database for every test.
+//! - [`demo`]: the demo schema and the three people in it.
 //! - [`protocol_message`]: what a client sends and gets, in the forms of both serializers.
 //! - [`protocol_client`]: [`ProtocolClient`], a client that waits for what it expects and tells what came instead.
 
@@ -16,6 +17,7 @@ mod account;
 pub mod binaries;
 pub mod cluster;
 pub mod database;
+pub mod demo;
 mod home;
 pub mod protocol_client;
 pub mod protocol_message;
