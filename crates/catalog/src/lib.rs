@@ -1,1 +1,38 @@
-//! What PostgreSQL says of itself: tables, types, publications, grants, policies; the one crate that speaks SQL.
+//! What PostgreSQL says of itself, and the questions that only PostgreSQL can answer. The one crate that
+//! speaks SQL.
+//!
+//! In reading order:
+//!
+//! - [`CatalogSettings`]: how the database is reached.
+//! - `error`: what can go wrong, and which of it is the asker's fault.
+//! - `pool`: a few connections, opened on demand, thrown away at the first doubt about their state.
+//! - `pipeline`: several requests on one connection without waiting in between.
+//! - `quoting`: names as SQL text.
+//! - `read`: tables, columns, types, policies, functions, roles and privileges, in one consistent look.
+//! - `fingerprint`: one cheap query whose answer changes whenever that look would.
+//! - [`Catalog`]: the current [`walcast_policy::schema::Snapshot`], kept fresh and handed to whoever watches.
+//! - `impersonation`: speaking as a role with the claims of a token.
+//! - `image`: a row image as SQL, so that an expression can be evaluated over it.
+//! - `oracle`: [`walcast_policy::Oracle`] over the pool.
+//! - `run_as`: one statement as a role, for the demo's writes.
+//! - [`preflight`]: what must hold before walcast serves, and the SQL that mends it.
+//! - [`install`]: what walcast puts into a database on request.
+
+mod catalog;
+mod error;
+mod fingerprint;
+mod image;
+mod impersonation;
+pub mod install;
+mod oracle;
+mod pipeline;
+mod pool;
+pub mod preflight;
+mod quoting;
+mod read;
+mod run_as;
+mod settings;
+
+pub use catalog::Catalog;
+pub use error::CatalogError;
+pub use settings::CatalogSettings;

@@ -1,0 +1,107 @@
+//! What walcast puts into a database on request: the publication, and event triggers that announce changes
+//! of the catalog in the log.
+//!
+//! The SQL is in `sql/install/` at the root of the repository. Everything may be applied again at any time.
+
+use crate::error::CatalogError;
+use crate::pool::Connection;
+use crate::quoting::{identifier, literal};
+use crate::settings::CatalogSettings;
+
+/// The prefix of the logical messages that announce a change of the catalog; their content is the command
+/// tag (`ALTER POLICY`).
+pub const MESSAGE_PREFIX: &str = "walcast.ddl";
+
+/// The name that the SQL files use for the publication.
+const PUBLICATION: &str = "supabase_realtime";
+
+const PUBLICATION_SQL: &str = include_str!("../../../sql/install/01_publication.sql");
+const CATALOG_CHANGES_SQL: &str = include_str!("../../../sql/install/02_catalog_changes.sql");
+const UNINSTALL_SQL: &str = include_str!("../../../sql/install/uninstall.sql");
+
+/// The SQL that installs everything, for `publications`.
+pub fn sql(publications: &[String]) -> String {
+    let mut sql: String = publications
+        .iter()
+        .map(|publication| publication_sql(publication) + "\n")
+        .collect();
+    sql.push_str(CATALOG_CHANGES_SQL);
+    sql
+}
+
+/// The SQL that takes it back, except for publications and slots.
+pub fn uninstall_sql() -> &'static str {
+    UNINSTALL_SQL
+}
+
+/// What [`apply`] found when it was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Whether changes of the catalog are announced in the log; `false` where the role may not create event
+    /// triggers. They are found by polling then.
+    pub announces_catalog_changes: bool,
+}
+
+/// Installs everything, in one transaction. Applied twice it changes nothing.
+///
+/// # Errors
+/// No connection, or PostgreSQL refuses (no right to create the publication or the schema).
+pub async fn apply(settings: &CatalogSettings) -> Result<Installed, CatalogError> {
+    let connection = Connection::open(settings).await?;
+    let sql = format!("BEGIN;\n{}\nCOMMIT", sql(&settings.publications));
+    // The connection is not used again, so an error needs no roll-back of its own.
+    connection.client.batch_execute(&sql).await?;
+    let row = connection
+        .client
+        .query_one(
+            "SELECT count(*) = 2 FROM pg_catalog.pg_event_trigger \
+             WHERE evtname IN ('walcast_ddl', 'walcast_drop') AND evtenabled <> 'D'",
+            &[],
+        )
+        .await?;
+    Ok(Installed {
+        announces_catalog_changes: row.try_get(0)?,
+    })
+}
+
+/// Takes back what [`apply`] installed, except for publications and slots.
+///
+/// # Errors
+/// No connection, or PostgreSQL refuses.
+pub async fn remove(settings: &CatalogSettings) -> Result<(), CatalogError> {
+    let connection = Connection::open(settings).await?;
+    connection
+        .client
+        .batch_execute(&format!("BEGIN;\n{UNINSTALL_SQL}\nCOMMIT"))
+        .await?;
+    Ok(())
+}
+
+/// The file's SQL with another publication in the place of the usual one.
+fn publication_sql(publication: &str) -> String {
+    let mut tag = "publication".to_owned();
+    while publication.contains(&tag) {
+        // Dollar quotes end at their tag, so the name must not have it.
+        tag.push('_');
+    }
+    PUBLICATION_SQL
+        .replace("$publication$", &format!("${tag}$"))
+        .replace(&literal(PUBLICATION), literal(publication).trim_start())
+        .replace(
+            &format!("PUBLICATION {PUBLICATION}"),
+            &format!("PUBLICATION {}", identifier(publication)),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_publication_is_named_wherever_the_usual_one_was() {
+        let sql = publication_sql("it's $publication$");
+        assert!(!sql.contains("supabase_realtime"), "{sql}");
+        assert!(sql.contains("pubname = 'it''s $publication$')"), "{sql}");
+        assert!(sql.contains("DO $publication_$\n"), "{sql}");
+    }
+}

@@ -1,0 +1,34 @@
+//! How the database is reached.
+
+use std::time::Duration;
+
+/// Where the database is and how it is spoken to.
+#[derive(Clone, Debug)]
+pub struct CatalogSettings {
+    /// Host, user, password, database. Its `Debug` does not print the password.
+    pub config: tokio_postgres::Config,
+    /// How to speak TLS; `None` speaks plain text whatever `sslmode` prefers.
+    pub tls: Option<rustls::ClientConfig>,
+    /// The publications whose tables are served.
+    pub publications: Vec<String>,
+    /// At most so many connections at once; at least 1 is taken.
+    pub pool_size: usize,
+    /// How long one statement may run, and how long a question waits for a free connection.
+    pub statement_timeout: Duration,
+    /// SQL to run on every new connection (`DB_AFTER_CONNECT_QUERY`, `docs/protocol.md §12`).
+    pub after_connect: Option<String>,
+}
+
+impl CatalogSettings {
+    /// Settings with the defaults: publication `supabase_realtime`, 5 connections, 5 seconds.
+    pub fn new(config: tokio_postgres::Config) -> Self {
+        CatalogSettings {
+            config,
+            tls: None,
+            publications: vec!["supabase_realtime".to_owned()],
+            pool_size: 5,
+            statement_timeout: Duration::from_secs(5),
+            after_connect: None,
+        }
+    }
+}
