@@ -1,19 +1,29 @@
 //! The payload of an `access_token` event (docs/protocol.md §8.3).
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde_json::value::RawValue;
 
 use crate::object;
 
-/// What a client asks with `access_token`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a client asks with `access_token`. Its debug text does not show the token.
+#[derive(Clone, PartialEq, Eq)]
 pub enum AccessTokenPush<'a> {
     /// Use this token from now on. It may be empty, which is a malformed token, and it may equal the current one, which
     /// the channel is to compare.
     Replace(Cow<'a, str>),
     /// Nothing to do: no token, null, not a string, or an opaque `sb_…` key that stands for the socket's token.
     Ignored,
+}
+
+impl fmt::Debug for AccessTokenPush<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            AccessTokenPush::Replace(_) => "Replace(<redacted>)",
+            AccessTokenPush::Ignored => "Ignored",
+        })
+    }
 }
 
 impl<'a> AccessTokenPush<'a> {

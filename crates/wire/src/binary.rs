@@ -84,7 +84,7 @@ pub(crate) fn user_broadcast(
     Some(buffer.finish(Opcode::Binary))
 }
 
-/// Kind 0: join_ref, ref, topic, event, data.
+/// Kind 0: `join_ref`, ref, topic, event, data.
 fn parse_push(rest: &[u8]) -> Result<ClientMessage<'_>, MalformedMessage> {
     let mut reader = Reader { kind: PUSH, rest };
     let [join_ref, reference, topic, event] = reader.header()?;
@@ -97,7 +97,7 @@ fn parse_push(rest: &[u8]) -> Result<ClientMessage<'_>, MalformedMessage> {
     })
 }
 
-/// Kind 3: join_ref, ref, topic, user event, metadata, payload; the last byte of the header is the encoding.
+/// Kind 3: `join_ref`, ref, topic, user event, metadata, payload; the last byte of the header is the encoding.
 fn parse_user_broadcast(rest: &[u8]) -> Result<ClientMessage<'_>, MalformedMessage> {
     let mut reader = Reader {
         kind: USER_BROADCAST_PUSH,
@@ -181,5 +181,135 @@ impl<'a> Reader<'a> {
             needed,
             left: self.rest.len(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server_message;
+    use crate::{Serializer, Status};
+
+    /// The example of docs/protocol.md §2.3.
+    const PUSH_EXAMPLE: &[u8] = b"\x03\x01\x01\x0a\x01\x00\x0112realtime:ae{\"x\":1}";
+
+    fn parse(bytes: &[u8]) -> Result<ClientMessage<'_>, MalformedMessage> {
+        ClientMessage::parse_binary(Serializer::V2, bytes)
+    }
+
+    fn broadcast_of<'a>(message: &ClientMessage<'a>) -> UserBroadcast<'a> {
+        match &message.payload {
+            ClientPayload::UserBroadcast(broadcast) => broadcast.clone(),
+            other => panic!("not a user broadcast: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn kind_3_is_read_as_the_protocol_has_it() {
+        let message = parse(PUSH_EXAMPLE).unwrap();
+        assert_eq!(message.join_ref.as_json(), "\"1\"");
+        assert_eq!(message.reference.as_json(), "\"2\"");
+        assert_eq!(message.topic, "realtime:a");
+        assert_eq!(message.event, "broadcast");
+        let broadcast = broadcast_of(&message);
+        assert_eq!(broadcast.event, "e");
+        assert_eq!(
+            (broadcast.metadata, broadcast.payload),
+            (&b""[..], &br#"{"x":1}"#[..])
+        );
+        assert_eq!(broadcast.encoding, Encoding::Json);
+    }
+
+    #[test]
+    fn kind_4_is_written_as_the_protocol_has_it() {
+        let frame = user_broadcast("realtime:a", "e", "", Encoding::Json, br#"{"x":1}"#).unwrap();
+        assert_eq!(
+            frame.bytes()[..],
+            *b"\x82\x17\x04\x0a\x01\x00\x01realtime:ae{\"x\":1}"
+        );
+        let id = r#"{"id":"7b0f2c52-7a52-4b8b-9a5e-0d1e2f3a4b5c"}"#;
+        let frame = user_broadcast("realtime:a", "e", id, Encoding::Binary, &[0xFF, 0]).unwrap();
+        assert_eq!(frame.payload()[..5], [0x04, 0x0A, 0x01, 0x2D, 0x00]);
+        assert!(frame.payload().ends_with(&[0xFF, 0]));
+    }
+
+    #[test]
+    fn kind_0_is_read_with_its_own_event() {
+        let message = parse(b"\x00\x00\x01\x0a\x04\x37realtime:aecho\xff").unwrap();
+        assert_eq!(
+            (message.join_ref.as_json(), message.reference.as_json()),
+            ("\"\"", "\"7\"")
+        );
+        assert_eq!(
+            (message.topic.as_ref(), message.event.as_ref()),
+            ("realtime:a", "echo")
+        );
+        assert!(matches!(message.payload, ClientPayload::Binary(b"\xff")));
+    }
+
+    #[test]
+    fn any_encoding_but_zero_is_json_and_is_checked() {
+        for encoding in [1, 2, 255] {
+            let mut frame = PUSH_EXAMPLE.to_vec();
+            frame[6] = encoding;
+            assert_eq!(broadcast_of(&parse(&frame).unwrap()).encoding, Encoding::Json);
+            frame.push(b'}');
+            assert!(matches!(parse(&frame), Err(MalformedMessage::PayloadNotJson(_))));
+            frame.push(0xFF);
+            assert!(matches!(parse(&frame), Err(MalformedMessage::PayloadNotUtf8)));
+            frame[6] = 0;
+            assert_eq!(broadcast_of(&parse(&frame).unwrap()).payload, b"{\"x\":1}}\xff");
+        }
+    }
+
+    #[test]
+    fn a_topic_that_is_not_utf_8_is_read_as_latin_1() {
+        let message = parse(b"\x03\x00\x00\x0a\x01\x00\x00realtime:\xe9\xfc").unwrap();
+        assert_eq!(message.topic, "realtime:é");
+        assert_eq!(broadcast_of(&message).event, "ü");
+        let message = parse("\x03\0\0\x0b\x01\0\0realtime:ée".as_bytes()).unwrap();
+        assert_eq!(message.topic, "realtime:é");
+    }
+
+    #[test]
+    fn a_frame_cut_off_anywhere_before_its_payload_is_refused() {
+        assert!(matches!(parse(b""), Err(MalformedMessage::Empty)));
+        for length in 1..PUSH_EXAMPLE.len() - br#"{"x":1}"#.len() {
+            let cut = &PUSH_EXAMPLE[..length];
+            assert!(
+                matches!(parse(cut), Err(MalformedMessage::Truncated { kind: 3, .. })),
+                "{length}"
+            );
+        }
+        let error = parse(&PUSH_EXAMPLE[..8]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "binary frame of kind 3 is cut off: 1 bytes expected next, 0 left"
+        );
+    }
+
+    #[test]
+    fn unknown_kinds_and_binary_on_version_1_are_refused() {
+        for kind in [1, 2, 4, 255] {
+            assert!(
+                matches!(parse(&[kind, 0, 0, 0, 0, 0, 0]), Err(MalformedMessage::UnknownKind(k)) if k == kind)
+            );
+        }
+        let result = ClientMessage::parse_binary(Serializer::V1, PUSH_EXAMPLE);
+        assert!(matches!(result, Err(MalformedMessage::BinaryOnTextSerializer)));
+    }
+
+    #[test]
+    fn the_reply_to_a_binary_push_is_text_with_the_string_from_the_frame() {
+        let message = parse(PUSH_EXAMPLE).unwrap();
+        let ClientMessage {
+            join_ref,
+            reference,
+            topic,
+            ..
+        } = &message;
+        let frame = server_message::reply(Serializer::V2, join_ref, reference, topic, Status::Ok, "{}");
+        let expected = br#"["1","2","realtime:a","phx_reply",{"status":"ok","response":{}}]"#;
+        assert_eq!(frame.payload()[..], expected[..]);
     }
 }

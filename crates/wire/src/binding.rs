@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::binding_id::BindingId;
 use crate::change::ChangeKind;
 use crate::filter::{self, Condition, FilterSyntaxError};
 use crate::json_text;
@@ -21,12 +22,6 @@ pub struct Binding {
     /// What is asked for, or why that can not be understood; the error's text is the `system` message.
     pub target: Result<BindingTarget, BindingError>,
 }
-
-/// The number of a binding in the join reply and in `ids` of later pushes: a hash of its object, 1 to 2^27-1. Equal
-/// objects have equal ids, whatever the order of their keys, in every process and version. Never 0, which clients take
-/// for missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BindingId(u32);
 
 /// Which changes a binding asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -85,14 +80,16 @@ pub enum BindingError {
 }
 
 impl Binding {
-    /// Reads the text of one JSON object; `None` when it is not an object (or nested beyond all reason).
-    pub fn parse(object_text: &str) -> Option<Self> {
-        let object: Map<String, Value> = serde_json::from_str(object_text).ok()?;
-        let raw = json_text::without_members(object_text, &["id"])?;
-        Some(Binding {
-            id: BindingId::of(&object),
-            target: BindingTarget::of(&object, &raw),
+    /// Reads the text of one JSON object. It fails on anything else, on nesting deeper than 127 levels, and on numbers
+    /// and strings that JSON can spell but not mean (`1e999`, half a surrogate pair).
+    pub fn parse(object_text: &str) -> Result<Self, serde_json::Error> {
+        let object: Map<String, Value> = serde_json::from_str(object_text)?;
+        let raw = json_text::without_members(object_text, &["id"]).unwrap_or_else(|| object_text.to_owned());
+        let (id, target) = (BindingId::of(&object), BindingTarget::of(&object, &raw));
+        Ok(Binding {
             raw: Arc::from(raw),
+            id,
+            target,
         })
     }
 
@@ -107,30 +104,6 @@ impl Binding {
 pub fn join_reply(bindings: &[Binding]) -> String {
     let echoes: Vec<String> = bindings.iter().map(Binding::echo).collect();
     format!("{{\"postgres_changes\":[{}]}}", echoes.join(","))
-}
-
-impl BindingId {
-    const BITS: u32 = 27;
-
-    /// The number itself.
-    pub fn get(self) -> u32 {
-        self.0
-    }
-
-    /// An `id` the client sent with the object does not count: it may be the one of an earlier reply.
-    fn of(object: &Map<String, Value>) -> Self {
-        let mut hash = StableHash::new();
-        hash.object(object.iter().filter(|(key, _)| *key != "id"));
-        let bits = hash.finish();
-        let folded = (bits ^ (bits >> Self::BITS) ^ (bits >> (2 * Self::BITS))) & ((1 << Self::BITS) - 1);
-        BindingId(u32::try_from(folded).unwrap_or(1).max(1))
-    }
-}
-
-impl fmt::Display for BindingId {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
-    }
 }
 
 impl BindingTarget {
@@ -269,63 +242,165 @@ impl fmt::Display for NamePattern {
     }
 }
 
-/// FNV-1a over a JSON value, the keys of objects in sorted order. Written here because clients see the result: it must
-/// not change with a dependency, a seed, or serde_json's choice of map.
-struct StableHash(u64);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl StableHash {
-    fn new() -> Self {
-        StableHash(0xCBF2_9CE4_8422_2325)
+    fn binding(json: &str) -> Binding {
+        Binding::parse(json).unwrap()
     }
 
-    fn object<'a>(&mut self, entries: impl Iterator<Item = (&'a String, &'a Value)>) {
-        let mut entries: Vec<_> = entries.collect();
-        entries.sort_by_key(|(key, _)| *key);
-        self.bytes(b"{");
-        for (key, value) in entries {
-            self.text(key);
-            self.value(value);
-        }
-        self.bytes(b"}");
+    fn target(json: &str) -> BindingTarget {
+        binding(json).target.unwrap()
     }
 
-    /// The depth is bounded by the JSON parser that made the value.
-    fn value(&mut self, value: &Value) {
-        match value {
-            Value::Null => self.bytes(b"n"),
-            Value::Bool(true) => self.bytes(b"t"),
-            Value::Bool(false) => self.bytes(b"f"),
-            Value::Number(number) => {
-                self.bytes(b"0");
-                self.text(&number.to_string());
-            }
-            Value::String(text) => {
-                self.bytes(b"\"");
-                self.text(text);
-            }
-            Value::Array(elements) => {
-                self.bytes(b"[");
-                elements.iter().for_each(|element| self.value(element));
-                self.bytes(b"]");
-            }
-            Value::Object(object) => self.object(object.iter()),
-        }
+    fn refusal(json: &str) -> String {
+        binding(json).target.unwrap_err().to_string()
     }
 
-    /// With its length in front, so that no two lists of texts look the same.
-    fn text(&mut self, text: &str) {
-        self.bytes(&(text.len() as u64).to_le_bytes());
-        self.bytes(text.as_bytes());
+    #[test]
+    fn the_join_reply_repeats_each_binding_verbatim_plus_its_id() {
+        let sent = r#"{ "event": "*", "schema":"public","table":"t" }"#;
+        let bindings = [binding(sent), binding("{}"), binding(sent)];
+        let (id, empty) = (bindings[0].id, bindings[1].id);
+        let first = format!(r#"{{ "event": "*", "schema":"public","table":"t" ,"id":{id}}}"#);
+        let expected = format!(r#"{{"postgres_changes":[{first},{{"id":{empty}}},{first}]}}"#);
+        assert_eq!(join_reply(&bindings), expected);
+        assert_eq!(join_reply(&[]), r#"{"postgres_changes":[]}"#);
     }
 
-    fn bytes(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3);
+    #[test]
+    fn an_id_the_client_sends_is_replaced_and_does_not_count() {
+        let with_id = binding(r#"{"id":"x","schema":"public","filter":null,"id":5}"#);
+        let without = binding(r#"{"schema":"public","filter":null}"#);
+        assert_eq!(with_id.id, without.id);
+        assert_eq!(with_id.echo(), without.echo());
+        assert_eq!(with_id.echo().matches("\"id\"").count(), 1);
+    }
+
+    #[test]
+    fn schema_and_table_have_the_defaults_of_the_protocol() {
+        for (json, schema, table) in [
+            (r#"{"schema":"s","table":"t"}"#, "s", "t"),
+            (r#"{"schema":"s"}"#, "s", "*"),
+            (r#"{"table":"t"}"#, "public", "t"),
+            (r#"{"schema":"*","table":"*"}"#, "*", "*"),
+            (r#"{"schema":"*"}"#, "*", "*"),
+        ] {
+            let target = target(json);
+            assert_eq!(
+                (target.schema.to_string(), target.table.to_string()),
+                (schema.to_owned(), table.to_owned())
+            );
         }
     }
 
-    fn finish(&self) -> u64 {
-        let mixed = (self.0 ^ (self.0 >> 33)).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
-        mixed ^ (mixed >> 33)
+    #[test]
+    fn names_are_compared_exactly_and_underscores_are_no_wildcards() {
+        let target = target(r#"{"schema":"*","table":"user_data"}"#);
+        assert!(target.schema.matches("anything"));
+        assert!(target.table.matches("user_data"));
+        assert!(!target.table.matches("userXdata") && !target.table.matches("USER_DATA"));
+    }
+
+    #[test]
+    fn events_are_read_in_any_letter_case_and_anything_else_is_all() {
+        for (event, shown) in [
+            ("\"insert\"", "INSERT"),
+            ("\"Update\"", "UPDATE"),
+            ("\"DELETE\"", "DELETE"),
+            ("\"*\"", "*"),
+            ("\"TRUNCATE\"", "*"),
+            ("null", "*"),
+            ("7", "*"),
+        ] {
+            let target = target(&format!(r#"{{"schema":"s","event":{event}}}"#));
+            assert_eq!(target.event.to_string(), shown);
+        }
+        assert!(BindingEvent::All.includes(ChangeKind::Delete));
+        assert!(!BindingEvent::Only(ChangeKind::Insert).includes(ChangeKind::Delete));
+    }
+
+    #[test]
+    fn parameters_that_say_nothing_or_the_wrong_type_are_refused_and_shown() {
+        for json in [
+            "{}",
+            r#"{"event":"*"}"#,
+            r#"{"schema":7}"#,
+            r#"{"schema":null,"table":"t"}"#,
+            r#"{"schema":"s","table":null}"#,
+            r#"{"schema":"s","table":"t","filter":null}"#,
+            r#"{"schema":"s","table":"t","filter":["id=eq.1"]}"#,
+            r#"{"schema":"s","filter":"id=eq.1"}"#,
+            r#"{"filter":"id=eq.1"}"#,
+        ] {
+            let expected = format!(
+                "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: {json}"
+            );
+            assert_eq!(refusal(json), expected);
+        }
+        assert!(refusal(r#"{"user_token":"secret"}"#).ends_with("to subscribe to: <redacted>"));
+    }
+
+    #[test]
+    fn select_is_a_list_of_names_on_one_table() {
+        let select = |json: &str| target(&format!(r#"{{"schema":"s","table":"t","select":{json}}}"#)).select;
+        assert_eq!(
+            select(r#"["b",1,"a",null,"b"]"#),
+            Some(vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert_eq!((select("[]"), select("[1]"), select("null")), (None, None, None));
+        let expected = "Error parsing `select` params: expected a list of column name strings, e.g. select: [\"col1\", \"col2\"]";
+        for wrong in ["\"a,b\"", "{}", "1", "true"] {
+            assert_eq!(
+                refusal(&format!(r#"{{"schema":"s","table":"t","select":{wrong}}}"#)),
+                expected
+            );
+        }
+        let expected = "Column selection is not supported for wildcard subscriptions. Provide an explicit schema and table name.";
+        for json in [
+            r#"{"schema":"s","select":["a"]}"#,
+            r#"{"schema":"*","table":"t","select":["a"]}"#,
+        ] {
+            assert_eq!(refusal(json), expected);
+        }
+        assert!(binding(r#"{"schema":"*","select":[]}"#).target.is_ok());
+    }
+
+    #[test]
+    fn a_wrong_filter_is_the_bindings_error() {
+        let message = refusal(r#"{"schema":"s","table":"t","filter":"wrong"}"#);
+        assert_eq!(message, "Error parsing `filter` params: [\"wrong\"]");
+    }
+
+    #[test]
+    fn a_target_is_shown_as_the_error_messages_of_the_protocol_show_it() {
+        let shown = target(r#"{"event":"INSERT","schema":"public"}"#).to_string();
+        assert_eq!(
+            shown,
+            "[event: INSERT, schema: public, table: *, filters: [], select: nil]"
+        );
+        let shown =
+            target(r#"{"table":"t","filter":"a=eq.1,b=not.in.(x,\"y z\")","select":["b","a"]}"#).to_string();
+        let expected = r#"[event: *, schema: public, table: t, filters: [{"a", "eq", "1", false}, {"b", "in", "{x,\"y z\"}", true}], select: ["a", "b"]]"#;
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_is_no_object_is_no_binding() {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(500), "]".repeat(500));
+        for json in [
+            "",
+            "7",
+            "[]",
+            "\"a\"",
+            "null",
+            "{} {}",
+            r#"{"a":1e999}"#,
+            r#"{"a":"\ud800"}"#,
+            &deep,
+        ] {
+            assert!(Binding::parse(json).is_err(), "{json}");
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! A row change as clients get it: the `data` object, encoded once, and the push around it (docs/protocol.md §4).
 
-use crate::binding::BindingId;
+use crate::binding_id::BindingId;
 use crate::frame::Frame;
-use crate::json_text;
 use crate::reference::Ref;
 use crate::serializer::Serializer;
 use crate::server_message::Envelope;
-use crate::value::{self, Shape};
+use crate::timestamp::write_timestamp;
+use crate::value::{Shape, encode_string, encode_value};
 
 /// What happened to the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,9 +101,9 @@ impl ChangeBody<'_> {
     /// Writes `data`; false when it became too long on the way, and then it is not complete.
     fn write(&self, out: &mut Vec<u8>, columns: Columns) -> bool {
         out.extend_from_slice(b"{\"schema\":");
-        json_text::write_string(self.schema, out);
+        encode_string(self.schema, out);
         out.extend_from_slice(b",\"table\":");
-        json_text::write_string(self.table, out);
+        encode_string(self.table, out);
         out.extend_from_slice(b",\"type\":\"");
         out.extend_from_slice(self.kind.as_str().as_bytes());
         out.extend_from_slice(b"\",\"commit_timestamp\":\"");
@@ -130,7 +130,7 @@ impl ChangeBody<'_> {
             None => out.extend_from_slice(b",\"errors\":null}"),
             Some(error) => {
                 out.extend_from_slice(b",\"errors\":[");
-                json_text::write_string(error, out);
+                encode_string(error, out);
                 out.extend_from_slice(b"]}");
             }
         }
@@ -144,9 +144,9 @@ impl ChangeBody<'_> {
                 out.push(b',');
             }
             out.extend_from_slice(b"{\"name\":");
-            json_text::write_string(column.name, out);
+            encode_string(column.name, out);
             out.extend_from_slice(b",\"type\":");
-            json_text::write_string(column.type_name, out);
+            encode_string(column.type_name, out);
             out.push(b'}');
         }
         out.push(b']');
@@ -191,11 +191,11 @@ fn write_row(fields: &[Field<'_>], columns: Columns, out: &mut Vec<u8>) -> bool 
     for field in fields {
         let field_start = out.len();
         out.push(separator);
-        json_text::write_string(field.name, out);
+        encode_string(field.name, out);
         out.push(b':');
         let value_start = out.len();
         match field.text {
-            Some(text) => value::encode_value(field.shape, text, out),
+            Some(text) => encode_value(field.shape, text, out),
             None => out.extend_from_slice(b"null"),
         }
         let dropped = field.text.is_none() || out.len() - value_start > KEPT_VALUE_BYTES_MAX;
@@ -252,56 +252,182 @@ pub fn legacy_change_frame(serializer: Serializer, topic: &str, kind: ChangeKind
     envelope.frame(data.len(), |out| out.extend_from_slice(data))
 }
 
-/// `2026-08-21T10:11:12.345Z`: UTC, always exactly milliseconds, what is finer cut off.
-fn write_timestamp(unix_us: i64, out: &mut Vec<u8>) {
-    let milliseconds = unix_us.div_euclid(1000);
-    let (days, in_day) = (
-        milliseconds.div_euclid(86_400_000),
-        milliseconds.rem_euclid(86_400_000),
-    );
-    let (year, month, day) = civil_date(days);
-    if year < 0 {
-        out.push(b'-');
-    }
-    write_padded(year.abs(), 4, out);
-    let parts = [
-        (b'-', month, 2),
-        (b'-', day, 2),
-        (b'T', in_day / 3_600_000, 2),
-        (b':', in_day / 60_000 % 60, 2),
-        (b':', in_day / 1000 % 60, 2),
-        (b'.', in_day % 1000, 3),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_LIMIT: usize = usize::MAX;
+    const COLUMNS: &[ColumnHead<'_>] = &[
+        ColumnHead {
+            name: "id",
+            type_name: "int4",
+        },
+        ColumnHead {
+            name: "details",
+            type_name: "text",
+        },
     ];
-    for (separator, number, digits) in parts {
-        out.push(separator);
-        write_padded(number, digits, out);
+
+    fn field<'a>(name: &'a str, text: Option<&'a str>) -> Field<'a> {
+        Field {
+            name,
+            shape: &Shape::Text,
+            text,
+        }
     }
-    out.push(b'Z');
-}
 
-fn write_padded(number: i64, digits: usize, out: &mut Vec<u8>) {
-    let mut buffer = itoa::Buffer::new();
-    let text = buffer.format(number);
-    out.extend(std::iter::repeat_n(b'0', digits.saturating_sub(text.len())));
-    out.extend_from_slice(text.as_bytes());
-}
+    fn change(kind: ChangeKind) -> ChangeBody<'static> {
+        ChangeBody {
+            schema: "public",
+            table: "t",
+            kind,
+            commit_time_unix_us: 1_787_307_072_345_678,
+            columns: COLUMNS,
+            record: None,
+            old_record: None,
+            errors: None,
+        }
+    }
 
-/// Year, month and day of a number of days since 1970-01-01 in the Gregorian calendar. Years are counted from March,
-/// which puts the leap day at their end, in eras of the 400 years after which the calendar repeats.
-fn civil_date(days: i64) -> (i64, i64, i64) {
-    const DAYS_PER_ERA: i64 = 146_097;
-    const DAYS_FROM_MARCH_0000: i64 = 719_468;
-    let shifted = days + DAYS_FROM_MARCH_0000;
-    let (era, day_of_era) = (shifted.div_euclid(DAYS_PER_ERA), shifted.rem_euclid(DAYS_PER_ERA));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    (year, month, day)
+    fn encoded(body: &ChangeBody<'_>, record_bytes_max: usize) -> String {
+        String::from_utf8(body.encode(record_bytes_max)).unwrap()
+    }
+
+    const HEAD: &str = r#""commit_timestamp":"2026-08-21T10:11:12.345Z","columns":[{"name":"id","type":"int4"},{"name":"details","type":"text"}]"#;
+
+    #[test]
+    fn each_kind_of_change_has_exactly_its_keys() {
+        let new = [field("id", Some("a")), field("details", None)];
+        let old = [field("id", Some("b"))];
+        let row = r#"{"id":"a","details":null}"#;
+        for (kind, rows) in [
+            (ChangeKind::Insert, format!(r#""record":{row}"#)),
+            (
+                ChangeKind::Update,
+                format!(r#""record":{row},"old_record":{{"id":"b"}}"#),
+            ),
+            (ChangeKind::Delete, r#""old_record":{"id":"b"}"#.to_owned()),
+        ] {
+            let body = ChangeBody {
+                record: Some(&new),
+                old_record: Some(&old),
+                ..change(kind)
+            };
+            let head = format!(
+                r#"{{"schema":"public","table":"t","type":"{}",{HEAD}"#,
+                kind.as_str()
+            );
+            assert_eq!(
+                encoded(&body, NO_LIMIT),
+                format!(r#"{head},{rows},"errors":null}}"#)
+            );
+        }
+    }
+
+    #[test]
+    fn rows_and_columns_are_empty_but_never_null_in_an_error_row() {
+        let body = ChangeBody {
+            columns: &[],
+            errors: Some(UNAUTHORIZED),
+            ..change(ChangeKind::Update)
+        };
+        let expected = r#"{"schema":"public","table":"t","type":"UPDATE","commit_timestamp":"2026-08-21T10:11:12.345Z","columns":[],"record":{},"old_record":{},"errors":["Error 401: Unauthorized"]}"#;
+        assert_eq!(encoded(&body, NO_LIMIT), expected);
+    }
+
+    #[test]
+    fn a_change_of_exactly_the_limit_is_whole_and_one_byte_more_is_not() {
+        let new = [field("id", Some("a")), field("details", None)];
+        let body = ChangeBody {
+            record: Some(&new),
+            ..change(ChangeKind::Insert)
+        };
+        let whole = encoded(&body, NO_LIMIT);
+        assert_eq!(encoded(&body, whole.len()), whole);
+        let truncated = encoded(&body, whole.len() - 1);
+        assert!(
+            truncated.ends_with(r#""record":{"id":"a"},"errors":["Error 413: Payload Too Large"]}"#),
+            "{truncated}"
+        );
+    }
+
+    #[test]
+    fn a_change_that_is_too_large_keeps_its_columns_and_short_values() {
+        let (fits, long) = ("x".repeat(62), "x".repeat(63));
+        let huge = "x".repeat(5_000_000);
+        let new = [
+            field("huge", Some(&huge)),
+            field("fits", Some(&fits)),
+            field("long", Some(&long)),
+            field("nothing", None),
+        ];
+        let old = [field("long", Some(&long))];
+        let body = ChangeBody {
+            record: Some(&new),
+            old_record: Some(&old),
+            ..change(ChangeKind::Update)
+        };
+        let truncated = encoded(&body, 1_048_576);
+        let rows = format!(r#""record":{{"fits":"{fits}"}},"old_record":{{}}"#);
+        assert_eq!(
+            truncated,
+            format!(
+                r#"{{"schema":"public","table":"t","type":"UPDATE",{HEAD},{rows},"errors":["Error 413: Payload Too Large"]}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        let columns = [ColumnHead {
+            name: "a\"b",
+            type_name: "_int4",
+        }];
+        let record = [field("a\"b", Some("c\nd"))];
+        let body = ChangeBody {
+            schema: "s \\",
+            table: "é,.\t",
+            columns: &columns,
+            record: Some(&record),
+            ..change(ChangeKind::Insert)
+        };
+        let value: serde_json::Value = serde_json::from_slice(&body.encode(NO_LIMIT)).unwrap();
+        assert_eq!(
+            (value["schema"].as_str(), value["table"].as_str()),
+            (Some("s \\"), Some("é,.\t"))
+        );
+        assert_eq!(value["record"]["a\"b"], "c\nd");
+        assert_eq!(value["columns"][0]["name"], "a\"b");
+    }
+
+    #[test]
+    fn the_push_lists_ids_as_integers_and_has_null_references() {
+        let ids: Vec<_> = [r#"{"table":"t"}"#, r#"{"table":"u"}"#]
+            .map(|json| crate::Binding::parse(json).unwrap().id)
+            .into();
+        let frame = change_frame(Serializer::V2, "realtime:room1", &ids, br#"{"type":"INSERT"}"#);
+        let expected = format!(
+            r#"[null,null,"realtime:room1","postgres_changes",{{"ids":[{},{}],"data":{{"type":"INSERT"}}}}]"#,
+            ids[0], ids[1]
+        );
+        assert_eq!(frame.payload()[..], *expected.as_bytes());
+        let frame = change_frame(Serializer::V1, "realtime:room1", &ids[..1], b"{}");
+        let expected = format!(
+            r#"{{"event":"postgres_changes","payload":{{"ids":[{}],"data":{{}}}},"ref":null,"topic":"realtime:room1"}}"#,
+            ids[0]
+        );
+        assert_eq!(frame.payload()[..], *expected.as_bytes());
+    }
+
+    #[test]
+    fn the_old_form_has_the_kind_as_event_and_the_bare_data() {
+        let frame = legacy_change_frame(
+            Serializer::V1,
+            "realtime:public:t",
+            ChangeKind::Delete,
+            br#"{"a":1}"#,
+        );
+        let expected = br#"{"event":"DELETE","payload":{"a":1},"ref":null,"topic":"realtime:public:t"}"#;
+        assert_eq!(frame.payload()[..], expected[..]);
+    }
 }

@@ -219,3 +219,139 @@ impl<'de> Visitor<'de> for ObjectVisitor {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json<'a>(message: &ClientMessage<'a>) -> &'a str {
+        match message.payload {
+            ClientPayload::Json(payload) => payload.get(),
+            ref other => panic!("not a text message: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_array_of_version_2_is_read_and_further_elements_are_ignored() {
+        for text in [
+            r#"["1","5","realtime:a","broadcast",{"x": 1.0}]"#,
+            r#" [ "1" , "5" , "realtime:a" , "broadcast" , {"x": 1.0} , 6 , [] ] "#,
+        ] {
+            let message = ClientMessage::parse_text(Serializer::V2, text).unwrap();
+            assert_eq!(
+                (message.join_ref.as_json(), message.reference.as_json()),
+                ("\"1\"", "\"5\"")
+            );
+            assert_eq!(
+                (message.topic.as_ref(), message.event.as_ref()),
+                ("realtime:a", "broadcast")
+            );
+            assert_eq!(json(&message), r#"{"x": 1.0}"#);
+        }
+    }
+
+    #[test]
+    fn an_object_of_version_1_is_read_in_any_order_with_unknown_keys() {
+        let text = r#"{"version":[1],"ref":7,"payload":null,"event":"heartbeat","topic":"phoenix"}"#;
+        let message = ClientMessage::parse_text(Serializer::V1, text).unwrap();
+        assert_eq!(
+            (message.join_ref.as_json(), message.reference.as_json()),
+            ("null", "7")
+        );
+        assert_eq!(
+            (message.topic.as_ref(), message.event.as_ref()),
+            ("phoenix", "heartbeat")
+        );
+        assert_eq!(json(&message), "null");
+        let text = r#"{"topic":"a","topic":"b","event":"e","payload":[],"ref":null,"join_ref":"1"}"#;
+        let message = ClientMessage::parse_text(Serializer::V1, text).unwrap();
+        assert_eq!(
+            (message.topic.as_ref(), message.join_ref.as_json()),
+            ("b", "\"1\"")
+        );
+    }
+
+    #[test]
+    fn texts_are_borrowed_unless_they_have_escapes() {
+        let text = r#"[null,null,"realtime:a","br\u006fadcast",1]"#;
+        let message = ClientMessage::parse_text(Serializer::V2, text).unwrap();
+        assert!(matches!(message.topic, Cow::Borrowed(_)));
+        assert_eq!(message.event, "broadcast");
+    }
+
+    #[test]
+    fn what_is_no_message_of_version_2_is_refused() {
+        for text in [
+            "",
+            " ",
+            "{}",
+            "null",
+            "7",
+            "[]",
+            "[null]",
+            r#"[null,"1","t","e"]"#,
+            r#"[null,"1",7,"e",{}]"#,
+            r#"[null,"1","t",null,{}]"#,
+            r#"[null,"1","t","e",{}"#,
+            r#"[null,"1","t","e",{}]]"#,
+            r#"[null,"1","t","e",{"x":01}]"#,
+            r#"[null,"1","\ud800","e",{}]"#,
+            r#"{"topic":"t","event":"e","payload":{},"ref":"1"}"#,
+            "\u{feff}[null,\"1\",\"t\",\"e\",{}]",
+        ] {
+            let error = ClientMessage::parse_text(Serializer::V2, text).unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .starts_with("the text is not a message of serializer 2.0.0: "),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_object_of_version_1_without_a_key_is_refused_and_the_key_named() {
+        let members = [
+            ("topic", "\"t\""),
+            ("event", "\"e\""),
+            ("payload", "{}"),
+            ("ref", "null"),
+            ("join_ref", "null"),
+        ];
+        for (missing, _) in &members[..4] {
+            let rest = members.iter().filter(|(name, _)| name != missing);
+            let rest: Vec<_> = rest.map(|(name, value)| format!("\"{name}\":{value}")).collect();
+            let text = format!("{{{}}}", rest.join(","));
+            let error = ClientMessage::parse_text(Serializer::V1, &text).unwrap_err();
+            assert!(
+                error.to_string().contains(&format!("missing field `{missing}`")),
+                "{error}"
+            );
+        }
+        for text in [
+            "",
+            "[]",
+            r#"[null,"1","t","e",{}]"#,
+            r#"{"topic":null,"event":"e","payload":{},"ref":null}"#,
+        ] {
+            assert!(ClientMessage::parse_text(Serializer::V1, text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reference_the_server_would_have_to_keep_has_a_limit() {
+        let message = |length: usize| format!(r#"["{}",null,"t","e",{{}}]"#, "1".repeat(length - 2));
+        assert!(ClientMessage::parse_text(Serializer::V2, &message(Ref::BYTES_MAX)).is_ok());
+        let long = message(Ref::BYTES_MAX + 1);
+        let error = ClientMessage::parse_text(Serializer::V2, &long).unwrap_err();
+        assert!(matches!(error, MalformedMessage::ReferenceTooLong(1025)));
+    }
+
+    #[test]
+    fn deep_nesting_is_neither_followed_nor_fatal() {
+        let deep = "[".repeat(200_000);
+        assert!(ClientMessage::parse_text(Serializer::V2, &deep).is_err());
+        let closed = format!(r#"[null,null,"t","e",{deep}{}]"#, "]".repeat(200_000));
+        assert!(ClientMessage::parse_text(Serializer::V2, &closed).is_ok());
+    }
+}

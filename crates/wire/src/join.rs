@@ -4,6 +4,7 @@
 //! on. The one exception is `private`: guessing it could put a channel that was meant to be private in public.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde_json::value::RawValue;
 
@@ -79,8 +80,8 @@ pub struct Wait {
     pub timeout_ms: u64,
 }
 
-/// Whose token guards the channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Whose token guards the channel. Its debug text does not show the token.
+#[derive(Clone, PartialEq, Eq)]
 pub enum ChannelToken {
     /// The one of the handshake.
     Socket,
@@ -95,10 +96,13 @@ pub enum JoinError {
     #[error("UnknownErrorOnChannel: {field} must be an object, got {got}")]
     NotAnObject {
         /// Where.
-        field: Cow<'static, str>,
+        field: &'static str,
         /// What stands there.
-        got: String,
+        got: &'static str,
     },
+    /// An entry of `postgres_changes` is no object that can be read.
+    #[error("UnknownErrorOnChannel: an entry of config.postgres_changes can not be read: {0}")]
+    Binding(String),
     /// `private` could be meant either way.
     #[error("InvalidJoinPayload: config.private must be true or false, got {0}")]
     Private(String),
@@ -197,6 +201,15 @@ impl Wait {
     }
 }
 
+impl fmt::Debug for ChannelToken {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            ChannelToken::Socket => "Socket",
+            ChannelToken::Own(_) => "Own(<redacted>)",
+        })
+    }
+}
+
 impl ChannelToken {
     /// An opaque key in front stands for the socket's token; else a `user_token` wins over an `access_token`.
     fn choose(access_token: Option<&RawValue>, user_token: Option<&RawValue>) -> Self {
@@ -281,8 +294,7 @@ impl Fields {
         };
         let is_given = |entry: &&RawValue| JsonKind::of(entry) != JsonKind::Null;
         let read = |entry: &RawValue| {
-            Binding::parse(entry.get())
-                .ok_or_else(|| not_an_object("an entry of config.postgres_changes", entry))
+            Binding::parse(entry.get()).map_err(|error| JoinError::Binding(error.to_string()))
         };
         entries.into_iter().filter(is_given).map(read).collect()
     }
@@ -299,13 +311,12 @@ impl Fields {
     }
 
     fn timeout(&mut self, value: &RawValue) -> u64 {
-        match integer(value).and_then(|timeout| u64::try_from(timeout).ok()) {
-            Some(timeout @ 1..) => timeout.min(WAIT_MS_MAX),
-            _ => {
-                self.invalid.push("config.postgres_changes_options.timeout");
-                WAIT_MS_DEFAULT
-            }
+        let timeout = integer(value).and_then(|timeout| u64::try_from(timeout).ok());
+        if let Some(timeout) = timeout.filter(|timeout| *timeout > 0) {
+            return timeout.min(WAIT_MS_MAX);
         }
+        self.invalid.push("config.postgres_changes_options.timeout");
+        WAIT_MS_DEFAULT
     }
 
     fn boolean(&mut self, name: &'static str, value: Option<&RawValue>) -> bool {
@@ -369,12 +380,8 @@ fn is_private(value: Option<&RawValue>) -> Result<bool, JoinError> {
 }
 
 fn not_an_object(field: &'static str, value: &RawValue) -> JoinError {
-    let got = match JsonKind::of(value) {
-        JsonKind::Object => "one that is nested too deeply".to_owned(),
-        kind => kind.to_string(),
-    };
     JoinError::NotAnObject {
-        field: Cow::Borrowed(field),
-        got,
+        field,
+        got: JsonKind::of(value).as_str(),
     }
 }

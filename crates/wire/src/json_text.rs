@@ -1,29 +1,12 @@
-//! JSON as text: strings escaped into a buffer, keys put into an object without rebuilding it.
+//! JSON as text: a string quoted, members put into an object without rebuilding it.
 
 use crate::object;
-
-/// Appends `text` as a JSON string, quotes included. Only what RFC 8259 §7 demands is escaped, so UTF-8 stays as it is.
-pub fn write_string(text: &str, out: &mut Vec<u8>) {
-    out.reserve(text.len() + 2);
-    out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut written = 0;
-    for (index, &byte) in bytes.iter().enumerate() {
-        if byte >= b' ' && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[written..index]);
-        write_escape(byte, out);
-        written = index + 1;
-    }
-    out.extend_from_slice(&bytes[written..]);
-    out.push(b'"');
-}
+use crate::value::encode_string;
 
 /// `text` as a JSON string, quotes included.
 pub fn quoted(text: &str) -> String {
     let mut out = Vec::new();
-    write_string(text, &mut out);
+    encode_string(text, &mut out);
     into_string(out)
 }
 
@@ -41,13 +24,13 @@ pub fn with_members(object_text: &str, members: &[(&str, &str)]) -> String {
     };
     let mut out = Vec::with_capacity(kept.len() + 32 * members.len());
     out.extend_from_slice(body.as_bytes());
-    let mut first = body.trim_end().ends_with('{') && body.trim() == "{";
+    let mut first = body.trim() == "{";
     for (name, json) in members {
         if !first {
             out.push(b',');
         }
         first = false;
-        write_string(name, &mut out);
+        encode_string(name, &mut out);
         out.push(b':');
         out.extend_from_slice(json.as_bytes());
     }
@@ -68,7 +51,7 @@ pub(crate) fn without_members(object_text: &str, names: &[&str]) -> Option<Strin
         if out.len() > 1 {
             out.push(b',');
         }
-        write_string(name, &mut out);
+        encode_string(name, &mut out);
         out.push(b':');
         out.extend_from_slice(value.get().as_bytes());
     }
@@ -86,24 +69,6 @@ pub(crate) fn shortened(text: &str, bytes_max: usize) -> String {
         end -= 1;
     }
     format!("{}…", &text[..end])
-}
-
-fn write_escape(byte: u8, out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let letter = match byte {
-        b'"' | b'\\' => byte,
-        b'\n' => b'n',
-        b'\r' => b'r',
-        b'\t' => b't',
-        0x08 => b'b',
-        0x0C => b'f',
-        _ => {
-            let (high, low) = (usize::from(byte >> 4), usize::from(byte & 0x0F));
-            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', HEX[high], HEX[low]]);
-            return;
-        }
-    };
-    out.extend_from_slice(&[b'\\', letter]);
 }
 
 /// The buffers of this module are made of whole strings only, so nothing is ever replaced here.

@@ -2,7 +2,8 @@
 //!
 //! Read it from the outside in. A client's frame becomes a [`ClientMessage`] ([`client_message`], and [`binary`] for the
 //! binary kinds), in the way its [`Serializer`] says; its `ref` is an opaque [`Ref`]. The payload is then read by what
-//! the event is: [`join`] with its [`binding`]s and their [`filter`]s, [`presence`], [`access_token`].
+//! the event is: [`join`] with its [`binding`]s (their numbers: [`binding_id`]) and [`filter`]s, [`presence`],
+//! [`access_token`].
 //!
 //! In the other direction [`server_message`] makes replies, pushes and broadcasts, and [`change`] makes row changes from
 //! values that [`value`] turns into JSON. Each comes out as a [`Frame`]: WebSocket header and message in one buffer
@@ -13,6 +14,7 @@
 pub mod access_token;
 pub mod binary;
 pub mod binding;
+pub mod binding_id;
 pub mod change;
 pub mod client_message;
 pub mod filter;
@@ -24,11 +26,13 @@ pub mod presence;
 pub mod reference;
 pub mod serializer;
 pub mod server_message;
+mod timestamp;
 pub mod value;
 
 pub use access_token::AccessTokenPush;
 pub use binary::{Encoding, UserBroadcast};
-pub use binding::{Binding, BindingError, BindingEvent, BindingId, BindingTarget, NamePattern, join_reply};
+pub use binding::{Binding, BindingError, BindingEvent, BindingTarget, NamePattern, join_reply};
+pub use binding_id::BindingId;
 pub use change::{ChangeBody, ChangeKind, ColumnHead, Field, change_frame, legacy_change_frame};
 pub use client_message::{ClientMessage, ClientPayload, MalformedMessage};
 pub use filter::{Condition, ConditionValue, FilterSyntaxError, Operator, parse_filter};

@@ -33,18 +33,17 @@ impl JsonKind {
             Some(_) => JsonKind::Number,
         }
     }
-}
 
-impl fmt::Display for JsonKind {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
+    /// The kind in an error message.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
             JsonKind::Null => "null",
             JsonKind::Boolean => "a boolean",
             JsonKind::Number => "a number",
             JsonKind::String => "a string",
             JsonKind::List => "a list",
             JsonKind::Object => "an object",
-        })
+        }
     }
 }
 

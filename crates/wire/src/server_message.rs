@@ -8,6 +8,7 @@ use crate::frame::{Frame, FrameBuffer, Opcode};
 use crate::json_text;
 use crate::reference::Ref;
 use crate::serializer::Serializer;
+use crate::value::encode_string;
 
 /// The outcome in a reply or a `system` message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,7 +70,7 @@ pub fn push(serializer: Serializer, join_ref: &Ref, topic: &str, event: &str, pa
         event,
     };
     envelope.frame(payload_json.len(), |out| {
-        out.extend_from_slice(payload_json.as_bytes())
+        out.extend_from_slice(payload_json.as_bytes());
     })
 }
 
@@ -116,13 +117,13 @@ pub fn system(
     };
     envelope.frame(message.len() + topic.len() + 80, |out| {
         out.extend_from_slice(b"{\"extension\":");
-        json_text::write_string(extension, out);
+        encode_string(extension, out);
         out.extend_from_slice(b",\"status\":\"");
         out.extend_from_slice(status.as_str().as_bytes());
         out.extend_from_slice(b"\",\"message\":");
-        json_text::write_string(message, out);
+        encode_string(message, out);
         out.extend_from_slice(b",\"channel\":");
-        json_text::write_string(sub_topic(topic).unwrap_or(topic), out);
+        encode_string(sub_topic(topic).unwrap_or(topic), out);
         out.push(b'}');
     })
 }
@@ -166,7 +167,7 @@ pub fn user_broadcast(
     let capacity = event.len() + payload.len() + metadata.map_or(0, str::len) + 64;
     Some(envelope.frame(capacity, |out| {
         out.extend_from_slice(b"{\"event\":");
-        json_text::write_string(event, out);
+        encode_string(event, out);
         out.extend_from_slice(b",\"payload\":");
         out.extend_from_slice(payload.as_bytes());
         out.extend_from_slice(b",\"type\":\"broadcast\"");
@@ -209,13 +210,13 @@ impl Envelope<'_> {
     /// Version 1 has exactly these four keys, `ref` also when it is null.
     fn write_object(&self, out: &mut Vec<u8>, write_payload: impl FnOnce(&mut Vec<u8>)) {
         out.extend_from_slice(b"{\"event\":");
-        json_text::write_string(self.event, out);
+        encode_string(self.event, out);
         out.extend_from_slice(b",\"payload\":");
         write_payload(out);
         out.extend_from_slice(b",\"ref\":");
         out.extend_from_slice(self.reference.as_json().as_bytes());
         out.extend_from_slice(b",\"topic\":");
-        json_text::write_string(self.topic, out);
+        encode_string(self.topic, out);
         out.push(b'}');
     }
 
@@ -225,11 +226,170 @@ impl Envelope<'_> {
         out.push(b',');
         out.extend_from_slice(self.reference.as_json().as_bytes());
         out.push(b',');
-        json_text::write_string(self.topic, out);
+        encode_string(self.topic, out);
         out.push(b',');
-        json_text::write_string(self.event, out);
+        encode_string(self.event, out);
         out.push(b',');
         write_payload(out);
         out.push(b']');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOPIC: &str = "realtime:room1";
+
+    fn text(frame: &Frame) -> String {
+        String::from_utf8(frame.payload().to_vec()).unwrap()
+    }
+
+    /// The message for both serializers.
+    fn both(frame: impl Fn(Serializer) -> Frame) -> [String; 2] {
+        [text(&frame(Serializer::V1)), text(&frame(Serializer::V2))]
+    }
+
+    #[test]
+    fn a_reply_echoes_the_references() {
+        let (join_ref, reference) = (Ref::from_text("1"), Ref::from_json("[ 5 ]"));
+        let made = both(|version| reply(version, &join_ref, &reference, TOPIC, Status::Ok, "{}"));
+        let expected = [
+            r#"{"event":"phx_reply","payload":{"status":"ok","response":{}},"ref":[ 5 ],"topic":"realtime:room1"}"#,
+            r#"["1",[ 5 ],"realtime:room1","phx_reply",{"status":"ok","response":{}}]"#,
+        ];
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn the_reply_to_a_heartbeat_may_have_a_null_reference() {
+        let made = both(|version| reply(version, &Ref::NULL, &Ref::NULL, "phoenix", Status::Ok, "{}"));
+        let expected = [
+            r#"{"event":"phx_reply","payload":{"status":"ok","response":{}},"ref":null,"topic":"phoenix"}"#,
+            r#"[null,null,"phoenix","phx_reply",{"status":"ok","response":{}}]"#,
+        ];
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn a_refusal_names_its_reason() {
+        let response = reason_response("no \"room\"");
+        let made = reply(
+            Serializer::V2,
+            &Ref::NULL,
+            &Ref::from_text("3"),
+            "x",
+            Status::Error,
+            &response,
+        );
+        let expected = r#"[null,"3","x","phx_reply",{"status":"error","response":{"reason":"no \"room\""}}]"#;
+        assert_eq!(text(&made), expected);
+    }
+
+    #[test]
+    fn a_push_has_a_null_reference() {
+        let made = both(|version| push(version, &Ref::from_text("1"), TOPIC, "presence_state", "{}"));
+        let expected = [
+            r#"{"event":"presence_state","payload":{},"ref":null,"topic":"realtime:room1"}"#,
+            r#"["1",null,"realtime:room1","presence_state",{}]"#,
+        ];
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn the_end_of_a_channel_carries_its_join_reference_twice() {
+        let join_ref = Ref::from_text("1");
+        let expected = [
+            r#"{"event":"phx_close","payload":{},"ref":"1","topic":"realtime:room1"}"#,
+            r#"["1","1","realtime:room1","phx_close",{}]"#,
+        ];
+        assert_eq!(both(|version| channel_close(version, &join_ref, TOPIC)), expected);
+        let expected = [
+            r#"{"event":"phx_error","payload":{"reason":"channel_crash"},"ref":"1","topic":"realtime:room1"}"#,
+            r#"["1","1","realtime:room1","phx_error",{"reason":"channel_crash"}]"#,
+        ];
+        assert_eq!(both(|version| channel_error(version, &join_ref, TOPIC)), expected);
+    }
+
+    #[test]
+    fn a_system_message_has_four_keys_and_the_sub_topic_as_channel() {
+        let message = "Error parsing `filter` params: [\"wrong\"]";
+        let frame = system(
+            Serializer::V2,
+            &Ref::from_text("1"),
+            TOPIC,
+            "postgres_changes",
+            Status::Error,
+            message,
+        );
+        let expected = r#"["1",null,"realtime:room1","system",{"extension":"postgres_changes","status":"error","message":"Error parsing `filter` params: [\"wrong\"]","channel":"room1"}]"#;
+        assert_eq!(text(&frame), expected);
+    }
+
+    #[test]
+    fn a_broadcast_payload_goes_out_verbatim_whatever_json_it_is() {
+        for payload in [r#"{ "event" : "e", "x": 1.0 }"#, "[1, 2]", "\"\\u00e9\"", "null"] {
+            let made = both(|version| broadcast(version, TOPIC, payload));
+            let expected = [
+                format!(r#"{{"event":"broadcast","payload":{payload},"ref":null,"topic":"realtime:room1"}}"#),
+                format!(r#"[null,null,"realtime:room1","broadcast",{payload}]"#),
+            ];
+            assert_eq!(made, expected);
+        }
+    }
+
+    #[test]
+    fn a_user_broadcast_is_a_binary_frame_for_version_2_and_an_object_for_version_1() {
+        let made = |version, metadata, encoding| {
+            user_broadcast(version, TOPIC, "e", metadata, encoding, b"{\"x\":1}")
+        };
+        let frame = made(Serializer::V2, None, Encoding::Json).unwrap();
+        assert_eq!(frame.opcode(), Opcode::Binary);
+        assert_eq!(
+            frame.payload()[..],
+            *b"\x04\x0e\x01\x00\x01realtime:room1e{\"x\":1}"
+        );
+        let plain = made(Serializer::V1, None, Encoding::Json).unwrap();
+        let expected = r#"{"event":"broadcast","payload":{"event":"e","payload":{"x":1},"type":"broadcast"},"ref":null,"topic":"realtime:room1"}"#;
+        assert_eq!(text(&plain), expected);
+        let with_metadata = made(Serializer::V1, Some(r#"{"id":"7"}"#), Encoding::Json).unwrap();
+        assert!(text(&with_metadata).contains(r#""type":"broadcast","meta":{"id":"7"}}"#));
+    }
+
+    #[test]
+    fn version_1_gets_nothing_of_opaque_bytes() {
+        let made = |version| user_broadcast(version, TOPIC, "e", None, Encoding::Binary, &[0xFF]);
+        assert_eq!(made(Serializer::V1), None);
+        assert_eq!(made(Serializer::V2).unwrap().payload()[..5], [4, 14, 1, 0, 0]);
+    }
+
+    #[test]
+    fn what_a_binary_frame_can_not_hold_goes_out_as_text() {
+        let long = "e".repeat(256);
+        let made = |topic, event, metadata, encoding| {
+            user_broadcast(Serializer::V2, topic, event, metadata, encoding, b"1")
+        };
+        for (topic, event, metadata) in [
+            (long.as_str(), "e", None),
+            (TOPIC, long.as_str(), None),
+            (TOPIC, "e", Some(long.as_str())),
+        ] {
+            let frame = made(topic, event, metadata, Encoding::Json).unwrap();
+            assert_eq!(frame.opcode(), Opcode::Text);
+            assert!(text(&frame).contains(r#""payload":1,"type":"broadcast""#));
+            assert_eq!(made(topic, event, metadata, Encoding::Binary), None);
+        }
+        let limit = "e".repeat(255);
+        assert_eq!(
+            made(&limit, &limit, None, Encoding::Json).unwrap().opcode(),
+            Opcode::Binary
+        );
+    }
+
+    #[test]
+    fn the_sub_topic_is_what_stands_behind_the_prefix() {
+        assert_eq!(sub_topic("realtime:a:b"), Some("a:b"));
+        assert_eq!(sub_topic("realtime:"), Some(""));
+        assert_eq!(sub_topic("phoenix"), None);
     }
 }
