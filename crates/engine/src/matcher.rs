@@ -156,7 +156,8 @@ impl State {
         let mut outgoing = vec![Vec::new(); self.matcher.shards.len()];
         let mut position = batch.first;
         for change in &batch.changes {
-            let again = position.commit_lsn <= self.last_commit || self.last.is_some_and(|last| position <= last);
+            let again =
+                position.commit_lsn <= self.last_commit || self.last.is_some_and(|last| position <= last);
             if !again {
                 self.change(change, batch.commit_time, &mut outgoing).await;
                 self.last = Some(position);
@@ -173,26 +174,49 @@ impl State {
     }
 
     async fn change(&mut self, change: &Change, now: PgTimestamp, outgoing: &mut [Vec<Delivery>]) {
-        let Some(relation) = self.relation(&change.relation).await else { return };
-        let Some(audiences) = self.audiences.of(relation.table.oid) else { return };
+        let Some(relation) = self.relation(&change.relation).await else {
+            return;
+        };
+        let Some(audiences) = self.audiences.of(relation.table.oid) else {
+            return;
+        };
         let images = ChangeImages::new(&relation, &change.row);
-        let concerned: Vec<_> = audiences.iter().filter(|(key, _)| key.event.includes(images.kind)).collect();
+        let concerned: Vec<_> = audiences
+            .iter()
+            .filter(|(key, _)| key.event.includes(images.kind))
+            .collect();
         if concerned.is_empty() {
             return;
         }
         let settings = &self.matcher.settings;
         let mut bodies = Bodies::new(&relation, &images, now, settings.record_bytes_max);
-        let mut ruling =
-            Ruling { judge: &mut self.judge, relation: &relation, images: &images, now, settings };
+        let mut ruling = Ruling {
+            judge: &mut self.judge,
+            relation: &relation,
+            images: &images,
+            now,
+            settings,
+        };
         let mut shared = SharedFrames::default();
         for (key, audience, old_visible) in ruling.receivers(&concerned, &bodies).await {
             let error = bodies.error(key.reads_key);
             let old = bodies.old_record(old_visible);
             for (group, members) in &audience.groups {
-                let view = View { columns: Arc::clone(&group.columns), old, error };
+                let view = View {
+                    columns: Arc::clone(&group.columns),
+                    old,
+                    error,
+                };
                 let data = bodies.of(&view);
                 let kind = images.kind;
-                let frame = frame(group.serializer, group.legacy, &group.topic, &[group.id], kind, data);
+                let frame = frame(
+                    group.serializer,
+                    group.legacy,
+                    &group.topic,
+                    &[group.id],
+                    kind,
+                    data,
+                );
                 for (shard, targets) in members.by_shard.iter().enumerate() {
                     if !targets.is_empty() {
                         let (frame, targets) = (frame.clone(), Arc::clone(targets));
@@ -201,18 +225,37 @@ impl State {
                 }
             }
             for binding in &audience.shared {
-                let Some(entry) = self.entries.get(&binding.channel) else { continue };
-                let Some(placement) = entry.resolved.placements.get(binding.placement) else { continue };
-                let view = View { columns: Arc::clone(&placement.columns), old, error };
+                let Some(entry) = self.entries.get(&binding.channel) else {
+                    continue;
+                };
+                let Some(placement) = entry.resolved.placements.get(binding.placement) else {
+                    continue;
+                };
+                let view = View {
+                    columns: Arc::clone(&placement.columns),
+                    old,
+                    error,
+                };
                 shared.add(binding.channel, view, binding.placement, placement.id);
             }
         }
         for (channel, view, ids) in shared.into_frames() {
-            let Some(Entry { address, .. }) = self.entries.get(&channel) else { continue };
+            let Some(Entry { address, .. }) = self.entries.get(&channel) else {
+                continue;
+            };
             let data = bodies.of(&view);
-            let frame =
-                frame(address.serializer, address.legacy, &address.topic, &ids, images.kind, data);
-            outgoing[address.shard.0].push(Delivery { frame, targets: Arc::new(vec![address.target]) });
+            let frame = frame(
+                address.serializer,
+                address.legacy,
+                &address.topic,
+                &ids,
+                images.kind,
+                data,
+            );
+            outgoing[address.shard.0].push(Delivery {
+                frame,
+                targets: Arc::new(vec![address.target]),
+            });
         }
     }
 
@@ -228,7 +271,8 @@ impl State {
             self.refresh().await;
             bound = self.bind_relation(relation);
         }
-        self.relations.insert(relation.oid, (Arc::clone(relation), bound.clone()));
+        self.relations
+            .insert(relation.oid, (Arc::clone(relation), bound.clone()));
         bound
     }
 
@@ -240,7 +284,9 @@ impl State {
     async fn refresh(&mut self) {
         match Arc::clone(&self.matcher.oracle).refresh().await {
             Ok(snapshot) => self.catalog(snapshot).await,
-            Err(error) => tracing::warn!(%error, "the catalog could not be read again after a change of schema"),
+            Err(error) => {
+                tracing::warn!(%error, "the catalog could not be read again after a change of schema")
+            }
         }
     }
 
@@ -262,10 +308,14 @@ impl State {
     }
 
     async fn resolve_again(&mut self, channel: ChannelId) {
-        let Some(entry) = self.entries.get(&channel) else { return };
+        let Some(entry) = self.entries.get(&channel) else {
+            return;
+        };
         let (identity, bindings) = (entry.identity.clone(), Arc::clone(&entry.bindings));
         let resolved = self.resolve(&bindings, &identity).await;
-        let Some(entry) = self.entries.get_mut(&channel) else { return };
+        let Some(entry) = self.entries.get_mut(&channel) else {
+            return;
+        };
         let was_live = !entry.resolved.placements.is_empty();
         let told = match resolved {
             Ok(resolved) => {
@@ -285,13 +335,27 @@ impl State {
     }
 
     async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
-        let Matcher { oracle, plans, settings, .. } = &self.matcher;
+        let Matcher {
+            oracle,
+            plans,
+            settings,
+            ..
+        } = &self.matcher;
         resolve(bindings, identity, &**oracle, plans, settings.deletes).await
     }
 
     async fn subscribe(&mut self, subscribing: Subscribing) {
-        let Subscribing { shard, target, topic, serializer, legacy, identity, bindings, mut resolved, joining } =
-            subscribing;
+        let Subscribing {
+            shard,
+            target,
+            topic,
+            serializer,
+            legacy,
+            identity,
+            bindings,
+            mut resolved,
+            joining,
+        } = subscribing;
         let known = self.entries.contains_key(&target.channel);
         if joining.is_none() && !known {
             // The channel was left while its new token was being checked.
@@ -308,9 +372,18 @@ impl State {
             }
         }
         self.unsubscribe(target.channel);
-        let address = Address { shard, target, topic, serializer, legacy };
+        let address = Address {
+            shard,
+            target,
+            topic,
+            serializer,
+            legacy,
+        };
         self.audiences.insert(&address, &resolved.placements);
-        self.matcher.counters.subscriptions.fetch_add(bindings.len() as u64, Relaxed);
+        self.matcher
+            .counters
+            .subscriptions
+            .fetch_add(bindings.len() as u64, Relaxed);
         let mut system = Vec::new();
         match failure {
             None => {
@@ -319,13 +392,23 @@ impl State {
             }
             Some(message) => system.push((Status::Error, message)),
         }
-        let entry = Entry { address: address.clone(), identity, bindings, resolved };
+        let entry = Entry {
+            address: address.clone(),
+            identity,
+            bindings,
+            resolved,
+        };
         self.entries.insert(target.channel, entry);
         match joining {
             Some(mut joining) => {
-                let system = system.into_iter().map(|(status, text)| ("postgres_changes", status, text));
+                let system = system
+                    .into_iter()
+                    .map(|(status, text)| ("postgres_changes", status, text));
                 joining.system.extend(system);
-                let _ = self.matcher.shards[shard.0].commands.send(Command::Join(joining)).await;
+                let _ = self.matcher.shards[shard.0]
+                    .commands
+                    .send(Command::Join(joining))
+                    .await;
             }
             None => {
                 for (status, message) in system {
@@ -338,14 +421,26 @@ impl State {
     fn unsubscribe(&mut self, channel: ChannelId) {
         if let Some(entry) = self.entries.remove(&channel) {
             self.audiences.remove(&entry.address, &entry.resolved.placements);
-            self.matcher.counters.subscriptions.fetch_sub(entry.bindings.len() as u64, Relaxed);
+            self.matcher
+                .counters
+                .subscriptions
+                .fetch_sub(entry.bindings.len() as u64, Relaxed);
         }
     }
 
     async fn tell(&self, address: &Address, status: Status, message: String) {
         let Target { session, channel } = address.target;
-        let message = SystemMessage { session, channel, extension: "postgres_changes", status, message };
-        let _ = self.matcher.shards[address.shard.0].commands.send(Command::System(message)).await;
+        let message = SystemMessage {
+            session,
+            channel,
+            extension: "postgres_changes",
+            status,
+            message,
+        };
+        let _ = self.matcher.shards[address.shard.0]
+            .commands
+            .send(Command::System(message))
+            .await;
     }
 }
 
@@ -366,9 +461,15 @@ impl Ruling<'_> {
         bodies: &Bodies<'_>,
     ) -> Vec<(&'k AudienceKey, &'k Audience, bool)> {
         // Error rows carry nothing of the row and go to all (docs/protocol.md §4.4).
-        let (errors, rows): (Vec<_>, Vec<_>) =
-            concerned.iter().copied().partition(|(key, _)| bodies.error(key.reads_key).is_some());
-        let exhibit = Exhibit { table: &self.relation.table, row: self.images.judged(), now: self.now };
+        let (errors, rows): (Vec<_>, Vec<_>) = concerned
+            .iter()
+            .copied()
+            .partition(|(key, _)| bodies.error(key.reads_key).is_some());
+        let exhibit = Exhibit {
+            table: &self.relation.table,
+            row: self.images.judged(),
+            now: self.now,
+        };
         let cases: Vec<_> = rows.iter().map(|(key, _)| case(key, &key.filter)).collect();
         let matched = kept(&rows, &self.judge.decide(exhibit, &cases).await);
         let visible = if self.deletes_unjudged() {
@@ -379,14 +480,23 @@ impl Ruling<'_> {
         };
         let before = self.visible_before(&visible).await;
         let errors = errors.into_iter().map(|(key, audience)| (key, audience, false));
-        visible.into_iter().zip(before).map(|((key, audience), old)| (key, audience, old)).chain(errors).collect()
+        visible
+            .into_iter()
+            .zip(before)
+            .map(|((key, audience), old)| (key, audience, old))
+            .chain(errors)
+            .collect()
     }
 
     /// For each audience: could it see the old row, where the log carries the whole of it?
     async fn visible_before(&mut self, visible: &[(&AudienceKey, &Audience)]) -> Vec<bool> {
         match &self.images.old {
             Some(old) if self.images.old_is_full && self.images.kind == ChangeKind::Update => {
-                let exhibit = Exhibit { table: &self.relation.table, row: old, now: self.now };
+                let exhibit = Exhibit {
+                    table: &self.relation.table,
+                    row: old,
+                    now: self.now,
+                };
                 let cases: Vec<_> = visible.iter().map(|(key, _)| case(key, &key.plan)).collect();
                 self.judge.decide(exhibit, &cases).await
             }
@@ -402,11 +512,20 @@ impl Ruling<'_> {
 }
 
 fn case<'a, D>(key: &'a AudienceKey, decider: &'a D) -> Case<'a, D> {
-    Case { decider, role: &key.role, claims: key.plan.claims_json() }
+    Case {
+        decider,
+        role: &key.role,
+        claims: key.plan.claims_json(),
+    }
 }
 
 fn kept<T: Copy>(items: &[T], answers: &[bool]) -> Vec<T> {
-    items.iter().zip(answers).filter(|&(_, &answer)| answer).map(|(&item, _)| item).collect()
+    items
+        .iter()
+        .zip(answers)
+        .filter(|&(_, &answer)| answer)
+        .map(|(&item, _)| item)
+        .collect()
 }
 
 /// Frames of channels with several bindings on a table: one frame per channel and view, with all ids.
@@ -417,7 +536,10 @@ struct SharedFrames {
 
 impl SharedFrames {
     fn add(&mut self, channel: ChannelId, view: View, placement: usize, id: BindingId) {
-        let known = self.frames.iter_mut().find(|(other, seen, _)| *other == channel && *seen == view);
+        let known = self
+            .frames
+            .iter_mut()
+            .find(|(other, seen, _)| *other == channel && *seen == view);
         match known {
             Some((_, _, ids)) => ids.push((placement, id)),
             None => self.frames.push((channel, view, vec![(placement, id)])),
@@ -454,5 +576,8 @@ fn concerns_subscriptions(old: &Snapshot, new: &Snapshot) -> bool {
     old.tables != new.tables
         || old.types != new.types
         || old.functions != new.functions
-        || old.roles.iter().any(|(name, role)| new.roles.get(name) != Some(role))
+        || old
+            .roles
+            .iter()
+            .any(|(name, role)| new.roles.get(name) != Some(role))
 }

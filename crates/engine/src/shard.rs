@@ -13,7 +13,9 @@ use walcast_wire::presence::TRACK_PAYLOAD_NOT_A_MAP;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
 use crate::broadcast::fanout_of;
-use crate::command::{Command, Delivery, Fanout, Joining, PeerCommand, Push, PushKind, SystemMessage, Target};
+use crate::command::{
+    Command, Delivery, Fanout, Joining, PeerCommand, Push, PushKind, SystemMessage, Target,
+};
 use crate::ids::{ChannelId, SessionId, ShardId};
 use crate::outbound::{Outbound, Socket};
 use crate::presence::Presence;
@@ -111,7 +113,11 @@ impl Shard {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Open { session, socket, serializer } => self.open(session, socket, serializer),
+            Command::Open {
+                session,
+                socket,
+                serializer,
+            } => self.open(session, socket, serializer),
             Command::Gone(session) => self.gone(session),
             Command::Writable(session) => {
                 if let Some(found) = self.sessions.get_mut(&session) {
@@ -128,7 +134,11 @@ impl Shard {
             Command::Join(joining) => self.join(*joining),
             Command::Push(push) => self.push(push),
             Command::System(message) => self.system(&message),
-            Command::CloseChannel { session, channel, message } => {
+            Command::CloseChannel {
+                session,
+                channel,
+                message,
+            } => {
                 self.close_channel(session, channel, &message);
             }
             Command::Deliver(deliveries) => self.deliver(&deliveries),
@@ -140,14 +150,21 @@ impl Shard {
         match command {
             PeerCommand::Broadcast(fanout) => self.fan_out(&fanout, None),
             PeerCommand::PresenceDiff(fanout) => self.fan_out_presence(&fanout),
-            PeerCommand::Track { topic, channel, key, members } => {
+            PeerCommand::Track {
+                topic,
+                channel,
+                key,
+                members,
+            } => {
                 let reference = self.references.next();
                 let presence = self.presences.entry(Arc::clone(&topic)).or_default();
                 let diff = presence.track(channel, &key, members, reference);
                 self.publish_diff(topic, diff);
             }
             PeerCommand::Untrack { topic, channel } => {
-                let Some(presence) = self.presences.get_mut(&topic) else { return };
+                let Some(presence) = self.presences.get_mut(&topic) else {
+                    return;
+                };
                 let diff = presence.untrack(channel);
                 if presence.is_empty() {
                     self.presences.remove(&topic);
@@ -155,10 +172,24 @@ impl Shard {
                 self.publish_diff(topic, diff);
             }
             PeerCommand::StateWanted { topic, target, shard } => {
-                let payload = self.presences.get(&topic).map_or_else(|| "{}".to_owned(), Presence::state);
-                self.tell(shard, PeerCommand::State { topic, target, payload });
+                let payload = self
+                    .presences
+                    .get(&topic)
+                    .map_or_else(|| "{}".to_owned(), Presence::state);
+                self.tell(
+                    shard,
+                    PeerCommand::State {
+                        topic,
+                        target,
+                        payload,
+                    },
+                );
             }
-            PeerCommand::State { topic, target, payload } => self.presence_state(&topic, target, &payload),
+            PeerCommand::State {
+                topic,
+                target,
+                payload,
+            } => self.presence_state(&topic, target, &payload),
         }
     }
 
@@ -175,7 +206,9 @@ impl Shard {
     }
 
     fn gone(&mut self, session: SessionId) {
-        let Some(mut found) = self.sessions.remove(&session) else { return };
+        let Some(mut found) = self.sessions.remove(&session) else {
+            return;
+        };
         self.counters.sessions.fetch_sub(1, Relaxed);
         found.outbound.abandon();
         for channel in std::mem::take(&mut found.channels) {
@@ -216,7 +249,15 @@ impl Shard {
     // Channels.
 
     fn join(&mut self, joining: Joining) {
-        let Joining { session, channel, topic, join_ref, reference, response, .. } = joining;
+        let Joining {
+            session,
+            channel,
+            topic,
+            join_ref,
+            reference,
+            response,
+            ..
+        } = joining;
         let Some(found) = self.sessions.get_mut(&session) else {
             // The connection ended while its join was being decided.
             let _ = self.unsubscribe.send(channel);
@@ -236,14 +277,15 @@ impl Shard {
             self.forget(session, &old);
         }
         for (extension, status, message) in &joining.system {
-            let frame =
-                walcast_wire::system(serializer, &join_ref, &topic, extension, *status, message);
+            let frame = walcast_wire::system(serializer, &join_ref, &topic, extension, *status, message);
             self.write(session, &frame);
         }
         self.counters.joins.fetch_add(1, Relaxed);
         let target = Target { session, channel };
         self.topics.entry(Arc::clone(&topic)).or_default().push(target);
-        let Some(found) = self.sessions.get_mut(&session) else { return };
+        let Some(found) = self.sessions.get_mut(&session) else {
+            return;
+        };
         found.channels.push(Channel {
             id: channel,
             topic: Arc::clone(&topic),
@@ -259,7 +301,9 @@ impl Shard {
     }
 
     fn push(&mut self, push: Push) {
-        let Some(found) = self.sessions.get_mut(&push.session) else { return };
+        let Some(found) = self.sessions.get_mut(&push.session) else {
+            return;
+        };
         let serializer = found.serializer;
         let Some(channel) = found.channel(&push.topic) else {
             let (status, response) = match push.kind {
@@ -271,7 +315,10 @@ impl Shard {
                 walcast_wire::reply(serializer, &Ref::null(), &push.reference, topic, status, response);
             return self.write(push.session, &reply);
         };
-        let target = Target { session: push.session, channel: channel.id };
+        let target = Target {
+            session: push.session,
+            channel: channel.id,
+        };
         match push.kind {
             PushKind::Leave => self.leave(&push),
             PushKind::Broadcast(payload) => {
@@ -289,17 +336,29 @@ impl Shard {
     }
 
     fn leave(&mut self, push: &Push) {
-        let Some(found) = self.sessions.get_mut(&push.session) else { return };
+        let Some(found) = self.sessions.get_mut(&push.session) else {
+            return;
+        };
         let serializer = found.serializer;
-        let Some(channel) = found.channel(&push.topic) else { return };
+        let Some(channel) = found.channel(&push.topic) else {
+            return;
+        };
         // docs/protocol.md §3.7: a leave of an earlier join is late and ignored.
         if channel.join_ref != push.join_ref && channel.join_ref != Ref::null() {
             return;
         }
-        let Some(channel) = found.take_channel(&push.topic) else { return };
+        let Some(channel) = found.take_channel(&push.topic) else {
+            return;
+        };
         let join_ref = &channel.join_ref;
-        let reply =
-            walcast_wire::reply(serializer, join_ref, &push.reference, &push.topic, Status::Ok, "{}");
+        let reply = walcast_wire::reply(
+            serializer,
+            join_ref,
+            &push.reference,
+            &push.topic,
+            Status::Ok,
+            "{}",
+        );
         let close = walcast_wire::channel_close(serializer, join_ref, &push.topic);
         self.write(push.session, &reply);
         self.write(push.session, &close);
@@ -307,9 +366,13 @@ impl Shard {
     }
 
     fn close_channel(&mut self, session: SessionId, channel: ChannelId, message: &str) {
-        let Some(found) = self.sessions.get_mut(&session) else { return };
+        let Some(found) = self.sessions.get_mut(&session) else {
+            return;
+        };
         let serializer = found.serializer;
-        let Some(channel) = found.take_channel_by_id(channel) else { return };
+        let Some(channel) = found.take_channel_by_id(channel) else {
+            return;
+        };
         let (join_ref, topic) = (&channel.join_ref, &channel.topic);
         let system = walcast_wire::system(serializer, join_ref, topic, "system", Status::Error, message);
         let close = walcast_wire::channel_close(serializer, join_ref, topic);
@@ -320,7 +383,10 @@ impl Shard {
 
     /// Removes a channel that its session has given up from everything that knows of it.
     fn forget(&mut self, session: SessionId, channel: &Channel) {
-        let target = Target { session, channel: channel.id };
+        let target = Target {
+            session,
+            channel: channel.id,
+        };
         if let Some(members) = self.topics.get_mut(&channel.topic) {
             members.retain(|member| *member != target);
             if members.is_empty() {
@@ -329,18 +395,39 @@ impl Shard {
         }
         if channel.presence.tracked {
             let topic = Arc::clone(&channel.topic);
-            self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: channel.id });
+            self.tell(
+                self.home(&topic),
+                PeerCommand::Untrack {
+                    topic,
+                    channel: channel.id,
+                },
+            );
         }
         let _ = self.unsubscribe.send(channel.id);
     }
 
     fn system(&mut self, message: &SystemMessage) {
-        let Some(found) = self.sessions.get_mut(&message.session) else { return };
+        let Some(found) = self.sessions.get_mut(&message.session) else {
+            return;
+        };
         let serializer = found.serializer;
-        let Some(channel) = found.channel_by_id(message.channel) else { return };
-        let SystemMessage { extension, status, message: text, .. } = message;
-        let frame =
-            walcast_wire::system(serializer, &channel.join_ref, &channel.topic, extension, *status, text);
+        let Some(channel) = found.channel_by_id(message.channel) else {
+            return;
+        };
+        let SystemMessage {
+            extension,
+            status,
+            message: text,
+            ..
+        } = message;
+        let frame = walcast_wire::system(
+            serializer,
+            &channel.join_ref,
+            &channel.topic,
+            extension,
+            *status,
+            text,
+        );
         self.write(message.session, &frame);
     }
 
@@ -349,7 +436,9 @@ impl Shard {
     fn deliver(&mut self, deliveries: &[Delivery]) {
         for delivery in deliveries {
             for target in delivery.targets.iter() {
-                let Some(found) = self.sessions.get_mut(&target.session) else { continue };
+                let Some(found) = self.sessions.get_mut(&target.session) else {
+                    continue;
+                };
                 if found.channel_by_id(target.channel).is_none() {
                     continue;
                 }
@@ -389,14 +478,25 @@ impl Shard {
     }
 
     fn fan_out(&mut self, fanout: &Fanout, except: Option<ChannelId>) {
-        let Some(members) = self.topics.get(&fanout.topic) else { return };
+        let Some(members) = self.topics.get(&fanout.topic) else {
+            return;
+        };
         for member in members {
             if Some(member.channel) == except {
                 continue;
             }
-            let Some(found) = self.sessions.get_mut(&member.session) else { continue };
-            let Some(frame) = fanout.frame(found.serializer) else { continue };
-            found.push(member.session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            let Some(found) = self.sessions.get_mut(&member.session) else {
+                continue;
+            };
+            let Some(frame) = fanout.frame(found.serializer) else {
+                continue;
+            };
+            found.push(
+                member.session,
+                frame.bytes().clone(),
+                &mut self.dirty,
+                &mut self.overflowed,
+            );
             self.counters.deliveries.fetch_add(1, Relaxed);
         }
     }
@@ -404,10 +504,17 @@ impl Shard {
     // Presence.
 
     fn presence(&mut self, answer: &ReplyTo, sender: Target, kind: PushKind) {
-        let Some(found) = self.sessions.get_mut(&sender.session) else { return };
-        let Some(channel) = found.channel_by_id_mut(sender.channel) else { return };
+        let Some(found) = self.sessions.get_mut(&sender.session) else {
+            return;
+        };
+        let Some(channel) = found.channel_by_id_mut(sender.channel) else {
+            return;
+        };
         if !matches!(kind, PushKind::EmptyPresence)
-            && !channel.presence.calls.allows(&self.settings.presence_calls, tokio::time::Instant::now())
+            && !channel
+                .presence
+                .calls
+                .allows(&self.settings.presence_calls, tokio::time::Instant::now())
         {
             let message = "Client presence rate limit exceeded";
             return self.close_channel(sender.session, sender.channel, message);
@@ -418,7 +525,13 @@ impl Shard {
                 channel.presence.tracked = false;
                 let topic = Arc::clone(&answer.topic);
                 self.write(sender.session, &answer.frame(Status::Ok, "{}"));
-                self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: sender.channel });
+                self.tell(
+                    self.home(&topic),
+                    PeerCommand::Untrack {
+                        topic,
+                        channel: sender.channel,
+                    },
+                );
             }
             PushKind::TrackNotAnObject => self.refuse_track(answer, sender),
             PushKind::EmptyPresence => self.write(sender.session, &answer.frame(Status::Ok, "{}")),
@@ -433,8 +546,12 @@ impl Shard {
         let Ok(members) = crate::presence::meta_members(payload) else {
             return self.refuse_track(answer, sender);
         };
-        let Some(found) = self.sessions.get_mut(&sender.session) else { return };
-        let Some(channel) = found.channel_by_id_mut(sender.channel) else { return };
+        let Some(found) = self.sessions.get_mut(&sender.session) else {
+            return;
+        };
+        let Some(channel) = found.channel_by_id_mut(sender.channel) else {
+            return;
+        };
         channel.presence.tracked = true;
         let key = channel.presence_key.clone();
         let follows = channel.presence.follows;
@@ -444,7 +561,15 @@ impl Shard {
             // docs/protocol.md §7.3: clients apply diffs only once they have a state.
             self.want_state(&topic, sender);
         }
-        self.tell(self.home(&topic), PeerCommand::Track { topic, channel: sender.channel, key, members });
+        self.tell(
+            self.home(&topic),
+            PeerCommand::Track {
+                topic,
+                channel: sender.channel,
+                key,
+                members,
+            },
+        );
     }
 
     fn refuse_track(&mut self, answer: &ReplyTo, sender: Target) {
@@ -453,20 +578,30 @@ impl Shard {
     }
 
     fn want_state(&mut self, topic: &Arc<str>, target: Target) {
-        if let Some(channel) =
-            self.sessions.get_mut(&target.session).and_then(|found| found.channel_by_id_mut(target.channel))
+        if let Some(channel) = self
+            .sessions
+            .get_mut(&target.session)
+            .and_then(|found| found.channel_by_id_mut(target.channel))
         {
             channel.presence.follows = true;
         }
         let shard = self.id;
-        let wanted = PeerCommand::StateWanted { topic: Arc::clone(topic), target, shard };
+        let wanted = PeerCommand::StateWanted {
+            topic: Arc::clone(topic),
+            target,
+            shard,
+        };
         self.tell(self.home(topic), wanted);
     }
 
     fn presence_state(&mut self, topic: &Arc<str>, target: Target, payload: &str) {
-        let Some(found) = self.sessions.get_mut(&target.session) else { return };
+        let Some(found) = self.sessions.get_mut(&target.session) else {
+            return;
+        };
         let serializer = found.serializer;
-        let Some(channel) = found.channel_by_id_mut(target.channel) else { return };
+        let Some(channel) = found.channel_by_id_mut(target.channel) else {
+            return;
+        };
         channel.presence.synced = true;
         let frame = walcast_wire::push(serializer, &channel.join_ref, topic, "presence_state", payload);
         self.write(target.session, &frame);
@@ -475,7 +610,13 @@ impl Shard {
     fn publish_diff(&mut self, topic: Arc<str>, diff: Option<crate::presence::Diff>) {
         let Some(diff) = diff else { return };
         let frame = |serializer| {
-            Some(walcast_wire::push(serializer, &Ref::null(), &topic, "presence_diff", &diff.payload))
+            Some(walcast_wire::push(
+                serializer,
+                &Ref::null(),
+                &topic,
+                "presence_diff",
+                &diff.payload,
+            ))
         };
         let (v1, v2) = (frame(Serializer::V1), frame(Serializer::V2));
         let fanout = Arc::new(Fanout { topic, v1, v2 });
@@ -485,13 +626,25 @@ impl Shard {
     }
 
     fn fan_out_presence(&mut self, fanout: &Fanout) {
-        let Some(members) = self.topics.get(&fanout.topic) else { return };
+        let Some(members) = self.topics.get(&fanout.topic) else {
+            return;
+        };
         for member in members {
-            let Some(found) = self.sessions.get_mut(&member.session) else { continue };
-            let synced =
-                found.channel_by_id(member.channel).is_some_and(|channel| channel.presence.synced);
-            let Some(frame) = fanout.frame(found.serializer).filter(|_| synced) else { continue };
-            found.push(member.session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            let Some(found) = self.sessions.get_mut(&member.session) else {
+                continue;
+            };
+            let synced = found
+                .channel_by_id(member.channel)
+                .is_some_and(|channel| channel.presence.synced);
+            let Some(frame) = fanout.frame(found.serializer).filter(|_| synced) else {
+                continue;
+            };
+            found.push(
+                member.session,
+                frame.bytes().clone(),
+                &mut self.dirty,
+                &mut self.overflowed,
+            );
         }
     }
 
@@ -515,7 +668,12 @@ impl Shard {
 
     fn write(&mut self, session: SessionId, frame: &Frame) {
         if let Some(found) = self.sessions.get_mut(&session) {
-            found.push(session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            found.push(
+                session,
+                frame.bytes().clone(),
+                &mut self.dirty,
+                &mut self.overflowed,
+            );
         }
     }
 }
@@ -530,11 +688,23 @@ struct ReplyTo {
 
 impl ReplyTo {
     fn new(channel: &Channel, _topic: &str, reference: Ref, serializer: Serializer) -> Self {
-        ReplyTo { serializer, join_ref: channel.join_ref.clone(), reference, topic: Arc::clone(&channel.topic) }
+        ReplyTo {
+            serializer,
+            join_ref: channel.join_ref.clone(),
+            reference,
+            topic: Arc::clone(&channel.topic),
+        }
     }
 
     fn frame(&self, status: Status, response: &str) -> Frame {
-        walcast_wire::reply(self.serializer, &self.join_ref, &self.reference, &self.topic, status, response)
+        walcast_wire::reply(
+            self.serializer,
+            &self.join_ref,
+            &self.reference,
+            &self.topic,
+            status,
+            response,
+        )
     }
 }
 
@@ -547,7 +717,10 @@ struct PresenceReferences {
 impl PresenceReferences {
     fn new() -> Self {
         let random = uuid::Uuid::new_v4().as_u64_pair().1;
-        PresenceReferences { prefix: random & 0xFFFF_FFFF, next: 0 }
+        PresenceReferences {
+            prefix: random & 0xFFFF_FFFF,
+            next: 0,
+        }
     }
 
     fn next(&mut self) -> String {

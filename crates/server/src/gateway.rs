@@ -1,9 +1,12 @@
 //! The Phoenix gateway: WebSockets in the protocol of docs/protocol.md, translated to the engine's
-//! sessions. In reading order: [`handshake`], [`connection`], [`socket`].
+//! sessions. In reading order: [`handshake`], [`connection`] (one socket), [`channel`]
+//! (one topic of it), [`push`] (its messages), [`socket`] (its bytes).
 
+mod channel;
 mod connection;
 mod handshake;
 mod limits;
+mod push;
 mod socket;
 
 use std::sync::Arc;
@@ -27,7 +30,12 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway in front of an engine.
     pub fn new(engine: Engine, verifier: Arc<Verifier>, limits: Limits) -> Arc<Self> {
-        Arc::new(Gateway { engine, verifier, limits, admission: Admission::default() })
+        Arc::new(Gateway {
+            engine,
+            verifier,
+            limits,
+            admission: Admission::default(),
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use walcast_pgoutput::Oid;
 use walcast_policy::{BoundPlan, Filter};
-use walcast_wire::{BindingId, BindingEvent, Serializer};
+use walcast_wire::{BindingEvent, BindingId, Serializer};
 
 use crate::command::Target;
 use crate::ids::{ChannelId, ShardId};
@@ -89,18 +89,29 @@ impl Audiences {
                 .entry(audience_key(placement))
                 .or_default();
             if is_only_one(placements, placement) {
-                audience.groups.entry(group_key(address, placement)).or_default().insert(address);
+                audience
+                    .groups
+                    .entry(group_key(address, placement))
+                    .or_default()
+                    .insert(address);
             } else {
-                audience.shared.push(SharedBinding { channel: address.target.channel, placement: index });
+                audience.shared.push(SharedBinding {
+                    channel: address.target.channel,
+                    placement: index,
+                });
             }
         }
     }
 
     pub(super) fn remove(&mut self, address: &Address, placements: &[Placement]) {
         for placement in placements {
-            let Some(audiences) = self.tables.get_mut(&placement.table.oid) else { continue };
+            let Some(audiences) = self.tables.get_mut(&placement.table.oid) else {
+                continue;
+            };
             let key = audience_key(placement);
-            let Some(audience) = audiences.get_mut(&key) else { continue };
+            let Some(audience) = audiences.get_mut(&key) else {
+                continue;
+            };
             if is_only_one(placements, placement) {
                 let group_key = group_key(address, placement);
                 if let Some(group) = audience.groups.get_mut(&group_key) {
@@ -110,7 +121,9 @@ impl Audiences {
                     }
                 }
             } else {
-                audience.shared.retain(|binding| binding.channel != address.target.channel);
+                audience
+                    .shared
+                    .retain(|binding| binding.channel != address.target.channel);
             }
             if audience.groups.is_empty() && audience.shared.is_empty() {
                 audiences.remove(&key);
@@ -131,7 +144,9 @@ impl Group {
     }
 
     fn remove(&mut self, address: &Address) {
-        let Some(targets) = self.by_shard.get_mut(address.shard.0) else { return };
+        let Some(targets) = self.by_shard.get_mut(address.shard.0) else {
+            return;
+        };
         if let Some(place) = targets.iter().position(|target| *target == address.target) {
             Arc::make_mut(targets).swap_remove(place);
         }
@@ -139,7 +154,11 @@ impl Group {
 }
 
 fn is_only_one(placements: &[Placement], placement: &Placement) -> bool {
-    placements.iter().filter(|other| other.table.oid == placement.table.oid).count() == 1
+    placements
+        .iter()
+        .filter(|other| other.table.oid == placement.table.oid)
+        .count()
+        == 1
 }
 
 fn audience_key(placement: &Placement) -> AudienceKey {

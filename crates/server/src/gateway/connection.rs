@@ -10,19 +10,18 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::Message;
-use walcast_auth::{Claims, TokenError};
-use walcast_engine::{
-    BroadcastPayload, Command, Identity, JoinRequest, JoinedChannel, Push, PushKind, SessionHandle,
-};
+use walcast_auth::TokenError;
+use walcast_engine::{Command, JoinedChannel, Push, PushKind, SessionHandle};
 use walcast_wire::{
-    AccessTokenPush, ChannelToken, ClientMessage, ClientPayload, Frame, JoinPayload, PresencePush, Ref,
-    Serializer, Status,
+    AccessTokenPush, ClientMessage, ClientPayload, Frame, JoinPayload, Ref, Serializer, Status,
 };
 
 use super::Gateway;
+use super::channel::{ChannelState, Credentials, JoinTask, Settled, Stage};
+use super::push::push_kind;
 use super::socket::{Reader, SharedStream};
 use crate::clock::unix_seconds;
 
@@ -42,20 +41,6 @@ mod close_code {
     pub(super) const TOO_BIG: u16 = 1009;
 }
 
-/// The token that admitted a socket, and what it says.
-#[derive(Clone)]
-pub(super) struct Credentials {
-    pub(super) token: Arc<str>,
-    pub(super) claims: Claims,
-}
-
-impl Credentials {
-    fn identity(&self) -> Identity {
-        let Claims { role, value, json, .. } = &self.claims;
-        Identity { role: Arc::clone(role), claims: Arc::clone(value), claims_json: Arc::clone(json) }
-    }
-}
-
 pub(super) struct Connection {
     gateway: Arc<Gateway>,
     shared: Arc<SharedStream>,
@@ -70,29 +55,6 @@ pub(super) struct Connection {
     blocked: bool,
     /// When a closing connection is given up.
     give_up_at: Option<Instant>,
-}
-
-/// A topic of this connection, from its join request on.
-struct ChannelState {
-    topic: Arc<str>,
-    stage: Stage,
-    /// Messages that came while the stage was being decided, in order.
-    deferred: VecDeque<Message>,
-}
-
-enum Stage {
-    /// The join is being decided.
-    Joining,
-    /// Joined, under this token.
-    Joined { channel: JoinedChannel, credentials: Credentials },
-    /// Joined, and a new token is being checked.
-    Renewing { channel: JoinedChannel },
-}
-
-/// What a check came to.
-enum Settled {
-    Joined { topic: Arc<str>, outcome: Option<(JoinedChannel, Credentials)> },
-    Renewed { topic: Arc<str>, channel: JoinedChannel, outcome: Result<Credentials, TokenError> },
 }
 
 /// Why the loop ends.
@@ -190,11 +152,19 @@ impl Connection {
 
     fn next_deadline(&self) -> Instant {
         let idle = self.last_heard + self.gateway.limits.idle_timeout;
-        let first = self.channels.iter().filter_map(ChannelState::expires_at).min_by(f64::total_cmp);
+        let first = self
+            .channels
+            .iter()
+            .filter_map(ChannelState::expires_at)
+            .min_by(f64::total_cmp);
         // At most a day ahead: the clock may be set meanwhile.
         let in_seconds = |at: f64| Duration::from_secs_f64((at - unix_seconds()).clamp(0.0, 86_400.0));
         let expiry = first.map(|at| Instant::now() + in_seconds(at));
-        [Some(idle), expiry, self.give_up_at].into_iter().flatten().min().unwrap_or(idle)
+        [Some(idle), expiry, self.give_up_at]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(idle)
     }
 
     async fn deadline(&mut self) -> Option<End> {
@@ -209,7 +179,9 @@ impl Connection {
         let expired = |channel: &ChannelState| channel.expires_at().is_some_and(|at| at <= now);
         while let Some(place) = self.channels.iter().position(expired) {
             let ChannelState { stage, .. } = self.channels.remove(place);
-            let Stage::Joined { channel, credentials } = stage else { continue };
+            let Stage::Joined { channel, credentials } = stage else {
+                continue;
+            };
             let seconds_ago = (now - credentials.claims.expires_at as f64).max(0.0) as u64;
             let error = TokenError::Expired { seconds_ago };
             self.close_channel(&channel, &error).await;
@@ -259,13 +231,19 @@ impl Connection {
             self.phoenix(&message).await;
             return None;
         }
-        let place = self.channels.iter().position(|channel| *channel.topic == *message.topic);
+        let place = self
+            .channels
+            .iter()
+            .position(|channel| *channel.topic == *message.topic);
         if let Some(place) = place
             && !matches!(self.channels[place].stage, Stage::Joined { .. })
         {
             let deferred = &mut self.channels[place].deferred;
             if deferred.len() >= DEFERRED_MAX {
-                return Some(End::Close(close_code::POLICY, "too many messages before the join was answered"));
+                return Some(End::Close(
+                    close_code::POLICY,
+                    "too many messages before the join was answered",
+                ));
             }
             deferred.push_back(raw);
             return None;
@@ -287,7 +265,7 @@ impl Connection {
     }
 
     /// Messages on the topic `phoenix` (docs/protocol.md §1.5).
-    async fn phoenix(&self, message: &ClientMessage<'_>) {
+    async fn phoenix(&mut self, message: &ClientMessage<'_>) {
         let frame = if message.event == "heartbeat" {
             self.reply(message, Status::Ok, "{}")
         } else {
@@ -296,7 +274,7 @@ impl Connection {
         self.write(&frame).await;
     }
 
-    async fn push(&self, message: &ClientMessage<'_>, kind: PushKind) {
+    async fn push(&mut self, message: &ClientMessage<'_>, kind: PushKind) {
         let push = Push {
             session: self.session.id,
             topic: message.topic.as_ref().into(),
@@ -346,7 +324,11 @@ impl Connection {
         if sub_topic.is_empty() {
             return Err("TopicNameRequired: You must provide a topic name".to_owned());
         }
-        if !self.gateway.admission.allows_join(limits, std::time::Instant::now()) {
+        if !self
+            .gateway
+            .admission
+            .allows_join(limits, std::time::Instant::now())
+        {
             return Err("ClientJoinRateLimitReached: Too many joins per second".to_owned());
         }
         if place.is_none() && self.channels.len() >= limits.max_channels_per_client {
@@ -358,7 +340,11 @@ impl Connection {
         let payload = JoinPayload::parse(sub_topic, payload).map_err(|error| error.to_string())?;
         if !payload.invalid_fields.is_empty() {
             let fields = payload.invalid_fields.join(", ");
-            tracing::warn!(code = "InvalidJoinPayload", fields, "fields of a join took their defaults");
+            tracing::warn!(
+                code = "InvalidJoinPayload",
+                fields,
+                "fields of a join took their defaults"
+            );
         }
         Ok(payload)
     }
@@ -367,33 +353,59 @@ impl Connection {
 
     /// A new token for a channel; never replied to (docs/protocol.md §8.3).
     fn access_token(&mut self, message: &ClientMessage<'_>, place: usize) {
-        let ClientPayload::Json(payload) = &message.payload else { return };
-        let AccessTokenPush::Replace(token) = AccessTokenPush::parse(payload) else { return };
+        let ClientPayload::Json(payload) = &message.payload else {
+            return;
+        };
+        let AccessTokenPush::Replace(token) = AccessTokenPush::parse(payload) else {
+            return;
+        };
         let state = &mut self.channels[place];
-        let Stage::Joined { channel, credentials } = &state.stage else { return };
+        let Stage::Joined { channel, credentials } = &state.stage else {
+            return;
+        };
         if *credentials.token == *token {
             return;
         }
         let (topic, channel) = (Arc::clone(&state.topic), channel.clone());
-        state.stage = Stage::Renewing { channel: channel.clone() };
-        let (gateway, session, token) = (Arc::clone(&self.gateway), self.session.clone(), token.into_owned());
+        state.stage = Stage::Renewing;
+        let (gateway, session, token) = (
+            Arc::clone(&self.gateway),
+            self.session.clone(),
+            token.into_owned(),
+        );
         self.pending.push(Box::pin(async move {
             let outcome = match gateway.verifier.verify(&token, unix_seconds()).await {
                 Ok(claims) => {
-                    let credentials = Credentials { token: token.into(), claims };
-                    gateway.engine.refresh(&session, &channel, credentials.identity()).await;
+                    let credentials = Credentials {
+                        token: token.into(),
+                        claims,
+                    };
+                    gateway
+                        .engine
+                        .refresh(&session, &channel, credentials.identity())
+                        .await;
                     Ok(credentials)
                 }
                 Err(error) => Err(error),
             };
-            Settled::Renewed { topic, channel, outcome }
+            Settled::Renewed {
+                topic,
+                channel,
+                outcome,
+            }
         }));
     }
 
-    async fn close_channel(&self, channel: &JoinedChannel, error: &TokenError) {
+    async fn close_channel(&mut self, channel: &JoinedChannel, error: &TokenError) {
         tracing::info!(code = error.code(), %error, "a channel was closed for its token");
         let (session, channel, message) = (self.session.id, channel.id, error.close_message());
-        self.session.send(Command::CloseChannel { session, channel, message }).await;
+        self.session
+            .send(Command::CloseChannel {
+                session,
+                channel,
+                message,
+            })
+            .await;
     }
 
     // Outcomes.
@@ -407,10 +419,16 @@ impl Connection {
             Settled::Joined { outcome, .. } => {
                 outcome.map(|(channel, credentials)| Stage::Joined { channel, credentials })
             }
-            Settled::Renewed { channel, outcome: Ok(credentials), .. } => {
-                Some(Stage::Joined { channel, credentials })
-            }
-            Settled::Renewed { channel, outcome: Err(error), .. } => {
+            Settled::Renewed {
+                channel,
+                outcome: Ok(credentials),
+                ..
+            } => Some(Stage::Joined { channel, credentials }),
+            Settled::Renewed {
+                channel,
+                outcome: Err(error),
+                ..
+            } => {
                 self.close_channel(&channel, &error).await;
                 None
             }
@@ -435,127 +453,41 @@ impl Connection {
     fn is_current(&self, place: usize, join_ref: &Ref) -> bool {
         match &self.channels[place].stage {
             Stage::Joined { channel, .. } => channel.is_left_by(join_ref),
-            Stage::Joining | Stage::Renewing { .. } => false,
+            Stage::Joining | Stage::Renewing => false,
         }
     }
 
     fn reply(&self, message: &ClientMessage<'_>, status: Status, response: &str) -> Frame {
         let (serializer, none) = (self.session.serializer(), Ref::null());
-        walcast_wire::reply(serializer, &none, &message.reference, &message.topic, status, response)
+        walcast_wire::reply(
+            serializer,
+            &none,
+            &message.reference,
+            &message.topic,
+            status,
+            response,
+        )
     }
 
-    async fn write(&self, frame: &Frame) {
-        self.session.send(Command::Write(self.session.id, frame.bytes().clone())).await;
+    async fn write(&mut self, frame: &Frame) {
+        self.session
+            .send(Command::Write(self.session.id, frame.bytes().clone()))
+            .await;
     }
 
-    async fn close(&self, code: u16, reason: &str) {
-        self.session.send(Command::Close(self.session.id, Frame::close(code, reason))).await;
-    }
-}
-
-impl ChannelState {
-    /// When the channel's token expires, in Unix seconds.
-    fn expires_at(&self) -> Option<f64> {
-        match &self.stage {
-            Stage::Joined { credentials, .. } => Some(credentials.claims.expires_at as f64),
-            Stage::Joining | Stage::Renewing { .. } => None,
-        }
-    }
-
-}
-
-/// A join on its way to an answer, beside everything else that its socket does.
-struct JoinTask {
-    gateway: Arc<Gateway>,
-    session: SessionHandle,
-    socket_credentials: Credentials,
-    topic: Arc<str>,
-    join_ref: Ref,
-    reference: Ref,
-}
-
-impl JoinTask {
-    async fn run(self, checked: Result<JoinPayload, String>) -> Settled {
-        let joined = match checked {
-            Ok(payload) => self.decide(payload).await,
-            Err(reason) => Err(reason),
-        };
-        let outcome = match joined {
-            Ok(joined) => Some(joined),
-            Err(reason) => {
-                self.refuse(&reason).await;
-                None
-            }
-        };
-        Settled::Joined { topic: self.topic, outcome }
-    }
-
-    async fn decide(&self, payload: JoinPayload) -> Result<(JoinedChannel, Credentials), String> {
-        let token = match &payload.token {
-            ChannelToken::Socket => Arc::clone(&self.socket_credentials.token),
-            ChannelToken::Own(token) => Arc::from(token.as_str()),
-        };
-        let claims = self
-            .gateway
-            .verifier
-            .verify(&token, unix_seconds())
-            .await
-            .map_err(|error| error.join_reason())?;
-        let credentials = Credentials { token, claims };
-        let request = JoinRequest {
-            topic: Arc::clone(&self.topic),
-            join_ref: self.join_ref.clone(),
-            reference: self.reference.clone(),
-            identity: credentials.identity(),
-            payload,
-        };
-        let joined = self.gateway.engine.join(&self.session, request).await;
-        joined.map(|channel| (channel, credentials)).map_err(|refused| refused.0)
-    }
-
-    async fn refuse(&self, reason: &str) {
-        tracing::info!(topic = %self.topic, reason, "join refused");
-        tokio::time::sleep(self.gateway.limits.channel_error_backoff).await;
-        let serializer = self.session.serializer();
-        let response = walcast_wire::reason_response(reason);
-        let (join_ref, reference) = (&self.join_ref, &self.reference);
-        let frame =
-            walcast_wire::reply(serializer, join_ref, reference, &self.topic, Status::Error, &response);
-        self.session.send(Command::Write(self.session.id, frame.bytes().clone())).await;
-    }
-}
-
-fn push_kind(message: &ClientMessage<'_>) -> PushKind {
-    match (&*message.event, &message.payload) {
-        ("broadcast", ClientPayload::UserBroadcast(user)) => {
-            PushKind::Broadcast(BroadcastPayload::User {
-                event: user.event.as_ref().into(),
-                encoding: user.encoding,
-                payload: Bytes::copy_from_slice(user.payload),
-            })
-        }
-        ("broadcast", ClientPayload::Json(payload)) => {
-            PushKind::Broadcast(BroadcastPayload::Text(payload.get().into()))
-        }
-        ("presence", ClientPayload::Json(payload)) => match PresencePush::parse(payload) {
-            PresencePush::Track(meta) => PushKind::Track(meta.into()),
-            PresencePush::Untrack => PushKind::Untrack,
-            PresencePush::Missing => PushKind::EmptyPresence,
-            PresencePush::NotAnObject => PushKind::TrackNotAnObject,
-            PresencePush::Unknown(event) => {
-                tracing::debug!(code = "UnknownPresenceEvent", event, "unknown presence event");
-                PushKind::UnknownPresence
-            }
-        },
-        _ => PushKind::Other,
+    async fn close(&mut self, code: u16, reason: &str) {
+        self.session
+            .send(Command::Close(self.session.id, Frame::close(code, reason)))
+            .await;
     }
 }
 
 fn end_of(error: &Error) -> End {
     match error {
-        Error::Capacity(CapacityError::MessageTooLong { .. }) => {
-            End::Close(close_code::TOO_BIG, "the message is larger than the server accepts")
-        }
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => End::Close(
+            close_code::TOO_BIG,
+            "the message is larger than the server accepts",
+        ),
         Error::Protocol(_) => End::Close(close_code::PROTOCOL_ERROR, "not a valid WebSocket frame"),
         Error::Utf8(_) => End::Close(close_code::INVALID_DATA, "a text message must be UTF-8"),
         _ => End::Gone,

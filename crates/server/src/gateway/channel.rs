@@ -1,0 +1,150 @@
+//! A topic of a connection, from its join request on: its token, and how a join is decided.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio_tungstenite::tungstenite::Message;
+use walcast_auth::{Claims, TokenError};
+use walcast_engine::{Command, Identity, JoinRequest, JoinedChannel, SessionHandle};
+use walcast_wire::{ChannelToken, JoinPayload, Ref, Status};
+
+use super::Gateway;
+use crate::clock::unix_seconds;
+
+/// The token that admitted a socket, and what it says.
+#[derive(Clone)]
+pub(super) struct Credentials {
+    pub(super) token: Arc<str>,
+    pub(super) claims: Claims,
+}
+
+impl Credentials {
+    pub(super) fn identity(&self) -> Identity {
+        let Claims {
+            role, value, json, ..
+        } = &self.claims;
+        Identity {
+            role: Arc::clone(role),
+            claims: Arc::clone(value),
+            claims_json: Arc::clone(json),
+        }
+    }
+}
+
+/// A topic of this connection, from its join request on.
+pub(super) struct ChannelState {
+    pub(super) topic: Arc<str>,
+    pub(super) stage: Stage,
+    /// Messages that came while the stage was being decided, in order.
+    pub(super) deferred: VecDeque<Message>,
+}
+
+pub(super) enum Stage {
+    /// The join is being decided.
+    Joining,
+    /// Joined, under this token.
+    Joined {
+        channel: JoinedChannel,
+        credentials: Credentials,
+    },
+    /// Joined, and a new token is being checked.
+    Renewing,
+}
+
+/// What a check came to.
+pub(super) enum Settled {
+    Joined {
+        topic: Arc<str>,
+        outcome: Option<(JoinedChannel, Credentials)>,
+    },
+    Renewed {
+        topic: Arc<str>,
+        channel: JoinedChannel,
+        outcome: Result<Credentials, TokenError>,
+    },
+}
+
+impl ChannelState {
+    /// When the channel's token expires, in Unix seconds.
+    pub(super) fn expires_at(&self) -> Option<f64> {
+        match &self.stage {
+            Stage::Joined { credentials, .. } => Some(credentials.claims.expires_at as f64),
+            Stage::Joining | Stage::Renewing => None,
+        }
+    }
+}
+
+/// A join on its way to an answer, beside everything else that its socket does.
+pub(super) struct JoinTask {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) session: SessionHandle,
+    pub(super) socket_credentials: Credentials,
+    pub(super) topic: Arc<str>,
+    pub(super) join_ref: Ref,
+    pub(super) reference: Ref,
+}
+
+impl JoinTask {
+    /// Answers the join.
+    pub(super) async fn run(self, checked: Result<JoinPayload, String>) -> Settled {
+        let joined = match checked {
+            Ok(payload) => self.decide(payload).await,
+            Err(reason) => Err(reason),
+        };
+        let outcome = match joined {
+            Ok(joined) => Some(joined),
+            Err(reason) => {
+                self.refuse(&reason).await;
+                None
+            }
+        };
+        Settled::Joined {
+            topic: self.topic,
+            outcome,
+        }
+    }
+
+    async fn decide(&self, payload: JoinPayload) -> Result<(JoinedChannel, Credentials), String> {
+        let token = match &payload.token {
+            ChannelToken::Socket => Arc::clone(&self.socket_credentials.token),
+            ChannelToken::Own(token) => Arc::from(token.as_str()),
+        };
+        let claims = self
+            .gateway
+            .verifier
+            .verify(&token, unix_seconds())
+            .await
+            .map_err(|error| error.join_reason())?;
+        let credentials = Credentials { token, claims };
+        let request = JoinRequest {
+            topic: Arc::clone(&self.topic),
+            join_ref: self.join_ref.clone(),
+            reference: self.reference.clone(),
+            identity: credentials.identity(),
+            payload,
+        };
+        let joined = self.gateway.engine.join(&self.session, request).await;
+        joined
+            .map(|channel| (channel, credentials))
+            .map_err(|refused| refused.0)
+    }
+
+    async fn refuse(&self, reason: &str) {
+        tracing::info!(topic = %self.topic, reason, "join refused");
+        tokio::time::sleep(self.gateway.limits.channel_error_backoff).await;
+        let serializer = self.session.serializer();
+        let response = walcast_wire::reason_response(reason);
+        let (join_ref, reference) = (&self.join_ref, &self.reference);
+        let frame = walcast_wire::reply(
+            serializer,
+            join_ref,
+            reference,
+            &self.topic,
+            Status::Error,
+            &response,
+        );
+        self.session
+            .send(Command::Write(self.session.id, frame.bytes().clone()))
+            .await;
+    }
+}
