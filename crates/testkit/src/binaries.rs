@@ -211,7 +211,8 @@ mod tests {
 
     #[test]
     fn an_installed_server_is_found_and_another_version_of_it_is_not() {
-        let found = Binaries::find(None, &[], None).expect("tests need an installed Postgres");
+        let explicit = crate::database::test_settings().bin_dir;
+        let found = Binaries::find(explicit.as_deref(), &[], None).expect("tests need an installed Postgres");
         assert!(found.major() >= OLDEST_MAJOR);
         let error = Binaries::find(Some(found.directory()), &[], Some(found.major() + 1));
         assert!(

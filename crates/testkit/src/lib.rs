@@ -3,6 +3,7 @@
 //! Read in this order:
 //!
 //! - [`binaries`]: where the server programs are, and which of several versions is taken.
+//! - [`embedded`]: programs unpacked into the project's own directory, for machines that have none and no root.
 //! - `account`: the unprivileged account that Postgres runs under when we are root.
 //! - `home`: the directory of one cluster: data, log, password, socket; the removal of what dead processes left.
 //! - `spawn`: starting a process that dies with us, however we die.
@@ -18,6 +19,7 @@ pub mod binaries;
 pub mod cluster;
 pub mod database;
 pub mod demo;
+pub mod embedded;
 mod home;
 pub mod protocol_client;
 pub mod protocol_message;

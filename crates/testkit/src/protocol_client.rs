@@ -357,7 +357,7 @@ impl ProtocolClient {
             let next = timeout_at(deadline, self.socket.next());
             let frame = next
                 .await
-                .with_context(|| format!("waited for {:?}", self.deadline))?;
+                .map_err(|_| anyhow!("waited for {:?}", self.deadline))?;
             let raw = match frame {
                 Some(Ok(Message::Text(text))) => RawFrame::Text(text.to_string()),
                 Some(Ok(Message::Binary(bytes))) => RawFrame::Binary(bytes),

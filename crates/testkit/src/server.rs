@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::account::Account;
 use crate::binaries::Binaries;
 use crate::cluster::{ClusterSettings, DataDirectory, SUPERUSER};
+use crate::embedded;
 use crate::home::Home;
 use crate::spawn::spawn_bound;
 
@@ -53,7 +54,7 @@ impl Server {
             DataDirectory::Kept(path) => (Home::kept(path, account)?, true),
         };
         let major = home.major()?;
-        let binaries = Binaries::find(settings.bin_dir.as_deref(), &settings.more_bin_dirs, major)?;
+        let binaries = find_binaries(&settings, major)?;
         if major.is_none() {
             initialize(&binaries, &home, &settings.host_based_authentication)?;
         }
@@ -263,6 +264,21 @@ impl Drop for Server {
             }
         }
     }
+}
+
+fn find_binaries(settings: &ClusterSettings, major: Option<u32>) -> Result<Binaries> {
+    let explicit = settings.bin_dir.as_deref();
+    let Some(cache) = &settings.embedded_cache else {
+        return Binaries::find(explicit, &[], major);
+    };
+    let unpacked = embedded::bin_directory(cache);
+    Binaries::find(explicit, std::slice::from_ref(&unpacked), major).or_else(|error| {
+        if explicit.is_some() || major.is_some_and(|major| major != embedded::MAJOR) {
+            return Err(error);
+        }
+        embedded::install(cache).with_context(|| format!("{error:#}; fetching them failed as well"))?;
+        Binaries::find(Some(&unpacked), &[], major)
+    })
 }
 
 fn initialize(binaries: &Binaries, home: &Home, host_based_authentication: &[String]) -> Result<()> {

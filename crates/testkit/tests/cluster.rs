@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use walcast_testkit::database::test_settings;
 use walcast_testkit::{Cluster, ClusterSettings, DataDirectory, Database, database, shared_cluster};
 
 #[tokio::test]
@@ -73,7 +74,7 @@ async fn a_kept_cluster_has_the_same_data_password_and_port_next_time() {
     let path = open_to_all(base.path()).join("postgres");
     let settings = || ClusterSettings {
         data_dir: DataDirectory::Kept(path.clone()),
-        ..Default::default()
+        ..test_settings()
     };
     let first = Cluster::start(settings()).await.expect("a cluster");
     let url = first.url("postgres");
@@ -112,7 +113,7 @@ async fn a_kept_cluster_has_the_same_data_password_and_port_next_time() {
 async fn a_server_that_can_not_start_says_why() {
     let settings = ClusterSettings {
         settings: vec![("shared_buffers".into(), "a lot".into())],
-        ..ClusterSettings::default()
+        ..test_settings()
     };
     let error = Cluster::start(settings)
         .await
@@ -125,7 +126,7 @@ async fn a_server_that_can_not_start_says_why() {
 async fn settings_given_win_over_those_of_the_cluster() {
     let settings = ClusterSettings {
         settings: vec![("wal_level".into(), "replica".into())],
-        ..Default::default()
+        ..test_settings()
     };
     let cluster = Cluster::start(settings).await.expect("a cluster");
     let client = cluster.client("postgres").await.expect("a connection");
