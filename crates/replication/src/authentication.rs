@@ -287,13 +287,14 @@ mod tests {
 
     #[tokio::test]
     async fn required_binding_refuses_every_weaker_way_before_a_password_is_sent() {
-        for request in [
-            &[&b"R\0\0\0\x08\0\0\0\x03"[..]] as &'static [&'static [u8]],
+        const WEAKER: [&[&[u8]]; 4] = [
+            &[b"R\0\0\0\x08\0\0\0\x03"],
             &[b"R\0\0\0\x0c\0\0\0\x05salt"],
             &[b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0"],
             &[OK],
-        ] {
-            let (result, heard) = log_in(request, "channel_binding=require").await;
+        ];
+        for answers in WEAKER {
+            let (result, heard) = log_in(answers, "channel_binding=require").await;
             assert!(result.unwrap_err().starts_with("channel_binding=require, but"));
             assert!(heard.is_empty());
         }
@@ -303,7 +304,7 @@ mod tests {
     async fn a_server_that_extends_a_foreign_nonce_is_refused() {
         let answers: &[&[u8]] = &[
             b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0",
-            b"R\0\0\0\x20\0\0\0\x0br=foreign,s=QUJD,i=4096",
+            b"R\0\0\0\x1f\0\0\0\x0br=foreign,s=QUJD,i=4096",
         ];
         let (result, _) = log_in(answers, "").await;
         assert!(result.unwrap_err().contains("nonce"));

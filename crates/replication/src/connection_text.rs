@@ -523,9 +523,9 @@ mod tests {
 
     #[test]
     fn a_password_with_a_raw_slash_is_refused_without_being_shown() {
-        let message = refusal("postgres://ana:ab/cd@db/app");
+        let message = refusal("postgres://ana:zq/cd@db/app");
         assert!(
-            message.contains("percent-encoded") && !message.contains("ab"),
+            message.contains("percent-encoded") && !message.contains("zq"),
             "{message}"
         );
     }
