@@ -89,6 +89,8 @@ async function work(people, handle) {
       orders.change(change);
       follow(followed);
     },
+    // A room came or went: only a new look tells what is in it.
+    sala_miembros: () => refetch(),
   };
   const refetch = refetcher(api, (state) => {
     live.watchRooms(state.salas.map(({ id }) => id));

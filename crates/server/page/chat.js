@@ -30,12 +30,9 @@ export class Chat {
     byId('message').addEventListener('input', () => this.#tellTyping());
   }
 
-  /** What the server has now: rooms with their members, and the messages this person may see. */
-  load({ salas, miembros, mensajes }) {
-    this.#rooms = salas.map((room) => ({
-      ...room,
-      members: miembros.filter(({ sala_id }) => sala_id === room.id).map(({ usuario_id }) => usuario_id),
-    }));
+  /** What the server has now: the rooms and the messages this person may see. */
+  load({ salas, mensajes }) {
+    this.#rooms = salas;
     this.#messages = new Map(mensajes.map((message) => [message.id, message]));
     this.#outbox = this.#outbox.filter(({ id }) => !this.#messages.has(id));
     if (!this.#rooms.some(({ id }) => id === this.#room)) this.#room = this.#rooms[0]?.id ?? null;
@@ -145,7 +142,6 @@ export class Chat {
     }));
     const room = this.#rooms.find(({ id }) => id === this.#room);
     byId('room-name').textContent = room?.nombre ?? 'No estás en ninguna sala';
-    byId('room-members').textContent = room ? room.members.map((person) => this.nameOf(person)).join(' · ') : '';
     byId('composer').hidden = !room;
   }
 
@@ -174,10 +170,17 @@ export class Chat {
         this.#editing === message.id && editable
           ? this.#editor(message)
           : h('p', { class: message.borrado ? 'gone' : 'body' }, message.borrado ? 'Mensaje borrado' : message.cuerpo),
+        !message.borrado && this.#reactions(message.reacciones ?? {}),
         editable && this.#editing !== message.id && h('p', { class: 'message-actions' },
           h('button', { type: 'button', class: 'link', onclick: () => this.#edit(message.id) }, 'Editar'),
           h('button', { type: 'button', class: 'link', onclick: () => this.#attempt(() => this.api.deleteMessage(message.id)) },
             'Borrar'))));
+  }
+
+  #reactions(byEmoji) {
+    const chosen = Object.entries(byEmoji).filter(([, people]) => people.length > 0);
+    return chosen.length > 0 && h('p', { class: 'reactions' }, ...chosen.map(([emoji, people]) =>
+      h('span', { title: people.map((person) => this.nameOf(person)).join(', ') }, `${emoji} ${people.length}`)));
   }
 
   #edit(id) {

@@ -66,7 +66,7 @@ async function frameLine({ sent, data }) {
       h('pre', {}, text)));
 }
 
-const now = () => new Date().toLocaleTimeString('es', { hour12: false });
+const now = () => new Date().toLocaleTimeString('es', { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 
 /** Serializer 2.0.0, text: `[join_ref, ref, topic, event, payload]`. */
 function readText(data) {

@@ -79,6 +79,7 @@ export async function goLive({ me, token, on }) {
   join(`user:${me.id}`, {}, (channel) => {
     changesOf(channel, 'notificaciones', '*');
     changesOf(channel, 'solicitudes', '*');
+    changesOf(channel, 'sala_miembros', '*');
   });
 
   return {

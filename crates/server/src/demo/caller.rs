@@ -1,7 +1,6 @@
 //! Who calls an endpoint: the verified claims of the bearer token.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
@@ -11,6 +10,7 @@ use walcast_auth::Claims;
 
 use super::Demo;
 use super::failure::Failure;
+use crate::clock::unix_seconds;
 
 /// A caller whose token was verified.
 pub(super) struct Caller {
@@ -36,11 +36,14 @@ impl FromRequestParts<Arc<Demo>> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, demo: &Arc<Demo>) -> Result<Self, Failure> {
-        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let header = parts
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
         let token = header.and_then(bearer).ok_or(Failure::NoToken)?;
         let claims = demo
             .verifier
-            .verify(token, now().as_secs_f64())
+            .verify(token, unix_seconds())
             .await
             .map_err(Failure::Token)?;
         Ok(Self {
@@ -54,9 +57,4 @@ impl FromRequestParts<Arc<Demo>> for Caller {
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-/// Time since 1970. A clock before that reads as 1970.
-pub(super) fn now() -> std::time::Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

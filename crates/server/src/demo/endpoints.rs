@@ -10,10 +10,11 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Number, Value, json};
 
-use super::caller::{Caller, now};
+use super::caller::Caller;
 use super::failure::Failure;
 use super::people::{PEOPLE, Person};
 use super::{Demo, statements};
+use crate::clock::unix_seconds;
 
 const MESSAGE_CHARACTERS_MAX: usize = 2000;
 const ZONE_CHARACTERS_MAX: usize = 60;
@@ -49,9 +50,10 @@ struct TokenBody {
 async fn token(State(demo): State<Arc<Demo>>, body: Body<TokenBody>) -> Answer {
     let Json(body) = body?;
     let person = Person::by_handle(&body.person).ok_or(Failure::UnknownPerson)?;
-    let now_unix_seconds = i64::try_from(now().as_secs()).unwrap_or(i64::MAX);
-    let token = person.token(&demo.secret, now_unix_seconds)?;
-    Ok(Json(json!({ "token": token.text, "expires_at": token.expires_at, "person": person })))
+    let token = person.token(&demo.secret, unix_seconds())?;
+    Ok(Json(
+        json!({ "token": token.text, "expires_at": token.expires_at, "person": person }),
+    ))
 }
 
 /// Everything the caller may see.
@@ -75,7 +77,10 @@ async fn send_message(caller: Caller, body: Body<NewMessage>) -> Result<(StatusC
     let parameters = [message.id, Some(message.sala_id), Some(cuerpo)];
     let rows = caller.run(statements::SEND_MESSAGE, &parameters).await?;
     // No row: it was there already.
-    Ok((StatusCode::CREATED, Json(rows.into_iter().next().unwrap_or(Value::Null))))
+    Ok((
+        StatusCode::CREATED,
+        Json(rows.into_iter().next().unwrap_or(Value::Null)),
+    ))
 }
 
 #[derive(Deserialize)]
@@ -87,7 +92,9 @@ struct EditedMessage {
 async fn edit_message(caller: Caller, Path(id): Path<String>, body: Body<EditedMessage>) -> Answer {
     let Json(message) = body?;
     let cuerpo = message_text(&message.cuerpo)?;
-    one(caller.run(statements::EDIT_MESSAGE, &[Some(id), Some(cuerpo)]).await?)
+    one(caller
+        .run(statements::EDIT_MESSAGE, &[Some(id), Some(cuerpo)])
+        .await?)
 }
 
 async fn delete_message(caller: Caller, Path(id): Path<String>) -> Answer {
@@ -101,7 +108,10 @@ struct NewRequest {
     precio: Number,
 }
 
-async fn create_request(caller: Caller, body: Body<NewRequest>) -> Result<(StatusCode, Json<Value>), Failure> {
+async fn create_request(
+    caller: Caller,
+    body: Body<NewRequest>,
+) -> Result<(StatusCode, Json<Value>), Failure> {
     let Json(request) = body?;
     let zona = request.zona.trim();
     if zona.is_empty() || zona.chars().count() > ZONE_CHARACTERS_MAX {

@@ -72,7 +72,7 @@ fn file(kind: &'static str, content: &'static str) -> Response {
 }
 
 /// Scripts, styles and requests of this origin only; nothing inline, nothing framed. Not every browser reads `'self'`
-/// in `connect-src` as covering WebSockets, so those of the same host are named.
+/// in `connect-src` as covering `ws:`, so the WebSocket addresses of the same host are named.
 fn content_security_policy(headers: &HeaderMap) -> HeaderValue {
     let host = headers
         .get(HOST)
@@ -105,7 +105,10 @@ mod tests {
     #[test]
     fn sockets_of_the_same_host_are_allowed_by_name() {
         let policy = policy_for("[::1]:4000");
-        assert!(policy.contains("connect-src 'self' ws://[::1]:4000 wss://[::1]:4000;"), "{policy}");
+        assert!(
+            policy.contains("connect-src 'self' ws://[::1]:4000 wss://[::1]:4000;"),
+            "{policy}"
+        );
     }
 
     #[test]
@@ -116,9 +119,14 @@ mod tests {
 
     #[test]
     fn the_page_names_only_files_that_are_served() {
-        let named = INDEX.split(['"', '\'']).filter_map(|text| text.strip_prefix("/page/"));
+        let named = INDEX
+            .split(['"', '\''])
+            .filter_map(|text| text.strip_prefix("/page/"));
         for path in named {
-            assert!(FILES.iter().any(|(name, _, _)| *name == path), "{path} is not in FILES");
+            assert!(
+                FILES.iter().any(|(name, _, _)| *name == path),
+                "{path} is not in FILES"
+            );
         }
     }
 
@@ -129,9 +137,15 @@ mod tests {
             .filter(|(name, kind, _)| *kind == SCRIPT && !name.starts_with("vendor/"));
         for (importer, _, content) in own_scripts {
             for import in content.lines().filter(|line| line.starts_with("import ")) {
-                let path = import.split("'./").nth(1).and_then(|rest| rest.strip_suffix("';"));
+                let path = import
+                    .split("'./")
+                    .nth(1)
+                    .and_then(|rest| rest.strip_suffix("';"));
                 let path = path.unwrap_or_else(|| panic!("{importer}: {import}"));
-                assert!(FILES.iter().any(|(name, _, _)| *name == path), "{importer} imports {path}");
+                assert!(
+                    FILES.iter().any(|(name, _, _)| *name == path),
+                    "{importer} imports {path}"
+                );
             }
         }
     }
@@ -140,7 +154,10 @@ mod tests {
     fn nothing_is_taken_from_elsewhere() {
         let own = FILES.iter().filter(|(name, _, _)| !name.starts_with("vendor/"));
         for (name, _, content) in own.chain([&("index.html", HTML, INDEX)]) {
-            let hosts = content.split("://").skip(1).filter(|rest| !rest.starts_with("www.w3.org/2000/svg"));
+            let hosts = content
+                .split("://")
+                .skip(1)
+                .filter(|rest| !rest.starts_with("www.w3.org/2000/svg"));
             assert_eq!(hosts.count(), 0, "{name} names another host");
         }
     }
@@ -158,7 +175,13 @@ mod tests {
     fn markup_is_never_parsed_from_text() {
         let own = FILES.iter().filter(|(name, _, _)| !name.starts_with("vendor/"));
         for (name, _, content) in own {
-            for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+            for forbidden in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+            ] {
                 assert!(!content.contains(forbidden), "{name} has {forbidden}");
             }
         }

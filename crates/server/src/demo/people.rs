@@ -53,8 +53,10 @@ impl Person {
     }
 
     /// Signs a token of the role `authenticated` for this person.
-    pub(super) fn token(&self, secret: &Secret, now_unix_seconds: i64) -> Result<Token, SigningError> {
-        let expires_at = now_unix_seconds + TOKEN_SECONDS;
+    pub(super) fn token(&self, secret: &Secret, now_unix_seconds: f64) -> Result<Token, SigningError> {
+        #[allow(clippy::cast_possible_truncation, reason = "the seconds since 1970 fit for a long while")]
+        let issued_at = now_unix_seconds.floor() as i64;
+        let expires_at = issued_at + TOKEN_SECONDS;
         let rol = if self.operator { "operador" } else { "cliente" };
         let claims = json!({
             "aud": "authenticated",
@@ -62,7 +64,7 @@ impl Person {
             "sub": self.id,
             "name": self.name,
             "app_metadata": { "rol": rol },
-            "iat": now_unix_seconds,
+            "iat": issued_at,
             "exp": expires_at,
         });
         let text = walcast_auth::sign(&claims, secret.expose())?;

@@ -5,7 +5,6 @@
 pub(super) const STATE: &str = "\
 select
   (select coalesce(jsonb_agg(to_jsonb(salas) order by nombre), '[]') from public.salas) as salas,
-  (select coalesce(jsonb_agg(to_jsonb(sala_miembros)), '[]') from public.sala_miembros) as miembros,
   (select coalesce(jsonb_agg(to_jsonb(recent)), '[]')
    from (select * from public.mensajes order by creado_en desc limit 500) as recent) as mensajes,
   (select coalesce(jsonb_agg(to_jsonb(recent)), '[]')
