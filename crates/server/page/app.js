@@ -6,7 +6,7 @@ import { apiOf, people as fetchPeople } from './api.js';
 import { Chat } from './chat.js';
 import { byId, h, keepInStep, showText } from './dom.js';
 import { showFrames } from './frames.js';
-import { chosenPerson, choosePerson, forgetPerson, identify } from './identity.js';
+import { chosenPerson, forgetPerson, identify, keepPerson } from './identity.js';
 import { goLive } from './live.js';
 import { RouteMap } from './map.js';
 import { Notices } from './notices.js';
@@ -40,14 +40,14 @@ async function start() {
     welcome(people);
     return;
   }
-  choosePerson(handle);
+  keepPerson(handle);
   await work(people, handle);
 }
 
 function welcome(people) {
   byId('welcome').hidden = false;
   byId('people').replaceChildren(...people.map((person) => h('li', {},
-    h('button', { type: 'button', onclick: () => choosePerson(person.handle) },
+    h('button', { type: 'button', onclick: () => { location.hash = person.handle; } },
       avatar(person.id, person.name),
       h('b', {}, person.name),
       h('span', { class: 'muted' }, person.operator ? 'operador' : 'cliente')))));

@@ -10,9 +10,10 @@ export function chosenPerson() {
   return decodeURIComponent(location.hash.slice(1)) || sessionStorage.getItem(KEPT) || null;
 }
 
-export function choosePerson(handle) {
+/** Keeps the person for this tab and shows them in the address, so that it can be copied. */
+export function keepPerson(handle) {
   sessionStorage.setItem(KEPT, handle);
-  if (location.hash.slice(1) !== encodeURIComponent(handle)) location.hash = encodeURIComponent(handle);
+  history.replaceState(null, '', `#${encodeURIComponent(handle)}`);
 }
 
 export function forgetPerson() {

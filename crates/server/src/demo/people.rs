@@ -54,7 +54,10 @@ impl Person {
 
     /// Signs a token of the role `authenticated` for this person.
     pub(super) fn token(&self, secret: &Secret, now_unix_seconds: f64) -> Result<Token, SigningError> {
-        #[allow(clippy::cast_possible_truncation, reason = "the seconds since 1970 fit for a long while")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "the seconds since 1970 fit for a long while"
+        )]
         let issued_at = now_unix_seconds.floor() as i64;
         let expires_at = issued_at + TOKEN_SECONDS;
         let rol = if self.operator { "operador" } else { "cliente" };
