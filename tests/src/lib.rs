@@ -1,1 +1,135 @@
-//! Shared scenery of the end-to-end tests.
+//! Scenery of the end-to-end tests: a database, a server in front of it, people with tokens.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use walcast::serve::{ServeSettings, Server};
+use walcast_auth::{Secret, VerifierSettings};
+use walcast_replication::ConnectionSettings;
+use walcast_testkit::{Database, ProtocolClient, ProtocolVersion};
+
+/// The secret that the tests' tokens are signed with.
+pub const SECRET: &str = "a secret of the end-to-end tests, long enough";
+
+/// Roles and functions as Supabase-style applications have them; see `sql/demo/`.
+const FOUNDATION: &str =
+    concat!(include_str!("../../sql/demo/10-roles.sql"), include_str!("../../sql/demo/20-auth.sql"));
+
+/// One database and one server.
+pub struct World {
+    /// The database.
+    pub database: Database,
+    /// A connection to it, as its owner.
+    pub client: tokio_postgres::Client,
+    /// What the server was started with.
+    pub settings: ServeSettings,
+    /// The server.
+    pub server: Server,
+}
+
+impl World {
+    /// A fresh database with roles, `auth.uid()` and the like, then `sql`, and a server with short waits.
+    pub async fn with_sql(name: &str, sql: &str) -> Result<World> {
+        World::with_settings(name, sql, |_| {}).await
+    }
+
+    /// The same, with other settings.
+    pub async fn with_settings(
+        name: &str,
+        sql: &str,
+        change: impl FnOnce(&mut ServeSettings),
+    ) -> Result<World> {
+        let database = walcast_testkit::database(name).await;
+        let client = database.client().await;
+        client.batch_execute(FOUNDATION).await?;
+        client.batch_execute(sql).await?;
+        let mut settings = settings(&database)?;
+        change(&mut settings);
+        let server = Server::start(settings.clone()).await?;
+        Ok(World { database, client, settings, server })
+    }
+
+    /// The demo application of `sql/demo/`.
+    pub async fn demo(name: &str) -> Result<World> {
+        let database = walcast_testkit::database(name).await;
+        let mut client = database.client().await;
+        walcast_testkit::demo::apply(&mut client).await?;
+        let settings = settings(&database)?;
+        let server = Server::start(settings.clone()).await?;
+        Ok(World { database, client, settings, server })
+    }
+
+    /// `http://…` of the server.
+    pub fn http(&self) -> String {
+        format!("http://{}", self.server.address())
+    }
+
+    /// `ws://…` of the server, as the stock clients are given it.
+    pub fn websocket(&self) -> String {
+        format!("ws://{}/socket/websocket", self.server.address())
+    }
+
+    /// A connection with serializer 2.0.0 and these claims.
+    pub async fn connect(&self, claims: &Value) -> Result<ProtocolClient> {
+        self.connect_as(claims, ProtocolVersion::V2).await
+    }
+
+    /// A connection with these claims.
+    pub async fn connect_as(&self, claims: &Value, version: ProtocolVersion) -> Result<ProtocolClient> {
+        ProtocolClient::connect(&self.websocket(), &token(claims), version).await
+    }
+
+    /// Runs SQL as the database's owner.
+    pub async fn sql(&self, sql: &str) -> Result<()> {
+        Ok(self.client.batch_execute(sql).await?)
+    }
+
+    /// Stops the server and starts another one at the same address, on the same slot.
+    pub async fn restart(mut self) -> Result<World> {
+        let address = self.server.address();
+        self.server.stop().await?;
+        self.settings.listen = address;
+        self.server = Server::start(self.settings.clone()).await?;
+        Ok(self)
+    }
+}
+
+fn settings(database: &Database) -> Result<ServeSettings> {
+    // The first caller wins, the others find the same provider.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let verifier = VerifierSettings { secret: Some(Secret::new(SECRET)), ..VerifierSettings::default() };
+    let mut settings = ServeSettings::new(ConnectionSettings::parse(database.url())?, verifier);
+    settings.slot = database.slot_name();
+    settings.engine.shards = 2;
+    settings.limits.connect_error_backoff = Duration::ZERO;
+    settings.limits.channel_error_backoff = Duration::ZERO;
+    settings.catalog_poll = Duration::from_millis(200);
+    Ok(settings)
+}
+
+/// Signs claims with the tests' secret.
+pub fn token(claims: &Value) -> String {
+    walcast_auth::sign(claims, SECRET).expect("claims are an object")
+}
+
+/// Claims of the role `authenticated` for an hour.
+pub fn person(subject: &str) -> Value {
+    json!({ "role": "authenticated", "sub": subject, "exp": unix_seconds() + 3_600 })
+}
+
+/// Claims of any role for an hour.
+pub fn role(role: &str) -> Value {
+    json!({ "role": role, "exp": unix_seconds() + 3_600 })
+}
+
+/// Seconds since the Unix epoch.
+pub fn unix_seconds() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is after 1970");
+    i64::try_from(elapsed.as_secs()).expect("the clock is before the year 292 billion")
+}
+
+/// A binding of `postgres_changes`.
+pub fn binding(event: &str, table: &str) -> Value {
+    json!({ "event": event, "schema": "public", "table": table })
+}

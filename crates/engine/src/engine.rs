@@ -328,6 +328,17 @@ impl Engine {
         let _ = self.subscribe.send(subscribing).await;
     }
 
+    /// Waits until no session is left.
+    pub async fn emptied(&self) {
+        loop {
+            let told = self.counters.session_gone.notified();
+            if self.counters.sessions.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            told.await;
+        }
+    }
+
     /// Sends every session this close frame, and lets no new one live.
     pub async fn shut_down(&self, close: &Frame) {
         for shard in self.shards.iter() {

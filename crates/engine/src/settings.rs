@@ -3,6 +3,8 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 /// Limits and choices of the engine. Each has a setting of the same name.
 #[derive(Clone, Debug)]
 pub struct EngineSettings {
@@ -59,6 +61,8 @@ pub enum Deletes {
 pub struct Counters {
     /// Connections open now.
     pub sessions: AtomicU64,
+    /// Told whenever a connection ends.
+    pub(crate) session_gone: Notify,
     /// Joins that succeeded.
     pub joins: AtomicU64,
     /// Broadcasts received from clients.

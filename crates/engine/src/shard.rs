@@ -210,6 +210,7 @@ impl Shard {
             return;
         };
         self.counters.sessions.fetch_sub(1, Relaxed);
+        self.counters.session_gone.notify_waiters();
         found.outbound.abandon();
         for channel in std::mem::take(&mut found.channels) {
             self.forget(session, &channel);

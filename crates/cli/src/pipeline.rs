@@ -1,0 +1,87 @@
+//! From the replication stream to the matcher: events in, batches of changes out.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use walcast_engine::{Ingest, LogBatch, LogEvent};
+use walcast_replication::{Event, Progress, StreamSettings, StreamStatus};
+
+/// Batches of events that wait to be decoded. Each is bounded by the reader; together with the engine's
+/// own inbox this is all that is ever held between the log and the sockets.
+const EVENT_BATCHES: usize = 4;
+
+/// The running pipeline.
+pub(crate) struct Pipeline {
+    pub(crate) status: watch::Receiver<StreamStatus>,
+    reader: JoinHandle<Result<()>>,
+    decoder: JoinHandle<Result<()>>,
+}
+
+impl Pipeline {
+    /// Starts reading the log; returns once changes flow.
+    pub(crate) async fn start(
+        settings: StreamSettings,
+        progress: Arc<Progress>,
+        batches: mpsc::Sender<LogBatch>,
+        cancel: CancellationToken,
+    ) -> Result<Pipeline> {
+        let (events, received) = mpsc::channel(EVENT_BATCHES);
+        let (status_sender, mut status) = watch::channel(StreamStatus::Connecting);
+        let mut reader = tokio::spawn(async move {
+            walcast_replication::run(settings, progress, events, status_sender, cancel)
+                .await
+                .context("the log can not be read")
+        });
+        let decoder = tokio::spawn(decode(received, batches));
+        tokio::select! {
+            streaming = status.wait_for(|status| matches!(status, StreamStatus::Streaming { .. })) => {
+                if streaming.is_err() {
+                    reader.await??;
+                    bail!("the replication stream ended before it began");
+                }
+            }
+            ended = &mut reader => {
+                ended??;
+                bail!("the replication stream ended before it began");
+            }
+        }
+        Ok(Pipeline { status, reader, decoder })
+    }
+
+    /// Waits for the end: after a cancellation, or with the error that ended it.
+    pub(crate) async fn ended(&mut self) -> Result<()> {
+        tokio::select! {
+            ended = &mut self.reader => ended?,
+            ended = &mut self.decoder => ended?,
+        }
+    }
+}
+
+async fn decode(mut events: mpsc::Receiver<Vec<Event>>, batches: mpsc::Sender<LogBatch>) -> Result<()> {
+    let mut ingest = Ingest::default();
+    while let Some(arrived) = events.recv().await {
+        for event in arrived {
+            let event = match event {
+                Event::Restarted { since, gap } => {
+                    if gap {
+                        tracing::error!(
+                            code = "ReplicationSlotLost", %since,
+                            "the replication slot was lost and made anew: changes before this position were missed"
+                        );
+                    }
+                    LogEvent::Restarted
+                }
+                Event::Data { payload, .. } => LogEvent::Data(payload),
+                Event::KeepAlive { wal_end } => LogEvent::KeepAlive(wal_end),
+            };
+            let Some(batch) = ingest.feed(event)? else { continue };
+            if batches.send(batch).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

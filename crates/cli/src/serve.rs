@@ -1,0 +1,187 @@
+//! One running server: the database on one side, sockets on the other, and the order of start and stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use walcast_auth::{Verifier, VerifierSettings};
+use walcast_catalog::{Catalog, CatalogSettings, preflight};
+use walcast_engine::{Engine, EngineSettings};
+use walcast_replication::{ConnectionSettings, Progress, StreamSettings, StreamStatus};
+use walcast_server::{Gateway, Limits, ListenerSettings};
+use walcast_wire::Frame;
+
+use crate::database::query_config;
+use crate::demo::CatalogDemo;
+use crate::pipeline::Pipeline;
+
+/// RFC 6455 §7.4.1 and its registry: "Service Restart"; clients reconnect.
+const SERVICE_RESTART: u16 = 1012;
+
+/// Everything a server needs to know. See docs/configuration.md for the settings that it is made from.
+#[derive(Clone, Debug)]
+pub struct ServeSettings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The database.
+    pub connection: ConnectionSettings,
+    /// The publications whose tables are served.
+    pub publications: Vec<String>,
+    /// The replication slot.
+    pub slot: String,
+    /// Query connections at most.
+    pub pool_size: usize,
+    /// How long PostgreSQL may take for one statement of ours.
+    pub statement_timeout: Duration,
+    /// SQL to run on every new query connection.
+    pub after_connect: Option<String>,
+    /// How often the catalog is looked at for changes that the log does not announce.
+    pub catalog_poll: Duration,
+    /// The keys that tokens are verified with.
+    pub verifier: VerifierSettings,
+    /// The engine's limits.
+    pub engine: EngineSettings,
+    /// The gateway's limits.
+    pub limits: Limits,
+    /// How HTTP connections are treated.
+    pub listener: ListenerSettings,
+    /// How long sockets may take to be told that the server stops.
+    pub drain: Duration,
+    /// Serve the demo page, whose people's tokens are signed with this secret. For development only.
+    pub demo: Option<walcast_auth::Secret>,
+}
+
+impl ServeSettings {
+    /// Defaults for all but the database and the keys.
+    pub fn new(connection: ConnectionSettings, verifier: VerifierSettings) -> Self {
+        ServeSettings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            connection,
+            publications: vec!["supabase_realtime".to_owned()],
+            slot: "walcast".to_owned(),
+            pool_size: 5,
+            statement_timeout: Duration::from_secs(5),
+            after_connect: None,
+            catalog_poll: Duration::from_secs(5),
+            verifier,
+            engine: EngineSettings::default(),
+            limits: Limits::default(),
+            listener: ListenerSettings::default(),
+            drain: Duration::from_secs(5),
+            demo: None,
+        }
+    }
+
+    /// How the catalog reaches the database.
+    pub fn catalog(&self) -> Result<CatalogSettings> {
+        let (config, tls) = query_config(&self.connection)?;
+        Ok(CatalogSettings {
+            tls,
+            publications: self.publications.clone(),
+            pool_size: self.pool_size,
+            statement_timeout: self.statement_timeout,
+            after_connect: self.after_connect.clone(),
+            ..CatalogSettings::new(config)
+        })
+    }
+}
+
+/// A server that is up. Dropping it does not stop it; [`Server::stop`] does.
+pub struct Server {
+    address: SocketAddr,
+    engine: Engine,
+    pipeline: Pipeline,
+    progress: Arc<Progress>,
+    accepting: CancellationToken,
+    reading: CancellationToken,
+    listener: JoinHandle<()>,
+    poll: JoinHandle<()>,
+    drain: Duration,
+}
+
+impl Server {
+    /// Starts a server; returns when changes flow and sockets are accepted.
+    pub async fn start(settings: ServeSettings) -> Result<Server> {
+        let catalog_settings = settings.catalog()?;
+        let findings = preflight::check(&catalog_settings, &settings.slot).await?;
+        for publication in &findings.created_publications {
+            tracing::info!(publication, "the publication was missing and has been created, without tables");
+        }
+        for warning in &findings.warnings {
+            tracing::warn!("{warning}");
+        }
+        let catalog = Catalog::connect(catalog_settings).await.context("the catalog can not be read")?;
+        let verifier = Arc::new(Verifier::new(settings.verifier.clone())?);
+
+        let progress = Arc::new(Progress::default());
+        let confirmed = Arc::clone(&progress);
+        let (engine, batches) = Engine::start(
+            settings.engine.clone(),
+            Arc::clone(&catalog) as _,
+            catalog.subscribe(),
+            move |lsn| confirmed.confirm(lsn),
+        );
+        let (accepting, reading) = (CancellationToken::new(), CancellationToken::new());
+        let stream =
+            StreamSettings::new(settings.connection.clone(), &settings.slot, settings.publications.clone());
+        let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
+        let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
+
+        let gateway = Gateway::new(engine.clone(), Arc::clone(&verifier), settings.limits.clone());
+        let mut app = walcast_server::gateway_router(gateway);
+        if let Some(secret) = settings.demo {
+            let database = Arc::new(CatalogDemo(catalog));
+            app = app.merge(walcast_server::demo::router(walcast_server::demo::Demo::new(
+                database, verifier, secret,
+            )));
+        }
+        let socket = TcpListener::bind(settings.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}: choose another PORT", settings.listen))?;
+        let address = socket.local_addr()?;
+        let listener =
+            tokio::spawn(walcast_server::serve(socket, app, settings.listener, accepting.clone()));
+        tracing::info!(%address, slot = settings.slot, postgres = findings.server_version, "walcast is up");
+        let drain = settings.drain;
+        Ok(Server { address, engine, pipeline, progress, accepting, reading, listener, poll, drain })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How the replication stream stands.
+    pub fn replication(&self) -> watch::Receiver<StreamStatus> {
+        self.pipeline.status.clone()
+    }
+
+    /// How far the log has been handed to the sockets.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Waits until the server can not go on, and says why.
+    pub async fn failed(&mut self) -> Result<()> {
+        self.pipeline.ended().await
+    }
+
+    /// Stops in order: no new sockets, 1012 to those there are, the position to PostgreSQL.
+    pub async fn stop(mut self) -> Result<()> {
+        self.accepting.cancel();
+        self.engine.shut_down(&Frame::close(SERVICE_RESTART, "")).await;
+        if tokio::time::timeout(self.drain, self.engine.emptied()).await.is_err() {
+            tracing::warn!("some sockets did not close in time and are cut");
+        }
+        self.reading.cancel();
+        let ended = self.pipeline.ended().await;
+        self.poll.abort();
+        self.listener.abort();
+        ended
+    }
+}

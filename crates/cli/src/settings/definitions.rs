@@ -1,0 +1,392 @@
+//! Every setting there is, in the order of the reference.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use walcast_auth::{JwksSource, Secret};
+use walcast_engine::Deletes;
+
+use super::LogFormat;
+use super::parse;
+use super::setting::{About, Setting};
+
+pub(super) static DATABASE_URL: Setting<Secret> = Setting::new(
+    "database.url",
+    parse::secret,
+    "The database to follow, as `postgres://user:password@host:5432/database` or as libpq's `key=value` pairs. \
+     Where it is set, the single parts below are not read.",
+)
+.environment(&["DATABASE_URL"])
+.flag("database-url")
+.secret();
+
+pub(super) static DATABASE_HOST: Setting<String> =
+    Setting::new("database.host", parse::text, "Host of the database, when there is no URL.")
+        .environment(&["DB_HOST"])
+        .default("127.0.0.1");
+
+pub(super) static DATABASE_PORT: Setting<u16> =
+    Setting::new("database.port", parse::port, "Port of the database, when there is no URL.")
+        .environment(&["DB_PORT"])
+        .default("5432");
+
+pub(super) static DATABASE_NAME: Setting<String> =
+    Setting::new("database.name", parse::text, "Name of the database, when there is no URL.")
+        .environment(&["DB_NAME"])
+        .default("postgres");
+
+pub(super) static DATABASE_USER: Setting<String> = Setting::new(
+    "database.user",
+    parse::text,
+    "Role to connect as, when there is no URL. It needs the REPLICATION attribute.",
+)
+.environment(&["DB_USER"])
+.default("postgres");
+
+pub(super) static DATABASE_PASSWORD: Setting<Secret> =
+    Setting::new("database.password", parse::secret, "Password of that role, when there is no URL.")
+        .environment(&["DB_PASSWORD"])
+        .secret();
+
+pub(super) static DATABASE_TLS: Setting<bool> = Setting::new(
+    "database.tls",
+    parse::boolean,
+    "Whether to insist on TLS, when there is no URL. Unset: TLS where the server offers it.",
+)
+.environment(&["DB_SSL"]);
+
+pub(super) static DATABASE_TLS_CA: Setting<String> = Setting::new(
+    "database.tls_ca_certificate",
+    parse::text,
+    "Path of the PEM file with the authority of the server's certificate, when there is no URL. \
+     Turns on TLS with full verification of certificate and host name.",
+)
+.environment(&["DB_SSL_CA_CERT"]);
+
+pub(super) static DATABASE_AFTER_CONNECT: Setting<String> = Setting::new(
+    "database.after_connect",
+    parse::text,
+    "SQL that is run on each new connection of the pool, for example `SET search_path TO app`.",
+)
+.environment(&["DB_AFTER_CONNECT_QUERY"]);
+
+pub(super) static DATABASE_POOL_SIZE: Setting<usize> = Setting::new(
+    "database.pool_size",
+    parse::count::<1, 1000>,
+    "Connections kept for reading the catalog and for policies that only Postgres can decide. \
+     The replication connection comes on top.",
+)
+.environment(&["DB_POOL_SIZE"])
+.default("5");
+
+pub(super) static DATABASE_STATEMENT_TIMEOUT: Setting<Duration> = Setting::new(
+    "database.statement_timeout_ms",
+    parse::milliseconds_above_zero,
+    "How long Postgres may take to decide a policy. What takes longer is not delivered.",
+)
+.environment(&["WALCAST_STATEMENT_TIMEOUT_MS"])
+.default("5000");
+
+pub(super) static JWT_SECRET: Setting<Secret> = Setting::new(
+    "auth.jwt_secret",
+    parse::secret,
+    "Secret that signs the tokens (HS256, HS384, HS512). Its bytes are taken as they are. \
+     `walcast serve` refuses published sample secrets and those under 32 bytes.",
+)
+.environment(&["JWT_SECRET", "API_JWT_SECRET"])
+.secret();
+
+pub(super) static JWKS: Setting<JwksSource> = Setting::new(
+    "auth.jwks",
+    parse::jwks,
+    "JSON Web Key Set of the tokens' issuer: the JSON text, the path of a file, or a URL. File and URL are read \
+     again when a token names an unknown key, and every ten minutes.",
+)
+.environment(&["JWT_JWKS", "API_JWT_JWKS"])
+.secret();
+
+pub(super) static CLAIM_VALIDATORS: Setting<Map<String, Value>> = Setting::new(
+    "auth.claim_validators",
+    parse::object,
+    "Claims that must have these values where a token carries them; a JSON object, in the file a table.",
+)
+.environment(&["JWT_CLAIM_VALIDATORS"])
+.default("{}");
+
+pub(super) static METRICS_JWT_SECRET: Setting<Secret> = Setting::new(
+    "auth.metrics_jwt_secret",
+    parse::secret,
+    "Where it is set, `/metrics` asks for a bearer token signed with it (HS256, HS384, HS512).",
+)
+.environment(&["METRICS_JWT_SECRET"])
+.secret();
+
+pub(super) static LISTEN_HOST: Setting<IpAddr> =
+    Setting::new("server.host", parse::address, "IP address to listen on.")
+        .environment(&["WALCAST_HOST"])
+        .flag("host")
+        .default("0.0.0.0");
+
+pub(super) static LISTEN_PORT: Setting<u16> =
+    Setting::new("server.port", parse::port, "TCP port to listen on; 0 takes a free one.")
+        .environment(&["PORT"])
+        .flag("port")
+        .default("4000");
+
+pub(super) static MAX_CONNECTIONS: Setting<usize> = Setting::new(
+    "server.max_connections",
+    parse::count::<1, 10_000_000>,
+    "Open TCP connections; further ones wait in the kernel.",
+)
+.environment(&["MAX_CONNECTIONS"])
+.default("100000");
+
+pub(super) static HEADER_BYTES_MAX: Setting<usize> = Setting::new(
+    "server.header_bytes_max",
+    parse::count::<1024, 1_048_576>,
+    "Bytes of a request's head. Tokens travel there.",
+)
+.environment(&["MAX_HEADER_LENGTH"])
+.default("16384");
+
+pub(super) static OPEN_FILES: Setting<u64> = Setting::new(
+    "server.open_files",
+    parse::open_files,
+    "Open files to ask the operating system for at the start; each connection is one. Unset: as many as allowed.",
+)
+.environment(&["RLIMIT_NOFILE"]);
+
+pub(super) static SHARDS: Setting<usize> = Setting::new(
+    "server.shards",
+    parse::count::<1, 1024>,
+    "Shards among which connections are spread. Unset: one per processor core.",
+)
+.environment(&["WALCAST_SHARDS"]);
+
+pub(super) static OUTBOUND_BYTES_MAX: Setting<usize> = Setting::new(
+    "server.outbound_bytes_max",
+    parse::count::<16_384, 1_073_741_824>,
+    "Bytes that may wait for one slow socket before it is closed.",
+)
+.environment(&["WALCAST_OUTBOUND_BYTES_MAX", "WEBSOCKET_MAX_HEAP_SIZE"])
+.default("1048576");
+
+pub(super) static CONNECT_ERROR_BACKOFF: Setting<Duration> = Setting::new(
+    "server.connect_error_backoff_ms",
+    parse::milliseconds,
+    "Delay of the answer to a refused handshake, so that broken clients do not storm.",
+)
+.environment(&["CONNECT_ERROR_BACKOFF_MS"])
+.default("2000");
+
+pub(super) static CHANNEL_ERROR_BACKOFF: Setting<Duration> =
+    Setting::new("server.channel_error_backoff_ms", parse::milliseconds, "Delay of the answer to a refused join.")
+        .environment(&["CHANNEL_ERROR_BACKOFF_MS"])
+        .default("5000");
+
+pub(super) static SLOT: Setting<String> = Setting::new(
+    "replication.slot",
+    parse::slot,
+    "Name of the replication slot. It is created where it is missing, and keeps the log while walcast is away.",
+)
+.environment(&["WALCAST_SLOT"])
+.flag("slot")
+.default("walcast");
+
+pub(super) static SLOT_SUFFIX: Setting<String> = Setting::new(
+    "replication.slot_suffix",
+    parse::slot,
+    "Put behind the slot's name with an underscore, to tell several servers of one database apart.",
+)
+.environment(&["SLOT_NAME_SUFFIX"]);
+
+pub(super) static PUBLICATIONS: Setting<Vec<String>> = Setting::new(
+    "replication.publications",
+    parse::names,
+    "Publications whose tables are followed; a list, in the environment with commas.",
+)
+.environment(&["WALCAST_PUBLICATIONS"])
+.flag("publications")
+.default("supabase_realtime");
+
+pub(super) static DELETES: Setting<Deletes> = Setting::new(
+    "changes.deletes",
+    parse::deletes,
+    "What happens with a DELETE on a table with row-level security whose old row is not in the log: `private` \
+     delivers it only where the key decides, `compatible` sends the key to every subscriber of the table.",
+)
+.environment(&["WALCAST_DELETES"])
+.flag("deletes")
+.default("private");
+
+pub(super) static CATALOG_POLL: Setting<Duration> = Setting::new(
+    "changes.catalog_poll_seconds",
+    parse::seconds,
+    "How often the catalog (tables, policies, grants) is compared with what is known.",
+)
+.environment(&["WALCAST_CATALOG_POLL_SECONDS"])
+.default("5");
+
+pub(super) static RECORD_BYTES_MAX: Setting<usize> = Setting::new(
+    "changes.record_bytes_max",
+    parse::count::<1024, 104_857_600>,
+    "Bytes of one change as JSON; a larger one goes out without its large columns.",
+)
+.environment(&["WALCAST_RECORD_BYTES_MAX"])
+.default("1048576");
+
+pub(super) static MAX_USERS: Setting<usize> =
+    Setting::new("limits.max_concurrent_users", parse::count::<1, 10_000_000>, "Sockets with a joined channel.")
+        .environment(&["TENANT_MAX_CONCURRENT_USERS"])
+        .default("100000");
+
+pub(super) static MAX_CHANNELS: Setting<usize> =
+    Setting::new("limits.max_channels_per_client", parse::count::<1, 100_000>, "Channels of one socket.")
+        .environment(&["TENANT_MAX_CHANNELS_PER_CLIENT"])
+        .default("1000");
+
+pub(super) static MAX_JOINS: Setting<usize> = Setting::new(
+    "limits.max_joins_per_second",
+    parse::count::<1, 100_000_000>,
+    "Joins of all sockets together, per second.",
+)
+.environment(&["TENANT_MAX_JOINS_PER_SECOND"])
+.default("10000");
+
+pub(super) static MAX_EVENTS: Setting<usize> = Setting::new(
+    "limits.max_events_per_second",
+    parse::count::<1, 1_000_000_000>,
+    "Messages of all sockets together, sent and delivered, per second.",
+)
+.environment(&["TENANT_MAX_EVENTS_PER_SECOND"])
+.default("1000000");
+
+pub(super) static PAYLOAD_BYTES_MAX: Setting<usize> = Setting::new(
+    "limits.payload_bytes_max",
+    parse::count::<1024, 100_000_000>,
+    "Bytes of one broadcast or presence payload.",
+)
+.environment(&["WALCAST_PAYLOAD_BYTES_MAX"])
+.default("3000500");
+
+pub(super) static PRESENCE_CALLS: Setting<u32> = Setting::new(
+    "limits.presence_calls_max",
+    parse::count32,
+    "Presence calls of one channel in one window; the next one closes it.",
+)
+.environment(&["CLIENT_PRESENCE_MAX_CALLS"])
+.default("100");
+
+pub(super) static PRESENCE_WINDOW: Setting<Duration> =
+    Setting::new("limits.presence_window_ms", parse::milliseconds_above_zero, "Length of that window.")
+        .environment(&["CLIENT_PRESENCE_WINDOW_MS"])
+        .default("30000");
+
+pub(super) static LOG_LEVEL: Setting<String> = Setting::new(
+    "log.level",
+    parse::log_filter,
+    "What is logged: `debug`, `info`, `warning`, `error`, `off`, or a filter such as \
+     `info,walcast_engine=debug`.",
+)
+.environment(&["LOG_LEVEL"])
+.flag("log-level")
+.default("info");
+
+pub(super) static LOG_FORMAT: Setting<LogFormat> =
+    Setting::new("log.format", parse::log_format, "Form of the log lines: `text` or `json`.")
+        .environment(&["WALCAST_LOG_FORMAT"])
+        .flag("log-format")
+        .default("text");
+
+pub(super) static DISABLE_HEALTH_LOGGING: Setting<bool> = Setting::new(
+    "log.disable_healthcheck",
+    parse::boolean,
+    "Whether requests of the health endpoints are left out of the log.",
+)
+.environment(&["DISABLE_HEALTHCHECK_LOGGING"])
+.default("false");
+
+/// All of the above.
+pub(super) static ALL: &[&About] = &[
+    &DATABASE_URL.about,
+    &DATABASE_HOST.about,
+    &DATABASE_PORT.about,
+    &DATABASE_NAME.about,
+    &DATABASE_USER.about,
+    &DATABASE_PASSWORD.about,
+    &DATABASE_TLS.about,
+    &DATABASE_TLS_CA.about,
+    &DATABASE_AFTER_CONNECT.about,
+    &DATABASE_POOL_SIZE.about,
+    &DATABASE_STATEMENT_TIMEOUT.about,
+    &JWT_SECRET.about,
+    &JWKS.about,
+    &CLAIM_VALIDATORS.about,
+    &METRICS_JWT_SECRET.about,
+    &LISTEN_HOST.about,
+    &LISTEN_PORT.about,
+    &MAX_CONNECTIONS.about,
+    &HEADER_BYTES_MAX.about,
+    &OPEN_FILES.about,
+    &SHARDS.about,
+    &OUTBOUND_BYTES_MAX.about,
+    &CONNECT_ERROR_BACKOFF.about,
+    &CHANNEL_ERROR_BACKOFF.about,
+    &SLOT.about,
+    &SLOT_SUFFIX.about,
+    &PUBLICATIONS.about,
+    &DELETES.about,
+    &CATALOG_POLL.about,
+    &RECORD_BYTES_MAX.about,
+    &MAX_USERS.about,
+    &MAX_CHANNELS.about,
+    &MAX_JOINS.about,
+    &MAX_EVENTS.about,
+    &PAYLOAD_BYTES_MAX.about,
+    &PRESENCE_CALLS.about,
+    &PRESENCE_WINDOW.about,
+    &LOG_LEVEL.about,
+    &LOG_FORMAT.about,
+    &DISABLE_HEALTH_LOGGING.about,
+];
+
+/// The setting with this key.
+pub(super) fn named(key: &str) -> Option<&'static About> {
+    ALL.iter().copied().find(|about| about.key == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_name_is_used_twice() {
+        let mut names = BTreeSet::new();
+        for about in ALL {
+            assert!(names.insert(about.key.to_owned()), "{}", about.key);
+            assert!(about.flag.is_none_or(|flag| names.insert(format!("--{flag}"))), "{:?}", about.flag);
+            for name in about.environment {
+                assert!(names.insert((*name).to_owned()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_setting_has_a_section_and_a_variable() {
+        for about in ALL {
+            assert_eq!(about.key.split('.').count(), 2, "{}", about.key);
+            assert!(!about.environment.is_empty(), "{}", about.key);
+        }
+    }
+
+    #[test]
+    fn no_secret_has_a_default_and_only_the_database_url_has_a_flag() {
+        for about in ALL.iter().filter(|about| about.secret) {
+            assert_eq!(about.default, None, "{}", about.key);
+            assert!(about.flag.is_none() || about.key == "database.url", "{}", about.key);
+        }
+    }
+}

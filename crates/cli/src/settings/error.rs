@@ -1,0 +1,91 @@
+//! What can be wrong with the settings, one sentence each. No secret is ever shown.
+
+use std::path::PathBuf;
+
+use walcast_auth::WeakSecret;
+
+use super::setting::Origin;
+
+/// Why the settings can not be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    /// There is no database to follow.
+    #[error(
+        "no database is given: set DATABASE_URL, for example to postgres://user:password@host:5432/database \
+         (or DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD)"
+    )]
+    MissingDatabase,
+    /// There is no key that verifies tokens.
+    #[error(
+        "no key verifies tokens: set JWT_SECRET to the secret your tokens are signed with, \
+         or JWT_JWKS to the issuer's JSON Web Key Set (text, file or URL)"
+    )]
+    MissingTokenKey,
+    /// A setting without default is needed.
+    #[error("`{key}` is not set: give it in {names}, or in the configuration file")]
+    Missing {
+        /// Its key in the file.
+        key: &'static str,
+        /// Its variables.
+        names: String,
+    },
+    /// A value is not what its setting takes.
+    #[error("{origin}: expected {expected}, found {found}")]
+    Invalid {
+        /// Where the value was given.
+        origin: Origin,
+        /// What would have been right.
+        expected: String,
+        /// What was found, or that it is not shown.
+        found: String,
+    },
+    /// The database URL has a mistake.
+    #[error("{origin}: {problem}")]
+    Connection {
+        /// Where it was given.
+        origin: String,
+        /// What is wrong, without the password.
+        #[source]
+        problem: walcast_replication::SettingsError,
+    },
+    /// Anyone could sign tokens.
+    #[error("{origin}: {problem}")]
+    WeakSecret {
+        /// Where it was given.
+        origin: Origin,
+        /// What is wrong with it.
+        #[source]
+        problem: WeakSecret,
+    },
+    /// The configuration file can not be read.
+    #[error("the configuration file {path}: {problem}", path = .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        #[source]
+        problem: std::io::Error,
+    },
+    /// The configuration file is not TOML.
+    #[error("the configuration file {path}:{line}: {problem}", path = .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// The configuration file has a key that means nothing.
+    #[error("the configuration file {path}:{line}: `{key}` is not a setting{advice}", path = .path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The key with its section.
+        key: String,
+        /// `; did you mean …?`, or where the settings are listed.
+        advice: String,
+    },
+}
