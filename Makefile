@@ -1,0 +1,33 @@
+# Everything a developer does here. `make` alone lists it.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help run test lint clients fuzz vendor
+
+# Where rustup puts cargo, and where scripts/setup.sh puts a newer Node.js if Debian's is too old.
+export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.walcast/node/bin:$(PATH)
+
+help: ## list what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+run: ## start walcast with a private Postgres and the demo page; options: ARGS="--port 5000"
+	@scripts/setup.sh run
+	cargo run --bin walcast -- dev $(ARGS)
+
+test: ## everything that must hold: formatting, lints, tests of all kinds
+	@scripts/test.sh
+
+lint: ## formatting and lints only
+	@scripts/setup.sh build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+
+clients: ## install the stock clients and the browser driver that the tests use
+	@scripts/setup.sh test
+	@scripts/clients.sh
+
+fuzz: ## run every fuzz target for a minute each, or SECONDS_EACH=10; needs nightly and cargo-fuzz
+	@scripts/fuzz.sh $(SECONDS_EACH)
+
+vendor: ## rebuild the bundled supabase-js of the demo page after raising its version
+	@scripts/vendor-supabase.sh

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Makes a fresh Debian machine ready: installs what is missing when it may, otherwise says in one sentence what to
+# install. Changes nothing where all is there.
+#
+#   scripts/setup.sh build|run|test
+set -euo pipefail
+
+purpose=${1:?usage: scripts/setup.sh build|run|test}
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=$repository/.walcast
+export PATH=$HOME/.cargo/bin:$cache/node/bin:$PATH
+
+has() { command -v "$1" >/dev/null; }
+
+say() { echo "setup: $*"; }
+
+fail() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+has_postgres() {
+  has postgres && has initdb && return
+  compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || compgen -G '/usr/local/pgsql/bin/initdb' >/dev/null
+}
+
+# Prints the Debian packages that this purpose lacks, one a line.
+missing_packages() {
+  { has cc && has c++ && has make; } || echo build-essential
+  has cargo || { has curl || printf '%s\n' curl ca-certificates; }
+  [[ $purpose == build ]] && return
+  # Without root, `walcast dev` and the tests fetch the programs of Postgres with npm.
+  has_postgres || { [[ $EUID != 0 ]] && has npm; } || echo postgresql
+  [[ $purpose == run ]] && return
+  has node || echo nodejs
+  has npm || echo npm
+  { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || printf '%s\n' python3 python3-venv
+  [[ -n ${CHROMIUM:-} ]] || has chromium || echo chromium
+}
+
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages)
+  ((${#missing[@]})) || return 0
+  if [[ $EUID == 0 ]] && has apt-get; then
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  else
+    fail "please install: ${missing[*]} (Debian: sudo apt-get install ${missing[*]})"
+  fi
+}
+
+install_rust() {
+  local wanted
+  wanted=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$repository/rust-toolchain.toml")
+  if ! has cargo; then
+    say "installing Rust with rustup into $HOME/.cargo (no other file of yours is changed)"
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+      sh -s -- -y --quiet --profile minimal --no-modify-path --default-toolchain none
+  fi
+  # With rustup the toolchain of rust-toolchain.toml is used, and installed where it is missing.
+  if has rustup; then
+    (cd "$repository" && cargo fmt --version && cargo clippy --version) >/dev/null 2>&1 ||
+      rustup toolchain install "$wanted" --profile minimal --component clippy --component rustfmt
+    return
+  fi
+  local present
+  present=$(cargo --version | cut -d' ' -f2)
+  [[ $(printf '%s\n' "$wanted" "$present" | sort -V | head -1) == "$wanted" ]] ||
+    fail "cargo $present is too old: walcast needs $wanted; remove it, and rustup (https://rustup.rs) installs the right one"
+}
+
+# Debian 12 has Node.js 18; the stock clients need 20. npm carries newer ones.
+install_node() {
+  local node=22
+  (($(node --version | sed -E 's/^v([0-9]+).*/\1/') >= 20)) && return
+  local platform
+  case $(uname -m) in
+    x86_64) platform=linux-x64 ;;
+    aarch64) platform=linux-arm64 ;;
+    *) fail "please install Node.js 20 or newer: $(node --version) is too old for the clients that are tested" ;;
+  esac
+  say "fetching Node.js $node into $cache/node, because $(node --version) is too old for the clients that are tested"
+  mkdir -p "$cache/node"
+  npm install --prefix "$cache/node" --ignore-scripts --no-save --no-audit --no-fund --loglevel=error \
+    "node-$platform@$node"
+  ln -sfn "node_modules/node-$platform/bin" "$cache/node/bin"
+}
+
+install_packages
+install_rust
+if [[ $purpose == test ]]; then install_node; fi
