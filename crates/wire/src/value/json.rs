@@ -31,7 +31,7 @@ pub(super) fn encode_normalised(text: &str, out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// Any depth is fine: serde_json skips values without recursion.
+/// Any depth is fine: `serde_json` skips values without recursion.
 fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }

@@ -1,7 +1,7 @@
 //! The JSON of one column's value, from PostgreSQL's text output (`docs/protocol.md §4.5`).
 //!
-//! In reading order: this file (which shape becomes what), [`string`], [`number`], [`time`], [`array`],
-//! [`composite`], [`hstore`], [`json`]; [`quoted`] is what array elements and hstore strings have in common.
+//! In reading order: this file (which shape becomes what), `string`, `number`, `time`, `array`,
+//! `composite`, `hstore`, `json`; `quoted` is what array elements and hstore strings have in common.
 
 use std::borrow::Cow;
 
@@ -68,8 +68,8 @@ impl Shape {
 
 /// Appends the JSON of a value in PostgreSQL's text output to `out`.
 ///
-/// The session that printed it has DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 3
-/// and bytea_output hex. Text that is not of the shape goes out as a JSON string: the value is shown, whatever
+/// The session that printed it has `DateStyle` ISO, `IntervalStyle` postgres, `TimeZone` UTC,
+/// `extra_float_digits` 3 and `bytea_output` hex. Text that is not of the shape goes out as a JSON string: the value is shown, whatever
 /// it is, and the change is delivered.
 pub fn encode_value(shape: &Shape, text: &str, out: &mut Vec<u8>) {
     let start = out.len();
@@ -126,5 +126,7 @@ fn encode_bytea(text: &str, out: &mut Vec<u8>) -> bool {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ pub fn encode_string(text: &str, out: &mut Vec<u8>) {
 }
 
 fn is_special(byte: u8) -> bool {
-    (byte < b' ') | (byte == b'"') | (byte == b'\\')
+    byte < b' ' || byte == b'"' || byte == b'\\'
 }
 
 /// How many bytes at the start go out as they are.

@@ -1,4 +1,4 @@
-//! Timestamps: DateStyle ISO in, ISO 8601 out as `to_jsonb` prints them.
+//! Timestamps: `DateStyle` ISO in, ISO 8601 out as `to_jsonb` prints them.
 
 /// Appends a `timestamp`. `infinity` and the like are not of the shape: they go out as strings.
 pub(super) fn encode_timestamp(text: &str, out: &mut Vec<u8>) -> bool {
