@@ -1,11 +1,16 @@
 //! The filter of a binding: an AND of conditions over one row (`docs/protocol.md` §5).
 
+mod compile;
+
 use std::sync::Arc;
 
-use walcast_pgoutput::Oid;
+use walcast_pgoutput::{Oid, PgTimestamp};
 
+use crate::evaluate::{Scope, evaluate_condition};
+use crate::expression::Expression;
+use crate::operation::Stop;
 use crate::oracle::OracleError;
-use crate::row::RowImage;
+use crate::row::{Datum, RowImage};
 use crate::schema::{Table, Types};
 use crate::verdict::Verdict;
 
@@ -74,16 +79,34 @@ pub enum FilterError {
     #[error("ERROR P0001 (raise_exception) {0}")]
     Invalid(String),
     /// PostgreSQL refuses a literal.
+    #[error("ERROR {code}{} {message}", condition_name(.code))]
+    Refused {
+        /// The five characters of the SQLSTATE.
+        code: String,
+        /// PostgreSQL's message.
+        message: String,
+    },
+    /// PostgreSQL could not be asked.
     #[error("{0}")]
-    Refused(OracleError),
+    Unchecked(String),
 }
 
+/// The conditions of a filter that has any.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Conditions {
     table: Oid,
-    conditions: Vec<FilterCondition>,
-    question: String,
+    all: Vec<Condition>,
+    /// `None` when every row is decided here.
+    question: Option<String>,
     checks: Vec<String>,
+    /// For each check, whether it is about a regular expression.
+    check_is_regex: Vec<bool>,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Condition {
+    column: usize,
+    expression: Expression,
 }
 
 impl Filter {
@@ -98,33 +121,80 @@ impl Filter {
         types: &Types,
         conditions: Vec<FilterCondition>,
     ) -> Result<Filter, FilterError> {
-        let _ = (table, types);
         if conditions.is_empty() {
             return Ok(Filter::none());
         }
-        Err(FilterError::Invalid("filters are not available yet".to_owned()))
+        compile::conditions(table, types, &conditions).map(|conditions| Filter(Some(Arc::new(conditions))))
     }
 
-    /// SQL expressions that PostgreSQL must accept before the filter is used: literals that only it can read.
+    /// SQL expressions over no row that PostgreSQL must accept before the filter is used: literals and
+    /// operators that only it can judge.
     pub fn checks(&self) -> &[String] {
         self.0.as_ref().map_or(&[], |conditions| &conditions.checks)
     }
 
     /// The error to show when PostgreSQL refuses the check with this index.
-    pub fn refusal(&self, _check: usize, error: &OracleError) -> FilterError {
-        FilterError::Refused(error.clone())
+    pub fn refusal(&self, check: usize, error: &OracleError) -> FilterError {
+        let regex = self.0.as_ref().and_then(|conditions| conditions.check_is_regex.get(check));
+        match error {
+            OracleError::Raised { message, .. } if regex == Some(&true) => {
+                FilterError::Invalid(format!("invalid regular expression for match filter: {message}"))
+            }
+            OracleError::Raised { code, message } => {
+                FilterError::Refused { code: code.clone(), message: message.clone() }
+            }
+            OracleError::Unavailable(_) => FilterError::Unchecked(error.to_string()),
+        }
     }
 
-    /// Judges one row image. A column that the image does not carry is not a match (`docs/protocol.md` §5.4).
-    pub fn evaluate(&self, _row: &RowImage<'_>) -> Verdict {
-        match self.0 {
-            None => Verdict::Visible,
-            Some(_) => Verdict::Ask,
+    /// Judges one row image. A column that the image does not carry is not a match (`docs/protocol.md` §5.4):
+    /// so a DELETE is judged on its identity columns.
+    pub fn evaluate(&self, row: &RowImage<'_>) -> Verdict {
+        let Some(conditions) = &self.0 else { return Verdict::Visible };
+        if conditions.all.iter().any(|condition| row.get(condition.column) == Datum::Missing) {
+            return Verdict::Hidden;
         }
+        let scope = Scope { row, now: PgTimestamp::default(), constants: &[], settings: None };
+        let mut verdict = Verdict::Visible;
+        for condition in &conditions.all {
+            match evaluate_condition(&condition.expression, &scope) {
+                Ok(Some(true)) => {}
+                Ok(Some(false) | None) => return Verdict::Hidden,
+                Err(Stop::Failed(message)) => verdict = Verdict::Failed(message),
+                Err(Stop::Ask | Stop::Missing(_)) => {
+                    if verdict == Verdict::Visible {
+                        verdict = Verdict::Ask;
+                    }
+                }
+            }
+        }
+        verdict
     }
 
     /// The boolean SQL over the row that settles a [`Verdict::Ask`]; `None` when none is ever given.
     pub fn question(&self) -> Option<&str> {
-        self.0.as_ref().map(|conditions| conditions.question.as_str())
+        self.0.as_ref().and_then(|conditions| conditions.question.as_deref())
+    }
+}
+
+/// The name of an SQLSTATE in parentheses (PostgreSQL docs, "PostgreSQL Error Codes"), for those that
+/// literals meet.
+fn condition_name(code: &str) -> &'static str {
+    match code {
+        "22003" => " (numeric_value_out_of_range)",
+        "22007" => " (invalid_datetime_format)",
+        "22008" => " (datetime_field_overflow)",
+        "22021" => " (character_not_in_repertoire)",
+        "22023" => " (invalid_parameter_value)",
+        "22025" => " (invalid_escape_sequence)",
+        "2201B" => " (invalid_regular_expression)",
+        "22P02" => " (invalid_text_representation)",
+        "22P03" => " (invalid_binary_representation)",
+        "23514" => " (check_violation)",
+        "42501" => " (insufficient_privilege)",
+        "42704" => " (undefined_object)",
+        "42804" => " (datatype_mismatch)",
+        "42883" => " (undefined_function)",
+        _ => "",
     }
 }

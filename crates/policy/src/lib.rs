@@ -4,11 +4,25 @@
 //! (tables, types, roles), [`RowImage`] (what is judged), [`Verdict`] (the answer), [`Oracle`] (whom to ask
 //! when a plan can not), [`Plan`] (grants and policies), [`Filter`] (the conditions of a binding).
 
+mod array;
+mod cast;
+mod constants;
+mod datetime;
+mod evaluate;
+mod expression;
 mod filter;
+mod functions;
+mod json;
+mod numeric;
+mod operation;
 mod oracle;
+mod parse;
+mod pattern;
 mod plan;
+mod resolve;
 mod row;
 pub mod schema;
+mod value;
 mod verdict;
 
 pub use filter::{Filter, FilterCondition, FilterError, FilterOperator, FilterValue};

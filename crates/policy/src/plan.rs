@@ -1,17 +1,26 @@
-//! Who may see the rows of one table: grants and policies of one role, put together as PostgreSQL does.
+//! Who may see the rows of one table: grants and policies of one role, put together as PostgreSQL does
+//! (PostgreSQL docs, "Row Security Policies").
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use walcast_pgoutput::{Oid, PgTimestamp};
 
+use crate::constants::{self, Settings};
+use crate::evaluate::{Outcome, Scope, any_of, evaluate_condition};
+use crate::expression::Expression;
+use crate::operation::Stop;
+use crate::parse::{Compiler, Surroundings};
 use crate::row::{Datum, RowImage};
 use crate::schema::{Policy, PolicyCommand, Role, Snapshot, Table};
 use crate::verdict::Verdict;
 
 /// The rules of one table for one role, shared by all its sockets. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Plan(Arc<Rules>);
+pub struct Plan {
+    rules: Arc<Rules>,
+    explanation: Arc<[Explanation]>,
+}
 
 /// How one policy is decided, for the operator to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +36,10 @@ pub struct Explanation {
 /// Who decides a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DecidedBy {
-    /// walcast itself.
+    /// walcast itself. PostgreSQL may be asked about single values all the same, such as letters outside
+    /// ASCII in `lower()`.
     Process,
-    /// PostgreSQL, where the parts that walcast understands do not settle it.
+    /// PostgreSQL, wherever the parts that walcast understands do not settle it.
     Oracle(Vec<Unsupported>),
 }
 
@@ -38,19 +48,8 @@ pub enum DecidedBy {
 pub struct Unsupported {
     /// Its SQL text.
     pub expression: String,
-    /// Why walcast does not decide it.
+    /// What walcast does not decide about it.
     pub reason: String,
-}
-
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Rules {
-    table: Oid,
-    role: Oid,
-    readable: Vec<bool>,
-    access: Access,
-    question: Option<String>,
-    columns: Vec<usize>,
-    explanation_count: usize,
 }
 
 /// What the role may see before any policy is asked.
@@ -64,62 +63,103 @@ pub enum Access {
     ByPolicy,
 }
 
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Rules {
+    table: Oid,
+    role: Oid,
+    role_name: String,
+    readable: Vec<bool>,
+    access: Access,
+    restrictive: Vec<Expression>,
+    permissive: Vec<Expression>,
+    /// The constant sub-expressions, by slot.
+    slots: Vec<Expression>,
+    foreign: Vec<String>,
+    question: String,
+    /// The columns that the question reads.
+    asked_columns: Vec<usize>,
+    may_ask: bool,
+}
+
 impl Plan {
     /// Puts together grants and policies of `role` on `table`.
-    pub fn compile(table: &Table, role: &Role, _snapshot: &Snapshot) -> Plan {
+    pub fn compile(table: &Table, role: &Role, snapshot: &Snapshot) -> Plan {
         let readable = match role.privileges.get(&table.oid) {
             Some(privileges) => privileges.selectable.clone(),
             None => vec![false; table.columns.len()],
         };
-        let policies: Vec<&Policy> = applicable(table, role);
+        let policies = applicable(table, role);
         let access = access(table, role, &readable, &policies);
-        let columns = (0..table.columns.len())
-            .filter(|index| {
-                let number = table.columns[*index].number;
-                policies
-                    .iter()
-                    .any(|policy| policy.whole_row || policy.columns.contains(&number))
-            })
-            .collect();
-        Plan(Arc::new(Rules {
+        let policies = if access == Access::ByPolicy { policies } else { Vec::new() };
+        let mut rules = Rules {
             table: table.oid,
             role: role.oid,
+            role_name: role.name.clone(),
             readable,
             access,
-            question: (access == Access::ByPolicy).then(|| combined(&policies)),
-            columns,
-            explanation_count: 0,
-        }))
+            restrictive: Vec::new(),
+            permissive: Vec::new(),
+            slots: Vec::new(),
+            foreign: Vec::new(),
+            question: combined(&policies),
+            asked_columns: asked_columns(table, &policies),
+            may_ask: false,
+        };
+        let surroundings = Surroundings { table: Some(table), snapshot, definer: false, depth: 0 };
+        let mut compiler = Compiler::new(surroundings);
+        let mut explanation = Vec::with_capacity(policies.len());
+        for (policy, using) in policies {
+            let mut expression = compiler.policy(using);
+            constants::hoist(&mut expression, &mut rules.slots);
+            rules.may_ask |= expression.may_ask();
+            if policy.permissive {
+                rules.permissive.push(expression);
+            } else {
+                rules.restrictive.push(expression);
+            }
+            explanation.push(explain(policy, std::mem::take(&mut compiler.unsupported)));
+        }
+        rules.foreign = compiler.foreign;
+        Plan { rules: Arc::new(rules), explanation: explanation.into() }
     }
 
     /// The columns the role may SELECT, by index into [`Table::columns`].
     pub fn readable(&self) -> &[bool] {
-        &self.0.readable
+        &self.rules.readable
     }
 
     /// What the role may see before any policy is asked.
     pub fn access(&self) -> Access {
-        self.0.access
+        self.rules.access
     }
 
     /// SQL that only PostgreSQL can evaluate, over claims and settings only; its values go to [`Plan::bind`].
     pub fn foreign_constants(&self) -> &[String] {
-        &[]
+        &self.rules.foreign
     }
 
-    /// How each policy is decided.
+    /// How each policy that applies is decided; empty unless the policies decide.
     pub fn explanation(&self) -> &[Explanation] {
-        &[]
+        &self.explanation
     }
 
-    /// The plan for one set of claims. `foreign` has one value for each of [`Plan::foreign_constants`].
+    /// The plan for one set of claims: `claims` parsed from `claims_json`, and one value for each of
+    /// [`Plan::foreign_constants`], in PostgreSQL's text format.
     pub fn bind(
         &self,
-        _claims: &serde_json::Value,
+        claims: &serde_json::Value,
         claims_json: &Arc<str>,
-        _foreign: &[Option<String>],
+        foreign: &[Option<String>],
     ) -> BoundPlan {
-        BoundPlan(Arc::new(Bound { rules: self.0.clone(), claims_json: claims_json.clone() }))
+        let settings = Settings { role: &self.rules.role_name, claims_json, claims, foreign };
+        let constants = constants::values(&self.rules.slots, settings);
+        let open = constants.iter().any(|constant| *constant == Err(Stop::Ask));
+        BoundPlan(Arc::new(Bound {
+            may_ask: self.rules.may_ask || open,
+            rules: self.rules.clone(),
+            constants,
+            claims_json: claims_json.clone(),
+        }))
     }
 }
 
@@ -131,27 +171,29 @@ pub struct BoundPlan(Arc<Bound>);
 #[derive(Debug)]
 struct Bound {
     rules: Arc<Rules>,
+    /// What the slots came to.
+    constants: Arc<[Outcome<'static>]>,
     claims_json: Arc<str>,
+    may_ask: bool,
 }
 
 impl BoundPlan {
-    /// Judges one row image at the moment `now`.
-    pub fn evaluate(&self, row: &RowImage<'_>, _now: PgTimestamp) -> Verdict {
+    /// Judges one row image at the moment `now`, the commit of its transaction.
+    pub fn evaluate(&self, row: &RowImage<'_>, now: PgTimestamp) -> Verdict {
         let rules = &self.0.rules;
         match rules.access {
             Access::Nothing => Verdict::Hidden,
             Access::Everything => Verdict::Visible,
-            Access::ByPolicy => rules
-                .columns
-                .iter()
-                .find(|column| row.get(**column) == Datum::Missing)
-                .map_or(Verdict::Ask, |column| Verdict::Missing { column: *column }),
+            Access::ByPolicy => {
+                let scope = Scope { row, now, constants: &self.0.constants, settings: None };
+                self.judge(&scope)
+            }
         }
     }
 
     /// The boolean SQL over the row that settles a [`Verdict::Ask`]; `None` when none is ever given.
     pub fn question(&self) -> Option<&str> {
-        self.0.rules.question.as_deref()
+        self.0.may_ask.then_some(&self.0.rules.question)
     }
 
     /// The claims as JSON text, for the oracle.
@@ -159,15 +201,55 @@ impl BoundPlan {
         &self.0.claims_json
     }
 
+    /// Every restrictive policy must hold, and one permissive one.
+    fn judge(&self, scope: &Scope<'_>) -> Verdict {
+        let rules = &self.0.rules;
+        let conditions = |expressions: &'_ [Expression]| -> Vec<Result<Option<bool>, Stop>> {
+            expressions.iter().map(|expression| evaluate_condition(expression, scope)).collect()
+        };
+        let mut open: Option<Stop> = None;
+        // The cheap part first: most rows are not for most subscribers.
+        let permitted = any_of(rules.permissive.iter().map(|one| evaluate_condition(one, scope)));
+        let hidden = |condition: &Result<Option<bool>, Stop>| matches!(condition, Ok(None | Some(false)));
+        if hidden(&permitted) {
+            return Verdict::Hidden;
+        }
+        let restricted = conditions(&rules.restrictive);
+        if restricted.iter().any(hidden) {
+            return Verdict::Hidden;
+        }
+        for stop in restricted.into_iter().chain([permitted]).filter_map(Result::err) {
+            // What fails is not visible, whatever the rest comes to.
+            match stop {
+                Stop::Failed(message) => return Verdict::Failed(message),
+                missing @ Stop::Missing(_) => open = Some(missing),
+                Stop::Ask => {
+                    open.get_or_insert(Stop::Ask);
+                }
+            }
+        }
+        match open {
+            None => Verdict::Visible,
+            Some(Stop::Missing(column)) => Verdict::Missing { column },
+            Some(_) => {
+                let missing = rules.asked_columns.iter().find(|column| scope.row.get(**column) == Datum::Missing);
+                missing.map_or(Verdict::Ask, |column| Verdict::Missing { column: *column })
+            }
+        }
+    }
+
     fn asked_claims(&self) -> Option<&str> {
-        self.question().map(|_| &*self.0.claims_json)
+        self.0.may_ask.then_some(&*self.0.claims_json)
     }
 }
 
 impl PartialEq for BoundPlan {
     fn eq(&self, other: &Self) -> bool {
+        let same_rules = Arc::ptr_eq(&self.0.rules, &other.0.rules) || self.0.rules == other.0.rules;
         Arc::ptr_eq(&self.0, &other.0)
-            || (self.0.rules == other.0.rules && self.asked_claims() == other.asked_claims())
+            || (same_rules
+                && self.0.constants == other.0.constants
+                && self.asked_claims() == other.asked_claims())
     }
 }
 
@@ -175,12 +257,16 @@ impl Eq for BoundPlan {}
 
 impl Hash for BoundPlan {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.rules.hash(state);
+        // The rules of one role on one table hardly ever differ: their names suffice here.
+        self.0.rules.table.hash(state);
+        self.0.rules.role.hash(state);
+        self.0.constants.hash(state);
         self.asked_claims().hash(state);
     }
 }
 
-fn applicable<'a>(table: &'a Table, role: &Role) -> Vec<&'a Policy> {
+/// The policies that say which rows the role may SELECT, with their expressions.
+fn applicable<'a>(table: &'a Table, role: &Role) -> Vec<(&'a Policy, &'a str)> {
     table
         .policies
         .iter()
@@ -188,32 +274,50 @@ fn applicable<'a>(table: &'a Table, role: &Role) -> Vec<&'a Policy> {
         .filter(|policy| {
             policy.roles.is_empty() || policy.roles.iter().any(|oid| role.acts_as.contains(oid))
         })
-        .filter(|policy| policy.using.is_some())
+        .filter_map(|policy| Some((policy, policy.using.as_deref()?)))
         .collect()
 }
 
-fn access(table: &Table, role: &Role, readable: &[bool], policies: &[&Policy]) -> Access {
+fn access(table: &Table, role: &Role, readable: &[bool], policies: &[(&Policy, &str)]) -> Access {
     let owns = role.acts_as.contains(&table.owner) && !table.force_row_security;
     if !readable.contains(&true) {
         Access::Nothing
     } else if !table.row_security || role.bypasses_row_security || owns {
         Access::Everything
-    } else if policies.iter().any(|policy| policy.permissive) {
+    } else if policies.iter().any(|(policy, _)| policy.permissive) {
         Access::ByPolicy
     } else {
         Access::Nothing
     }
 }
 
-fn combined(policies: &[&Policy]) -> String {
+fn combined(policies: &[(&Policy, &str)]) -> String {
     let texts = |permissive: bool| {
         policies
             .iter()
-            .filter(move |policy| policy.permissive == permissive)
-            .filter_map(|policy| policy.using.as_deref())
-            .map(|text| format!("({text})"))
+            .filter(move |(policy, _)| policy.permissive == permissive)
+            .map(|(_, using)| format!("({using})"))
     };
     let mut parts: Vec<String> = texts(false).collect();
     parts.push(format!("({})", texts(true).collect::<Vec<_>>().join(" OR ")));
     parts.join(" AND ")
+}
+
+fn asked_columns(table: &Table, policies: &[(&Policy, &str)]) -> Vec<usize> {
+    let read = |number: i16| {
+        policies.iter().any(|(policy, _)| policy.whole_row || policy.columns.contains(&number))
+    };
+    (0..table.columns.len()).filter(|index| read(table.columns[*index].number)).collect()
+}
+
+fn explain(policy: &Policy, unsupported: Vec<Unsupported>) -> Explanation {
+    Explanation {
+        policy: policy.name.clone(),
+        permissive: policy.permissive,
+        decided: if unsupported.is_empty() {
+            DecidedBy::Process
+        } else {
+            DecidedBy::Oracle(unsupported)
+        },
+    }
 }

@@ -1,0 +1,107 @@
+//! Constants: sub-expressions that read only the role, the claims and other settings of a session.
+//!
+//! They are taken out of a plan into slots and evaluated once for each set of claims, so that two
+//! subscribers with the same values in the slots are one audience.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use walcast_pgoutput::PgTimestamp;
+
+use crate::evaluate::{Outcome, Scope, evaluate};
+use crate::expression::{Expression, Setting};
+use crate::row::RowImage;
+use crate::value::{Kind, Value};
+
+/// What the session that reads for a subscriber would have set.
+#[derive(Clone, Copy)]
+pub(crate) struct Settings<'a> {
+    /// `current_user`.
+    pub(crate) role: &'a str,
+    /// `request.jwt.claims`.
+    pub(crate) claims_json: &'a str,
+    /// The same, parsed.
+    pub(crate) claims: &'a serde_json::Value,
+    /// One value for each foreign constant, in PostgreSQL's text format.
+    pub(crate) foreign: &'a [Option<String>],
+}
+
+/// The expression for `current_setting(name, missing_ok)`, where the claims determine it.
+pub(crate) fn current_setting(name: &str, missing_ok: bool) -> Option<Expression> {
+    Some(Expression::Setting(match name {
+        "request.jwt.claims" => Setting::Claims,
+        "request.jwt.claim.sub" => Setting::Claim("sub"),
+        "request.jwt.claim.role" => Setting::Claim("role"),
+        "request.jwt.claim.email" => Setting::Claim("email"),
+        "request.jwt.claim" if missing_ok => Setting::Unset,
+        _ => return None,
+    }))
+}
+
+/// The value of a setting, as whoever speaks to PostgreSQL for a subscriber sets it: the setting of a
+/// claim that is missing is empty, because a setting never becomes NULL again in its session.
+pub(crate) fn setting_value<'a>(setting: &Setting, settings: Settings<'a>) -> Option<Cow<'a, str>> {
+    Some(match setting {
+        Setting::Claims => Cow::Borrowed(settings.claims_json),
+        Setting::Role => Cow::Borrowed(settings.role),
+        Setting::Unset => return None,
+        Setting::Claim(name) => match settings.claims.get(name) {
+            None | Some(serde_json::Value::Null) => Cow::Borrowed(""),
+            Some(serde_json::Value::String(text)) => Cow::Borrowed(text),
+            Some(other) => Cow::Owned(other.to_string()),
+        },
+    })
+}
+
+/// Replaces every largest constant sub-expression by a literal, or by a slot where it reads settings.
+pub(crate) fn hoist(expression: &mut Expression, slots: &mut Vec<Expression>) {
+    if matches!(expression, Expression::Literal(_)) {
+        return;
+    }
+    if !expression.is_constant() {
+        for child in expression.children_mut() {
+            hoist(child, slots);
+        }
+        return;
+    }
+    if !expression.reads_settings()
+        && let Ok(value) = constant_value(expression, None)
+    {
+        *expression = Expression::Literal(value);
+        return;
+    }
+    let slot = slots.iter().position(|known| known == expression).unwrap_or_else(|| {
+        slots.push(expression.clone());
+        slots.len() - 1
+    });
+    *expression = Expression::Constant(slot);
+}
+
+/// The values of the slots for one set of claims.
+pub(crate) fn values(slots: &[Expression], settings: Settings<'_>) -> Arc<[Outcome<'static>]> {
+    slots.iter().map(|slot| constant_value(slot, Some(settings))).collect()
+}
+
+fn constant_value(expression: &Expression, settings: Option<Settings<'_>>) -> Outcome<'static> {
+    let row = RowImage::default();
+    let scope = Scope { row: &row, now: PgTimestamp::default(), constants: &[], settings };
+    evaluate(expression, &scope).map(|value| value.map(Value::into_owned))
+}
+
+/// The type of a built-in function that we leave to PostgreSQL when all its arguments are constant.
+///
+/// Only functions that read nothing but their arguments and settings: the result is kept as long as the
+/// claims are.
+pub(crate) fn foreign_function(name: &str, arguments: &[Kind]) -> Option<Kind> {
+    let text = Kind::Text;
+    match (name, arguments) {
+        ("current_setting", [Kind::Text] | [Kind::Text, Kind::Bool])
+        | ("md5" | "initcap", [Kind::Text])
+        | ("translate" | "regexp_replace", [Kind::Text, Kind::Text, Kind::Text])
+        | ("regexp_replace", [Kind::Text, Kind::Text, Kind::Text, Kind::Text]) => Some(text),
+        ("string_to_array" | "regexp_split_to_array", [Kind::Text, Kind::Text]) => {
+            Some(Kind::Array(Box::new(text)))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,563 @@
+//! The operations that are strict: with a NULL operand the result is NULL, and evaluation never gets here.
+//!
+//! Each has the meaning of PostgreSQL's function for exactly the types it was resolved for
+//! (see [`crate::resolve`]); what a value makes uncertain is left to PostgreSQL as [`Stop::Ask`].
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use smallvec::SmallVec;
+
+use crate::array::Array;
+use crate::cast::Cast;
+use crate::datetime;
+use crate::json::Json;
+use crate::numeric::Numeric;
+use crate::pattern;
+use crate::value::{Float, Kind, Value};
+
+/// Why an expression has no value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Stop {
+    /// PostgreSQL raises this error.
+    Failed(String),
+    /// Only PostgreSQL knows.
+    Ask,
+    /// The row image lacks this column.
+    Missing(usize),
+}
+
+/// Operands, none of them NULL.
+pub(crate) type Operands<'a> = SmallVec<[Value<'a>; 3]>;
+
+/// A comparison operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Comparison {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// An arithmetic operator with two operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Arithmetic {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+}
+
+/// A strict operation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Operation {
+    Compare(Comparison),
+    /// On numbers of the kind of the result.
+    Arithmetic(Arithmetic, Kind),
+    Negate(Kind),
+    Absolute(Kind),
+    /// `date + integer`.
+    AddDays,
+    /// `date - integer`.
+    SubtractDays,
+    /// `date - date`.
+    DaysBetween,
+    /// `timestamp + interval`; `zoned` for `timestamptz`, where days depend on the time zone.
+    AddInterval {
+        zoned: bool,
+    },
+    /// `timestamp - interval`.
+    SubtractInterval {
+        zoned: bool,
+    },
+    /// `timestamp - timestamp`.
+    TimeBetween,
+    Concatenate,
+    Lower,
+    Upper,
+    Length,
+    /// `left(text, integer)`.
+    Left,
+    /// `right(text, integer)`.
+    Right,
+    /// `split_part(text, text, integer)`.
+    SplitPart,
+    /// `starts_with(text, text)`.
+    StartsWith,
+    /// `strpos(text, text)`.
+    Position,
+    /// `replace(text, text, text)`.
+    Replace,
+    /// `substr(text, integer [, integer])`.
+    Substring,
+    /// `btrim(text)`.
+    Trim,
+    Like {
+        insensitive: bool,
+    },
+    /// `~` or `~*` with a pattern known beforehand.
+    Matches(pattern::Expression),
+    /// `->` or `->>` with a key.
+    JsonField {
+        as_text: bool,
+    },
+    /// `->` or `->>` with a position.
+    JsonElement {
+        as_text: bool,
+    },
+    /// `#>` or `#>>`.
+    JsonPath {
+        as_text: bool,
+    },
+    JsonContains,
+    /// `?`
+    JsonHas,
+    /// `?|`
+    JsonHasAny,
+    /// `?&`
+    JsonHasAll,
+    JsonTypeof,
+    JsonArrayLength,
+    /// All elements of `jsonb_array_elements_text`, as an array.
+    JsonElementTexts,
+    ArrayContains,
+    ArrayOverlaps,
+    /// `array_length(array, integer)`.
+    ArrayLength,
+    Cardinality,
+    Cast(Cast),
+}
+
+impl Comparison {
+    pub(crate) fn holds(self, ordering: Ordering) -> bool {
+        match self {
+            Comparison::Equal => ordering.is_eq(),
+            Comparison::NotEqual => ordering.is_ne(),
+            Comparison::Less => ordering.is_lt(),
+            Comparison::LessOrEqual => ordering.is_le(),
+            Comparison::Greater => ordering.is_gt(),
+            Comparison::GreaterOrEqual => ordering.is_ge(),
+        }
+    }
+
+    /// Whether only equality matters, not order.
+    pub(crate) fn is_equality(self) -> bool {
+        matches!(self, Comparison::Equal | Comparison::NotEqual)
+    }
+}
+
+impl Operation {
+    /// Whether some operands leave the answer to PostgreSQL.
+    pub(crate) fn may_ask(&self) -> bool {
+        match self {
+            Operation::Arithmetic(_, kind) => *kind == Kind::Numeric,
+            Operation::DaysBetween
+            | Operation::TimeBetween
+            | Operation::Lower
+            | Operation::Upper
+            | Operation::AddInterval { .. }
+            | Operation::SubtractInterval { .. }
+            | Operation::Like { insensitive: true } => true,
+            Operation::Matches(expression) => !expression.is_total(),
+            Operation::Cast(cast) => cast.may_ask(),
+            _ => false,
+        }
+    }
+
+    /// Applies it. `Ok(None)` is NULL.
+    pub(crate) fn apply<'a>(&self, operands: Operands<'a>) -> Result<Option<Value<'a>>, Stop> {
+        let mut operands = operands.into_iter();
+        let first = operands.next().ok_or(Stop::Ask)?;
+        match self {
+            Operation::Negate(kind) => return negate(kind, first).map(Some),
+            Operation::Absolute(kind) => return absolute(kind, first).map(Some),
+            Operation::Cast(cast) => return cast.apply(first),
+            Operation::Lower | Operation::Upper | Operation::Length | Operation::Trim => {
+                return self.on_text(&text(first)?).map(Some);
+            }
+            Operation::Matches(expression) => {
+                return expression.matches(&text(first)?).map(|found| Some(Value::Bool(found))).ok_or(Stop::Ask);
+            }
+            Operation::JsonTypeof | Operation::JsonArrayLength | Operation::JsonElementTexts => {
+                return self.on_json(json(first)?.as_ref()).map(Some);
+            }
+            Operation::Cardinality => {
+                return Ok(Some(length(array(first)?.elements.len())));
+            }
+            _ => {}
+        }
+        let second = operands.next().ok_or(Stop::Ask)?;
+        match self {
+            Operation::Compare(comparison) => compare(*comparison, &first, &second).map(Some),
+            Operation::Arithmetic(operator, kind) => arithmetic(*operator, kind, first, second).map(Some),
+            Operation::AddDays
+            | Operation::SubtractDays
+            | Operation::DaysBetween
+            | Operation::AddInterval { .. }
+            | Operation::SubtractInterval { .. }
+            | Operation::TimeBetween => self.on_moments(&first, &second).map(Some),
+            Operation::JsonField { .. } | Operation::JsonElement { .. } | Operation::JsonPath { .. } => {
+                self.json_access(json(first)?, &second)
+            }
+            Operation::JsonContains => {
+                Ok(Some(Value::Bool(json(first)?.contains(json(second)?.as_ref()))))
+            }
+            Operation::JsonHas => Ok(Some(Value::Bool(json(first)?.has(&text(second)?)))),
+            Operation::JsonHasAny => Ok(Some(json_has(json(first)?.as_ref(), array(second)?.as_ref(), false))),
+            Operation::JsonHasAll => Ok(Some(json_has(json(first)?.as_ref(), array(second)?.as_ref(), true))),
+            Operation::ArrayContains => answer(array(first)?.contains(array(second)?.as_ref())),
+            Operation::ArrayOverlaps => answer(array(first)?.overlaps(array(second)?.as_ref())),
+            Operation::ArrayLength => {
+                let dimension = usize::try_from(integer(&second)?.wrapping_sub(1)).unwrap_or(usize::MAX);
+                let array = array(first)?;
+                Ok(array.dimensions.get(dimension).map(|(_, length)| Value::Int(i64::from(*length))))
+            }
+            _ => self.on_texts(&text(first)?, second, operands.next()).map(Some),
+        }
+    }
+
+    fn on_text(&self, text: &str) -> Result<Value<'static>, Stop> {
+        let owned = |text: Option<String>| text.map(|text| Value::Text(Cow::Owned(text))).ok_or(Stop::Ask);
+        match self {
+            Operation::Lower => owned(pattern::lower(text)),
+            Operation::Upper => owned(pattern::upper(text)),
+            Operation::Trim => owned(Some(text.trim_matches(' ').to_owned())),
+            _ => Ok(length(text.chars().count())),
+        }
+    }
+
+    fn on_texts<'a>(
+        &self,
+        first: &str,
+        second: Value<'a>,
+        third: Option<Value<'a>>,
+    ) -> Result<Value<'a>, Stop> {
+        let third = || third.ok_or(Stop::Ask);
+        let owned = |text: String| Value::Text(Cow::Owned(text));
+        Ok(match self {
+            Operation::Left => owned(left(first, integer(&second)?)),
+            Operation::Right => owned(right(first, integer(&second)?)),
+            Operation::Substring => {
+                let count = match third() {
+                    Ok(count) => Some(integer(&count)?),
+                    Err(_) => None,
+                };
+                owned(substring(first, integer(&second)?, count)?)
+            }
+            Operation::Concatenate => owned(format!("{first}{}", text(second)?)),
+            Operation::SplitPart => owned(split_part(first, &text(second)?, integer(&third()?)?)?),
+            Operation::Replace => {
+                let from = text(second)?;
+                let to = text(third()?)?;
+                owned(if from.is_empty() { first.to_owned() } else { first.replace(&*from, &to) })
+            }
+            Operation::StartsWith => Value::Bool(first.starts_with(&*text(second)?)),
+            Operation::Position => {
+                let found = first.find(&*text(second)?);
+                length(found.map_or(0, |at| first[..at].chars().count() + 1))
+            }
+            Operation::Like { insensitive } => Value::Bool(like(first, &text(second)?, *insensitive)?),
+            _ => return Err(Stop::Ask),
+        })
+    }
+
+    fn on_json(&self, json: &Json) -> Result<Value<'static>, Stop> {
+        if *self == Operation::JsonTypeof {
+            return Ok(Value::Text(Cow::Borrowed(json.type_name())));
+        }
+        let counting = *self == Operation::JsonArrayLength;
+        let Json::Array(elements) = json else {
+            let what = if matches!(json, Json::Object(_)) { "a non-array" } else { "a scalar" };
+            let purpose = if counting { "get array length of" } else { "extract elements from" };
+            return Err(Stop::Failed(format!("cannot {purpose} {what}")));
+        };
+        if counting {
+            return Ok(length(elements.len()));
+        }
+        let texts = elements
+            .iter()
+            .map(|element| element.to_sql_text().map(|text| Value::Text(Cow::Owned(text))))
+            .collect();
+        Ok(Value::Array(Cow::Owned(Array::of(texts))))
+    }
+
+    fn json_access<'a>(&self, json: Cow<'a, Json>, key: &Value<'a>) -> Result<Option<Value<'a>>, Stop> {
+        let (found, as_text) = match self {
+            Operation::JsonField { as_text } => {
+                let Value::Text(key) = key else { return Err(Stop::Ask) };
+                (project(json, |json| json.field(key)), *as_text)
+            }
+            Operation::JsonElement { as_text } => {
+                let position = integer(key)?;
+                (project(json, |json| json.element(position)), *as_text)
+            }
+            Operation::JsonPath { as_text } => (json_path(json, key)?, *as_text),
+            _ => return Err(Stop::Ask),
+        };
+        Ok(match found {
+            None => None,
+            Some(found) if as_text => found.to_sql_text().map(|text| Value::Text(Cow::Owned(text))),
+            Some(found) => Some(Value::Json(found)),
+        })
+    }
+
+    fn on_moments(&self, first: &Value<'_>, second: &Value<'_>) -> Result<Value<'static>, Stop> {
+        let out_of_range = |what: &str| Stop::Failed(format!("{what} out of range"));
+        match (self, first, second) {
+            (Operation::AddDays, Value::Date(date), Value::Int(days)) => {
+                datetime::add_days(*date, *days).map(Value::Date).ok_or_else(|| out_of_range("date"))
+            }
+            (Operation::SubtractDays, Value::Date(date), Value::Int(days)) => {
+                datetime::add_days(*date, -*days).map(Value::Date).ok_or_else(|| out_of_range("date"))
+            }
+            (Operation::DaysBetween, Value::Date(left), Value::Date(right)) => {
+                datetime::subtract_dates(*left, *right).map(Value::Int).ok_or(Stop::Ask)
+            }
+            (Operation::TimeBetween, Value::Timestamp(left), Value::Timestamp(right)) => {
+                datetime::subtract_timestamps(*left, *right).map(Value::Interval).ok_or(Stop::Ask)
+            }
+            (
+                Operation::AddInterval { zoned } | Operation::SubtractInterval { zoned },
+                Value::Timestamp(moment),
+                Value::Interval(interval),
+            ) => {
+                // The length of a day or month depends on the session's time zone.
+                if *zoned && (interval.months != 0 || interval.days != 0) {
+                    return Err(Stop::Ask);
+                }
+                let adding = matches!(self, Operation::AddInterval { .. });
+                let interval = if adding { Some(*interval) } else { interval.negate() };
+                datetime::add_interval(*moment, interval.ok_or(Stop::Ask)?)
+                    .map(Value::Timestamp)
+                    .ok_or_else(|| out_of_range("timestamp"))
+            }
+            _ => Err(Stop::Ask),
+        }
+    }
+}
+
+// Resolution makes sure that operands have the right type: the `Ask`s below are never reached by a
+// resolved expression, and asking is the one answer that can not be wrong.
+
+fn text(value: Value<'_>) -> Result<Cow<'_, str>, Stop> {
+    match value {
+        Value::Text(text) => Ok(text),
+        _ => Err(Stop::Ask),
+    }
+}
+
+fn json(value: Value<'_>) -> Result<Cow<'_, Json>, Stop> {
+    match value {
+        Value::Json(json) => Ok(json),
+        _ => Err(Stop::Ask),
+    }
+}
+
+fn array(value: Value<'_>) -> Result<Cow<'_, Array>, Stop> {
+    match value {
+        Value::Array(array) => Ok(array),
+        _ => Err(Stop::Ask),
+    }
+}
+
+fn integer(value: &Value<'_>) -> Result<i64, Stop> {
+    match value {
+        Value::Int(value) => Ok(*value),
+        _ => Err(Stop::Ask),
+    }
+}
+
+fn length(length: usize) -> Value<'static> {
+    Value::Int(i64::try_from(length).unwrap_or(i64::MAX))
+}
+
+fn answer(answer: Option<bool>) -> Result<Option<Value<'static>>, Stop> {
+    answer.map(|answer| Some(Value::Bool(answer))).ok_or(Stop::Ask)
+}
+
+fn compare<'a>(comparison: Comparison, left: &Value<'_>, right: &Value<'_>) -> Result<Value<'a>, Stop> {
+    let holds = if comparison.is_equality() {
+        left.equals(right).map(|equal| equal == (comparison == Comparison::Equal))
+    } else {
+        left.compare(right).map(|ordering| comparison.holds(ordering))
+    };
+    holds.map(Value::Bool).ok_or(Stop::Ask)
+}
+
+fn project<'a>(json: Cow<'a, Json>, access: impl Fn(&Json) -> Option<&Json>) -> Option<Cow<'a, Json>> {
+    match json {
+        Cow::Borrowed(json) => access(json).map(Cow::Borrowed),
+        Cow::Owned(json) => access(&json).cloned().map(Cow::Owned),
+    }
+}
+
+fn json_path<'a>(json: Cow<'a, Json>, path: &Value<'_>) -> Result<Option<Cow<'a, Json>>, Stop> {
+    let Value::Array(path) = path else { return Err(Stop::Ask) };
+    let mut found = json;
+    for step in &path.elements {
+        let Some(Value::Text(step)) = step else { return Ok(None) };
+        match project(found, |json| json.step(step)) {
+            Some(next) => found = next,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(found))
+}
+
+fn json_has(json: &Json, keys: &Array, all: bool) -> Value<'static> {
+    // NULL keys are passed over.
+    let mut keys = keys.elements.iter().flatten().map(|key| match key {
+        Value::Text(key) => json.has(key),
+        _ => false,
+    });
+    Value::Bool(if all { keys.all(|has| has) } else { keys.any(|has| has) })
+}
+
+fn like(text: &str, pattern: &str, insensitive: bool) -> Result<bool, Stop> {
+    let matched =
+        if insensitive { pattern::ilike(text, pattern) } else { pattern::like(text, pattern).map(Some) };
+    matched
+        .map_err(|_| Stop::Failed("LIKE pattern must not end with escape character".to_owned()))?
+        .ok_or(Stop::Ask)
+}
+
+/// A count of characters where negative ones count from the other end.
+fn count_of(text: &str, count: i64) -> usize {
+    let length = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
+    let count = if count < 0 { length.saturating_add(count) } else { count };
+    usize::try_from(count.max(0)).unwrap_or(usize::MAX)
+}
+
+fn left(text: &str, count: i64) -> String {
+    text.chars().take(count_of(text, count)).collect()
+}
+
+fn right(text: &str, count: i64) -> String {
+    let length = text.chars().count();
+    text.chars().skip(length.saturating_sub(count_of(text, count))).collect()
+}
+
+fn substring(text: &str, start: i64, count: Option<i64>) -> Result<String, Stop> {
+    if count.is_some_and(|count| count < 0) {
+        return Err(Stop::Failed("negative substring length not allowed".to_owned()));
+    }
+    let end = count.map_or(i64::MAX, |count| start.saturating_add(count));
+    let skipped = start.max(1) - 1;
+    let taken = end.saturating_sub(1).saturating_sub(skipped).max(0);
+    let size = |count: i64| usize::try_from(count).unwrap_or(usize::MAX);
+    Ok(text.chars().skip(size(skipped)).take(size(taken)).collect())
+}
+
+fn split_part(text: &str, separator: &str, field: i64) -> Result<String, Stop> {
+    if field == 0 {
+        return Err(Stop::Failed("field position must not be zero".to_owned()));
+    }
+    let parts: Vec<&str> = if separator.is_empty() { vec![text] } else { text.split(separator).collect() };
+    let count = i64::try_from(parts.len()).unwrap_or(i64::MAX);
+    let index = if field > 0 { field - 1 } else { count.saturating_add(field) };
+    Ok(usize::try_from(index).ok().and_then(|index| parts.get(index)).map_or("", |part| part).to_owned())
+}
+
+fn out_of_range(kind: &Kind) -> Stop {
+    Stop::Failed(format!("{} out of range", kind.sql_name()))
+}
+
+fn within(kind: &Kind, value: Option<i64>) -> Result<Value<'static>, Stop> {
+    let (least, most) = kind.integer_range();
+    value
+        .filter(|value| (least..=most).contains(value))
+        .map(Value::Int)
+        .ok_or_else(|| out_of_range(kind))
+}
+
+fn negate<'a>(kind: &Kind, value: Value<'a>) -> Result<Value<'a>, Stop> {
+    match value {
+        Value::Int(value) => within(kind, value.checked_neg()),
+        Value::Float(Float(value)) => Ok(Value::Float(Float(-value))),
+        Value::Numeric(value) => Ok(Value::Numeric(value.negate())),
+        _ => Err(Stop::Ask),
+    }
+}
+
+fn absolute<'a>(kind: &Kind, value: Value<'a>) -> Result<Value<'a>, Stop> {
+    match value {
+        Value::Int(value) => within(kind, value.checked_abs()),
+        Value::Float(Float(value)) => Ok(Value::Float(Float(value.abs()))),
+        Value::Numeric(value) => Ok(Value::Numeric(value.absolute())),
+        _ => Err(Stop::Ask),
+    }
+}
+
+fn division_by_zero() -> Stop {
+    Stop::Failed("division by zero".to_owned())
+}
+
+fn arithmetic<'a>(operator: Arithmetic, kind: &Kind, left: Value<'a>, right: Value<'a>) -> Result<Value<'a>, Stop> {
+    match (left, right) {
+        (Value::Int(left), Value::Int(right)) => integers(operator, kind, left, right),
+        (Value::Float(left), Value::Float(right)) => floats(operator, left.0, right.0),
+        (Value::Numeric(left), Value::Numeric(right)) => numerics(operator, &left, &right),
+        _ => Err(Stop::Ask),
+    }
+}
+
+fn integers<'a>(operator: Arithmetic, kind: &Kind, left: i64, right: i64) -> Result<Value<'a>, Stop> {
+    let result = match operator {
+        Arithmetic::Add => left.checked_add(right),
+        Arithmetic::Subtract => left.checked_sub(right),
+        Arithmetic::Multiply => left.checked_mul(right),
+        Arithmetic::Divide | Arithmetic::Remainder if right == 0 => return Err(division_by_zero()),
+        Arithmetic::Divide => left.checked_div(right),
+        // PostgreSQL gives 0 for the one case that overflows.
+        Arithmetic::Remainder => Some(left.wrapping_rem(right)),
+    };
+    within(kind, result)
+}
+
+fn floats<'a>(operator: Arithmetic, left: f64, right: f64) -> Result<Value<'a>, Stop> {
+    let result = match operator {
+        Arithmetic::Add => left + right,
+        Arithmetic::Subtract => left - right,
+        Arithmetic::Multiply => left * right,
+        Arithmetic::Divide if right == 0.0 && !left.is_nan() => return Err(division_by_zero()),
+        Arithmetic::Divide => left / right,
+        Arithmetic::Remainder => return Err(Stop::Ask),
+    };
+    let dividing = operator == Arithmetic::Divide;
+    if result.is_infinite() && !left.is_infinite() && (dividing || !right.is_infinite()) {
+        return Err(Stop::Failed("value out of range: overflow".to_owned()));
+    }
+    let vanished = match operator {
+        Arithmetic::Multiply => left != 0.0 && right != 0.0,
+        Arithmetic::Divide => left != 0.0 && !right.is_infinite(),
+        _ => false,
+    };
+    if result == 0.0 && vanished {
+        return Err(Stop::Failed("value out of range: underflow".to_owned()));
+    }
+    Ok(Value::Float(Float(result)))
+}
+
+fn numerics<'a>(operator: Arithmetic, left: &Numeric, right: &Numeric) -> Result<Value<'a>, Stop> {
+    let result = match operator {
+        Arithmetic::Add => left.add(right),
+        Arithmetic::Subtract => left.subtract(right),
+        Arithmetic::Multiply => left.multiply(right),
+        Arithmetic::Remainder if right.is_zero() && left.is_finite() => return Err(division_by_zero()),
+        Arithmetic::Remainder => left.remainder(right),
+        // The scale of a quotient follows rules of its own.
+        Arithmetic::Divide => None,
+    };
+    result.map(Value::Numeric).ok_or(Stop::Ask)
+}
+
+/// `bpchar` as `text`: without trailing blanks.
+pub(crate) fn without_blanks(text: Cow<'_, str>) -> Cow<'_, str> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(text.trim_end_matches(' ')),
+        Cow::Owned(text) => Cow::Owned(text.trim_end_matches(' ').to_owned()),
+    }
+}

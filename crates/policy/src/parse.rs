@@ -1,0 +1,491 @@
+//! From SQL text, as `pg_get_expr` prints policies, to typed expressions. The one module that
+//! names sqlparser.
+//!
+//! A boolean operand that is not understood becomes [`Expression::Oracle`], so that the operands next to it
+//! can still settle a decision; the reason is kept for the operator to read.
+
+mod syntax;
+mod type_name;
+
+use std::borrow::Cow;
+
+use sqlparser::ast::{
+    AccessExpr, BinaryOperator, Expr, FunctionArguments, Ident, ObjectName, Query, UnaryOperator,
+};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::Token;
+
+use self::syntax::{arguments, infix, literal, look_up, operands, single};
+use crate::array::Array;
+use crate::constants;
+use crate::expression::{Expression, Setting};
+use crate::functions;
+use crate::operation::{Comparison, Operation};
+use crate::plan::Unsupported;
+use crate::resolve::{self, Infix, Typed};
+use crate::schema::{Collation, Snapshot, Table, TypeKind};
+use crate::value::{Kind, Value};
+
+/// Where names in an expression are looked up.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    /// The table whose columns are in scope; `None` in the body of a function.
+    pub(crate) table: Option<&'a Table>,
+    pub(crate) snapshot: &'a Snapshot,
+    /// Whether it runs with its owner's privileges, so that `current_user` is not the subscriber's role.
+    pub(crate) definer: bool,
+    /// How many functions this is the body of a body of.
+    pub(crate) depth: usize,
+}
+
+/// Compiles texts of one plan.
+pub(crate) struct Compiler<'a> {
+    surroundings: Surroundings<'a>,
+    /// The SQL of foreign constants found so far.
+    pub(crate) foreign: Vec<String>,
+    /// What was left to PostgreSQL so far.
+    pub(crate) unsupported: Vec<Unsupported>,
+}
+
+/// What stands in the way of compiling an expression: itself, or something below it.
+enum Fault {
+    Here(String),
+    Below(Unsupported),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Fault::Here(reason)
+    }
+}
+
+impl From<Unsupported> for Fault {
+    fn from(unsupported: Unsupported) -> Self {
+        Fault::Below(unsupported)
+    }
+}
+
+fn here<T>(reason: &str) -> Result<T, Fault> {
+    Err(Fault::Here(reason.to_owned()))
+}
+
+impl<'a> Compiler<'a> {
+    pub(crate) fn new(surroundings: Surroundings<'a>) -> Self {
+        Compiler { surroundings, foreign: Vec::new(), unsupported: Vec::new() }
+    }
+
+    /// Compiles the text of a boolean expression. What is left to PostgreSQL is in [`Compiler::unsupported`].
+    pub(crate) fn policy(&mut self, text: &str) -> Expression {
+        match parse(text) {
+            Ok(parsed) => self.condition(&parsed),
+            Err(reason) => self.leave(Unsupported { expression: text.to_owned(), reason }),
+        }
+    }
+
+    /// Compiles the body of an SQL function: a single SELECT of a single expression from no table.
+    pub(crate) fn body(&mut self, text: &str) -> Result<Typed, String> {
+        let dialect = PostgreSqlDialect {};
+        let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|error| error.to_string())?;
+        let parsed = if text.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("return")) {
+            parser.next_token();
+            parser.parse_expr().map_err(|error| error.to_string())?
+        } else {
+            let query = parser.parse_query().map_err(|error| error.to_string())?;
+            single(&query)?.clone()
+        };
+        let _ended = parser.consume_token(&Token::SemiColon);
+        if parser.peek_token() != Token::EOF {
+            return Err("more than one statement".to_owned());
+        }
+        let left_before = self.unsupported.len();
+        let typed = self.typed(&parsed).map_err(|unsupported| unsupported.reason)?;
+        match self.unsupported.get(left_before) {
+            None => Ok(typed),
+            Some(unsupported) => Err(unsupported.reason.clone()),
+        }
+    }
+
+    fn leave(&mut self, unsupported: Unsupported) -> Expression {
+        self.unsupported.push(unsupported);
+        Expression::Oracle
+    }
+
+    fn condition(&mut self, parsed: &Expr) -> Expression {
+        match parsed {
+            Expr::Nested(inner) => self.condition(inner),
+            Expr::BinaryOp { op: BinaryOperator::And, .. } => {
+                Expression::And(operands(parsed, true).into_iter().map(|one| self.condition(one)).collect())
+            }
+            Expr::BinaryOp { op: BinaryOperator::Or, .. } => {
+                Expression::Or(operands(parsed, false).into_iter().map(|one| self.condition(one)).collect())
+            }
+            Expr::UnaryOp { op: UnaryOperator::Not, expr } => self.condition(expr).negated(),
+            other => match self.typed(other) {
+                Ok(Typed { expression, kind: Kind::Bool, .. }) => expression,
+                Ok(typed) => self.leave(Unsupported {
+                    expression: other.to_string(),
+                    reason: format!("a condition of type {}", typed.kind.sql_name()),
+                }),
+                Err(unsupported) => self.leave(unsupported),
+            },
+        }
+    }
+
+    fn boolean(&mut self, parsed: &Expr) -> Typed {
+        Typed::boolean(self.condition(parsed))
+    }
+
+    fn typed(&mut self, parsed: &Expr) -> Result<Typed, Unsupported> {
+        self.lower(parsed).map_err(|fault| match fault {
+            Fault::Here(reason) => Unsupported { expression: parsed.to_string(), reason },
+            Fault::Below(unsupported) => unsupported,
+        })
+    }
+
+    fn lower(&mut self, parsed: &Expr) -> Result<Typed, Fault> {
+        match parsed {
+            Expr::Nested(inner) => Ok(self.typed(inner)?),
+            Expr::Identifier(name) => self.column(&[], name),
+            Expr::CompoundIdentifier(names) => match names.split_last() {
+                Some((name, qualifiers)) => self.column(qualifiers, name),
+                None => here("an empty name"),
+            },
+            Expr::Value(value) => Ok(literal(&value.value)?),
+            Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. } => Ok(self.boolean(parsed)),
+            Expr::BinaryOp { left, op, right } => {
+                let operator = infix(op)?;
+                let (left, right) = (self.typed(left)?, self.typed(right)?);
+                Ok(resolve::infix(operator, left, right)?)
+            }
+            Expr::UnaryOp { op: UnaryOperator::Not, .. } => Ok(self.boolean(parsed)),
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr } => Ok(resolve::negate(self.typed(expr)?)?),
+            Expr::IsNull(operand) => Ok(Typed::boolean(self.is_null(operand)?)),
+            Expr::IsNotNull(operand) => Ok(Typed::boolean(self.is_null(operand)?.negated())),
+            Expr::IsTrue(operand) => Ok(self.is_truth(operand, true)),
+            Expr::IsNotTrue(operand) => Ok(Typed::boolean(self.is_truth(operand, true).expression.negated())),
+            Expr::IsFalse(operand) => Ok(self.is_truth(operand, false)),
+            Expr::IsNotFalse(operand) => Ok(Typed::boolean(self.is_truth(operand, false).expression.negated())),
+            Expr::IsUnknown(operand) => {
+                Ok(Typed::boolean(Expression::IsNull(Box::new(self.condition(operand)))))
+            }
+            Expr::IsNotUnknown(operand) => {
+                Ok(Typed::boolean(Expression::IsNull(Box::new(self.condition(operand))).negated()))
+            }
+            Expr::IsDistinctFrom(left, right) => Ok(resolve::distinct(self.typed(left)?, self.typed(right)?)?),
+            Expr::IsNotDistinctFrom(left, right) => {
+                let distinct = resolve::distinct(self.typed(left)?, self.typed(right)?)?;
+                Ok(Typed::boolean(distinct.expression.negated()))
+            }
+            Expr::AnyOp { left, compare_op, right, .. } => self.quantified(false, left, compare_op, right),
+            Expr::AllOp { left, compare_op, right } => self.quantified(true, left, compare_op, right),
+            Expr::Cast { expr, data_type, format: None, .. } => {
+                let kind = type_name::kind(data_type, &self.surroundings.snapshot.types)?;
+                Ok(resolve::cast(self.typed(expr)?, &kind)?)
+            }
+            Expr::Collate { expr, collation } => self.collate(expr, collation),
+            Expr::AtTimeZone { timestamp, time_zone } => {
+                let zone = self.typed(time_zone)?;
+                Ok(resolve::at_time_zone(self.typed(timestamp)?, &zone)?)
+            }
+            Expr::Case { operand, conditions, else_result, .. } => {
+                let branches = conditions.iter().map(|when| (&when.condition, &when.result)).collect();
+                self.case(operand.as_deref(), branches, else_result.as_deref())
+            }
+            Expr::Array(array) if array.elem.iter().all(|one| !matches!(one, Expr::Array(_))) => {
+                let (elements, sample) = resolve::alternatives(self.all(&array.elem)?)?;
+                let kind = Kind::Array(Box::new(sample.kind));
+                Ok(Typed { expression: Expression::ArrayOf(elements), kind, collation: sample.collation })
+            }
+            Expr::Function(function) => self.function(parsed, function),
+            Expr::Substring { expr, substring_from: Some(from), substring_for, .. } => {
+                let mut arguments = vec![self.typed(expr)?, self.typed(from)?];
+                if let Some(count) = substring_for {
+                    arguments.push(self.typed(count)?);
+                }
+                Ok(resolve::function("substring", arguments)?)
+            }
+            Expr::Position { expr, r#in } => {
+                Ok(resolve::function("strpos", vec![self.typed(r#in)?, self.typed(expr)?])?)
+            }
+            Expr::Subquery(query) => Ok(self.typed(single(query)?)?),
+            Expr::InSubquery { expr, subquery, negated } => self.in_select(expr, subquery, *negated),
+            Expr::Exists { subquery, .. } => Err(Fault::Here(look_up(subquery))),
+            Expr::CompoundFieldAccess { access_chain, .. }
+                if matches!(access_chain.first(), Some(AccessExpr::Subscript(_))) =>
+            {
+                here("an array subscript")
+            }
+            _ => here("this construct"),
+        }
+    }
+
+    fn all(&mut self, parsed: &[Expr]) -> Result<Vec<Typed>, Unsupported> {
+        parsed.iter().map(|one| self.typed(one)).collect()
+    }
+
+    fn column(&self, qualifiers: &[Ident], name: &Ident) -> Result<Typed, Fault> {
+        let Some(table) = self.surroundings.table else { return here("a name in a function's body") };
+        let own = match qualifiers {
+            [] => true,
+            [one] => one.value == table.name,
+            [schema, one] => schema.value == table.schema && one.value == table.name,
+            _ => false,
+        };
+        let index = table.column_index(&name.value).filter(|_| own);
+        let Some(index) = index else { return here("no column of this table") };
+        let column = &table.columns[index];
+        let types = &self.surroundings.snapshot.types;
+        // NULL means something else for rows.
+        let base = types.base(column.type_oid);
+        if base.is_none_or(|base| matches!(base.kind, TypeKind::Composite { .. })) {
+            return Err(Fault::Here(format!("the type {}", column.sql_type)));
+        }
+        let kind = Kind::of(types, column.type_oid);
+        let mut typed = Typed::new(Expression::column(index, kind.clone()), kind);
+        typed.collation = Some(column.collation);
+        Ok(typed)
+    }
+
+    fn is_null(&mut self, operand: &Expr) -> Result<Expression, Unsupported> {
+        Ok(Expression::IsNull(Box::new(self.typed(operand)?.expression)))
+    }
+
+    fn is_truth(&mut self, operand: &Expr, truth: bool) -> Typed {
+        let operand = Box::new(self.condition(operand));
+        Typed::boolean(Expression::IsTruth { operand, truth })
+    }
+
+    fn quantified(
+        &mut self,
+        all: bool,
+        left: &Expr,
+        operator: &BinaryOperator,
+        right: &Expr,
+    ) -> Result<Typed, Fault> {
+        let mut bare = right;
+        while let Expr::Nested(inner) = bare {
+            bare = inner;
+        }
+        if let Expr::Subquery(query) = bare {
+            return Err(Fault::Here(look_up(query)));
+        }
+        let operator = infix(operator)?;
+        let operand = self.typed(left)?;
+        let array = self.typed(right)?;
+        Ok(resolve::quantified(all, operator, operand, array)?)
+    }
+
+    fn collate(&mut self, operand: &Expr, collation: &ObjectName) -> Result<Typed, Fault> {
+        let name = collation.0.last().and_then(|part| part.as_ident()).map(|name| name.value.as_str());
+        if !matches!(name, Some("C" | "POSIX")) {
+            return Err(Fault::Here(format!("the collation {collation}")));
+        }
+        let mut typed = self.typed(operand)?;
+        typed.collation = Some(Collation::Bytes);
+        Ok(typed)
+    }
+
+    fn case(
+        &mut self,
+        operand: Option<&Expr>,
+        branches: Vec<(&Expr, &Expr)>,
+        otherwise: Option<&Expr>,
+    ) -> Result<Typed, Fault> {
+        let operand = operand.map(|operand| self.typed(operand)).transpose()?;
+        let mut conditions = Vec::with_capacity(branches.len());
+        let mut results = Vec::with_capacity(branches.len() + 1);
+        for (condition, result) in branches {
+            conditions.push(match &operand {
+                None => self.condition(condition),
+                Some(operand) => {
+                    let equal = Infix::Compare(Comparison::Equal);
+                    resolve::infix(equal, operand.clone(), self.typed(condition)?)?.expression
+                }
+            });
+            results.push(self.typed(result)?);
+        }
+        results.push(match otherwise {
+            Some(otherwise) => self.typed(otherwise)?,
+            None => Typed::literal(None, Kind::Untyped),
+        });
+        let (mut results, sample) = resolve::alternatives(results)?;
+        let otherwise = Box::new(results.pop().unwrap_or(Expression::Literal(None)));
+        let branches = conditions.into_iter().zip(results).collect();
+        Ok(Typed { expression: Expression::Case { branches, otherwise }, ..sample })
+    }
+
+    fn function(&mut self, parsed: &Expr, function: &sqlparser::ast::Function) -> Result<Typed, Fault> {
+        let plain = function.over.is_none()
+            && function.filter.is_none()
+            && function.null_treatment.is_none()
+            && function.within_group.is_empty();
+        let names: Vec<&Ident> = function.name.0.iter().filter_map(|part| part.as_ident()).collect();
+        if !plain || names.len() != function.name.0.len() {
+            return here("this function call");
+        }
+        if let FunctionArguments::Subquery(query) = &function.args {
+            return self.array_of_select(&names, query);
+        }
+        let arguments = arguments(&function.args)?;
+        match names.as_slice() {
+            [name] if matches!(function.args, FunctionArguments::None) => self.keyword(&name.value),
+            [name] if name.quote_style.is_none() => {
+                let name = name.value.to_ascii_lowercase();
+                self.built_in(parsed, &name, &arguments)
+            }
+            [name] => self.built_in(parsed, &name.value, &arguments),
+            [schema, name] if schema.value == "pg_catalog" => self.built_in(parsed, &name.value, &arguments),
+            [schema, name] => self.user_function(parsed, &format!("{}.{}", schema.value, name.value), &arguments),
+            _ => here("this function"),
+        }
+    }
+
+    /// The functions without parentheses.
+    fn keyword(&mut self, name: &str) -> Result<Typed, Fault> {
+        match name.to_ascii_uppercase().as_str() {
+            "CURRENT_USER" | "CURRENT_ROLE" | "USER" if !self.surroundings.definer => {
+                let mut role = Typed::new(Expression::Setting(Setting::Role), Kind::Name);
+                role.collation = Some(Collation::Bytes);
+                Ok(role)
+            }
+            "CURRENT_TIMESTAMP" => Ok(Typed::new(Expression::Now, Kind::TimestampTz)),
+            _ => Err(Fault::Here(format!("{name} depends on the session"))),
+        }
+    }
+
+    fn built_in(&mut self, parsed: &Expr, name: &str, arguments: &[&Expr]) -> Result<Typed, Fault> {
+        let mut typed = Vec::with_capacity(arguments.len());
+        for argument in arguments {
+            typed.push(self.typed(argument)?);
+        }
+        match name {
+            "coalesce" => {
+                let (operands, sample) = resolve::alternatives(typed)?;
+                return Ok(Typed { expression: Expression::Coalesce(operands), ..sample });
+            }
+            "greatest" | "least" => return Ok(resolve::extreme(name == "greatest", typed)?),
+            "nullif" => {
+                let pair: Result<[Typed; 2], _> = typed.try_into();
+                let Ok([left, right]) = pair else { return here("NULLIF of other than two") };
+                return Ok(resolve::nullif(left, right)?);
+            }
+            "current_setting" => {
+                if let Some(setting) = known_setting(&typed) {
+                    return Ok(Typed::new(setting, Kind::Text));
+                }
+            }
+            _ => {}
+        }
+        let constant = typed.iter().all(|typed| typed.expression.is_constant());
+        let kinds: Vec<Kind> = typed
+            .iter()
+            .map(|typed| if typed.kind == Kind::Untyped { Kind::Text } else { typed.kind.clone() })
+            .collect();
+        match constants::foreign_function(name, &kinds) {
+            Some(kind) if constant => Ok(self.foreign(parsed, kind)),
+            _ => Ok(resolve::function(name, typed)?),
+        }
+    }
+
+    fn user_function(&mut self, parsed: &Expr, name: &str, arguments: &[&Expr]) -> Result<Typed, Fault> {
+        let typed = arguments.iter().map(|one| self.typed(one)).collect::<Result<Vec<_>, _>>()?;
+        let constant = typed.iter().all(|typed| typed.expression.is_constant());
+        match functions::call(name, typed.len(), constant, self.surroundings)? {
+            functions::Call::Inlined { typed, foreign } => Ok(self.adopt(typed, foreign)),
+            functions::Call::Foreign(kind) => Ok(self.foreign(parsed, kind)),
+        }
+    }
+
+    /// Takes over the foreign constants that the body of a function found.
+    fn adopt(&mut self, mut typed: Typed, foreign: Vec<String>) -> Typed {
+        let slots: Vec<usize> = foreign.into_iter().map(|sql| self.foreign_slot(sql)).collect();
+        renumber(&mut typed.expression, &slots);
+        typed
+    }
+
+    fn foreign(&mut self, parsed: &Expr, kind: Kind) -> Typed {
+        let index = self.foreign_slot(parsed.to_string());
+        Typed::new(Expression::Foreign { index, kind: kind.clone() }, kind)
+    }
+
+    fn foreign_slot(&mut self, sql: String) -> usize {
+        self.foreign.iter().position(|known| *known == sql).unwrap_or_else(|| {
+            self.foreign.push(sql);
+            self.foreign.len() - 1
+        })
+    }
+
+    fn in_select(&mut self, operand: &Expr, query: &Query, negated: bool) -> Result<Typed, Fault> {
+        let selected = single(query)?;
+        let operand = self.typed(operand)?;
+        let equal = Infix::Compare(Comparison::Equal);
+        let found = match self.element_texts(selected)? {
+            Some(array) => resolve::quantified(false, equal, operand, array)?,
+            None => resolve::infix(equal, operand, self.typed(selected)?)?,
+        };
+        Ok(if negated { Typed::boolean(found.expression.negated()) } else { found })
+    }
+
+    fn array_of_select(&mut self, names: &[&Ident], query: &Query) -> Result<Typed, Fault> {
+        if !matches!(names, [name] if name.value.eq_ignore_ascii_case("array")) {
+            return here("this function of a sub-select");
+        }
+        let selected = single(query)?;
+        match self.element_texts(selected)? {
+            Some(array) => Ok(array),
+            None => here("an array of a sub-select"),
+        }
+    }
+
+    /// `jsonb_array_elements_text(…)` as an array, where the selected expression is that; no rows of NULL.
+    fn element_texts(&mut self, selected: &Expr) -> Result<Option<Typed>, Fault> {
+        let Expr::Function(function) = selected else { return Ok(None) };
+        if function.name.to_string() != "jsonb_array_elements_text" {
+            return Ok(None);
+        }
+        let arguments = arguments(&function.args)?;
+        let [argument] = arguments.as_slice() else { return Ok(None) };
+        let json = self.typed(argument)?;
+        if json.kind != Kind::Jsonb {
+            return here("elements of another type than jsonb");
+        }
+        let kind = Kind::Array(Box::new(Kind::Text));
+        let elements = Expression::Call(Operation::JsonElementTexts, vec![json.expression]);
+        let none = Expression::Literal(Some(Value::Array(Cow::Owned(Array::default()))));
+        Ok(Some(Typed::new(Expression::Coalesce(vec![elements, none]), kind)))
+    }
+}
+
+fn parse(text: &str) -> Result<Expr, String> {
+    let dialect = PostgreSqlDialect {};
+    let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|error| error.to_string())?;
+    let parsed = parser.parse_expr().map_err(|error| error.to_string())?;
+    if parser.peek_token() == Token::EOF { Ok(parsed) } else { Err("text after the expression".to_owned()) }
+}
+
+/// `current_setting` of a name and, perhaps, `missing_ok`, both literals.
+fn known_setting(arguments: &[Typed]) -> Option<Expression> {
+    let literal = |typed: &Typed| match &typed.expression {
+        Expression::Literal(Some(value)) => Some(value.clone()),
+        _ => None,
+    };
+    let (name, missing_ok) = match arguments {
+        [name] => (literal(name)?, false),
+        [name, missing_ok] => (literal(name)?, literal(missing_ok)? == Value::Bool(true)),
+        _ => return None,
+    };
+    match name {
+        Value::Text(name) => constants::current_setting(&name, missing_ok),
+        _ => None,
+    }
+}
+
+fn renumber(expression: &mut Expression, slots: &[usize]) {
+    if let Expression::Foreign { index, .. } = expression {
+        *index = slots.get(*index).copied().unwrap_or(usize::MAX);
+    }
+    for child in expression.children_mut() {
+        renumber(child, slots);
+    }
+}

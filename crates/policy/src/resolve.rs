@@ -1,0 +1,499 @@
+//! From operators, functions and casts on typed operands to operations: what PostgreSQL's catalog would
+//! choose for exactly these types. An `Err` says why a construct is left to PostgreSQL.
+
+use crate::cast::Cast;
+use crate::expression::Expression;
+use crate::numeric::Unreadable;
+use crate::operation::{Arithmetic, Comparison, Operation};
+use crate::pattern;
+use crate::schema::Collation;
+use crate::value::{Kind, Value};
+
+/// An expression with its type, and for text the strictest collation of what went into it.
+#[derive(Clone, Debug)]
+pub(crate) struct Typed {
+    pub(crate) expression: Expression,
+    pub(crate) kind: Kind,
+    /// `None` where only literals and functions went in: the database's default applies unless the
+    /// other operand has one.
+    pub(crate) collation: Option<Collation>,
+}
+
+/// Why a construct is not compiled.
+pub(crate) type Reason = String;
+
+/// An operator between two operands, freed from how the parser names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Infix {
+    Compare(Comparison),
+    Arithmetic(Arithmetic),
+    Concatenate,
+    Like { insensitive: bool, negated: bool },
+    Match { insensitive: bool, negated: bool },
+    StartsWith,
+    /// `->` and `->>`
+    Access { as_text: bool },
+    /// `#>` and `#>>`
+    AccessPath { as_text: bool },
+    Contains,
+    ContainedBy,
+    Overlaps,
+    Has,
+    HasAny,
+    HasAll,
+}
+
+impl Typed {
+    pub(crate) fn new(expression: Expression, kind: Kind) -> Typed {
+        Typed { expression, kind, collation: None }
+    }
+
+    pub(crate) fn literal(value: Option<Value<'static>>, kind: Kind) -> Typed {
+        Typed::new(Expression::Literal(value), kind)
+    }
+
+    pub(crate) fn boolean(expression: Expression) -> Typed {
+        Typed::new(expression, Kind::Bool)
+    }
+
+    fn collated(mut self, collation: Option<Collation>) -> Typed {
+        self.collation = collation;
+        self
+    }
+
+    /// The same value as an operand of type `kind`: literals without a type take it, nothing else changes.
+    fn settled(self, kind: &Kind) -> Result<Typed, Reason> {
+        match (&self.kind, &self.expression) {
+            (Kind::Untyped, Expression::Literal(value)) => {
+                let value = match value {
+                    Some(Value::Text(text)) => Some(read_literal(kind, text)?),
+                    _ => None,
+                };
+                Ok(Typed::literal(value, kind.clone()))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// As an operand of a text function: text as it is, `bpchar` without its blanks.
+    fn as_text(self) -> Result<Typed, Reason> {
+        let settled = self.settled(&Kind::Text)?;
+        match settled.kind {
+            Kind::Text => Ok(settled),
+            Kind::Char | Kind::Name => cast(settled, &Kind::Text),
+            other => Err(format!("text was expected, not {}", other.sql_name())),
+        }
+    }
+
+    fn expect(self, kind: &Kind) -> Result<Typed, Reason> {
+        let settled = self.settled(kind)?;
+        if settled.kind == *kind {
+            Ok(settled)
+        } else {
+            Err(format!("{} was expected, not {}", kind.sql_name(), settled.kind.sql_name()))
+        }
+    }
+}
+
+/// Reads a literal of a type at compile time.
+pub(crate) fn read_literal(kind: &Kind, text: &str) -> Result<Value<'static>, Reason> {
+    kind.read(text).map(Value::into_owned).map_err(|unreadable| match unreadable {
+        Unreadable::Invalid(message) => message,
+        Unreadable::Unsure => format!("the literal '{text}' of type {}", kind.sql_name()),
+    })
+}
+
+/// The collation that two operands share; an error where it decides even equality.
+fn shared_collation(left: &Typed, right: &Typed) -> Result<Option<Collation>, Reason> {
+    let shared = match (left.collation, right.collation) {
+        (None, other) | (other, None) => other,
+        (Some(left), Some(right)) if left == right => Some(left),
+        (Some(left), Some(right)) if [left, right].contains(&Collation::Nondeterministic) => {
+            Some(Collation::Nondeterministic)
+        }
+        _ => Some(Collation::Locale),
+    };
+    if shared == Some(Collation::Nondeterministic) {
+        return Err("a nondeterministic collation".to_owned());
+    }
+    Ok(shared)
+}
+
+/// Both operands with the types of each other's literals.
+fn settle_both(left: Typed, right: Typed) -> Result<(Typed, Typed), Reason> {
+    let both_open = left.kind == Kind::Untyped && right.kind == Kind::Untyped;
+    let (left_kind, right_kind) = if both_open {
+        (Kind::Text, Kind::Text)
+    } else {
+        (left.kind.clone(), right.kind.clone())
+    };
+    Ok((left.settled(&right_kind)?, right.settled(&left_kind)?))
+}
+
+/// Two operands made comparable: same values in the same representation, with their common collation.
+fn comparable(left: Typed, right: Typed, ordered: bool) -> Result<(Expression, Expression), Reason> {
+    let (left, right) = settle_both(left, right)?;
+    let collation = shared_collation(&left, &right)?;
+    let pair = (&left.kind, &right.kind);
+    let by_text = match pair {
+        (Kind::Array(element), _) if ordered || **element == Kind::Char => {
+            return Err(format!("comparing {} with {}", left.kind.sql_name(), right.kind.sql_name()));
+        }
+        (Kind::Jsonb, _) if ordered => return Err("the order of jsonb values".to_owned()),
+        (Kind::Opaque(_) | Kind::Untyped, _) => {
+            return Err(format!("comparing {}", left.kind.sql_name()));
+        }
+        (Kind::Text, Kind::Text) | (Kind::Char, Kind::Char) => true,
+        (Kind::Name | Kind::Text, Kind::Name | Kind::Text) => left.kind != right.kind || ordered,
+        (a, b) if a == b => false,
+        (a, b) if a.is_integer() && b.is_integer() => false,
+        (Kind::Float4 | Kind::Float8, Kind::Float4 | Kind::Float8)
+        | (Kind::Date, Kind::Timestamp)
+        | (Kind::Timestamp, Kind::Date) => false,
+        (a, b) => return Err(format!("comparing {} with {}", a.sql_name(), b.sql_name())),
+    };
+    if by_text && ordered && collation != Some(Collation::Bytes) {
+        return Err("the order of text under its collation".to_owned());
+    }
+    if left.kind == Kind::Char {
+        return Ok((cast(left, &Kind::Text)?.expression, cast(right, &Kind::Text)?.expression));
+    }
+    Ok((left.expression, right.expression))
+}
+
+/// `left operator right`.
+pub(crate) fn infix(operator: Infix, left: Typed, right: Typed) -> Result<Typed, Reason> {
+    match operator {
+        Infix::Compare(comparison) => {
+            let (left, right) = comparable(left, right, !comparison.is_equality())?;
+            Ok(Typed::boolean(Expression::Call(Operation::Compare(comparison), vec![left, right])))
+        }
+        Infix::Arithmetic(operator) => arithmetic(operator, left, right),
+        Infix::Concatenate => {
+            let both_text = |typed: &Typed| matches!(typed.kind, Kind::Text | Kind::Untyped);
+            if !both_text(&left) || !both_text(&right) {
+                return Err(format!("{} || {}", left.kind.sql_name(), right.kind.sql_name()));
+            }
+            let collation = shared_collation(&left, &right)?;
+            let operands = vec![left.as_text()?.expression, right.as_text()?.expression];
+            Ok(Typed::new(Expression::Call(Operation::Concatenate, operands), Kind::Text).collated(collation))
+        }
+        Infix::Like { insensitive, negated } => {
+            let operation = Operation::Like { insensitive };
+            Ok(negated_if(negated, pattern_match(operation, left, right)?))
+        }
+        Infix::Match { insensitive, negated } => Ok(negated_if(negated, regex(insensitive, left, right)?)),
+        Infix::StartsWith => pattern_match(Operation::StartsWith, left, right),
+        Infix::Access { as_text } => json_access(as_text, left, right),
+        Infix::AccessPath { as_text } => {
+            let left = left.expect(&Kind::Jsonb)?;
+            let path = right.expect(&Kind::Array(Box::new(Kind::Text)))?;
+            Ok(json_result(Operation::JsonPath { as_text }, as_text, left, path))
+        }
+        Infix::Contains => contains(left, right),
+        Infix::ContainedBy => contains(right, left),
+        Infix::Overlaps => {
+            let (left, right) = same_arrays(left, right)?;
+            Ok(predicate(Operation::ArrayOverlaps, left, right))
+        }
+        Infix::Has => Ok(predicate(Operation::JsonHas, left.expect(&Kind::Jsonb)?, right.expect(&Kind::Text)?)),
+        Infix::HasAny | Infix::HasAll => {
+            let any = operator == Infix::HasAny;
+            let operation = if any { Operation::JsonHasAny } else { Operation::JsonHasAll };
+            let keys = right.expect(&Kind::Array(Box::new(Kind::Text)))?;
+            Ok(predicate(operation, left.expect(&Kind::Jsonb)?, keys))
+        }
+    }
+}
+
+fn predicate(operation: Operation, left: Typed, right: Typed) -> Typed {
+    Typed::boolean(Expression::Call(operation, vec![left.expression, right.expression]))
+}
+
+fn negated_if(negated: bool, typed: Typed) -> Typed {
+    if negated { Typed::boolean(typed.expression.negated()) } else { typed }
+}
+
+fn arithmetic(operator: Arithmetic, left: Typed, right: Typed) -> Result<Typed, Reason> {
+    let (left, right) = match (&left.kind, &right.kind) {
+        // Which type a literal takes next to a moment is PostgreSQL's to say.
+        (Kind::Untyped, _) | (_, Kind::Untyped) => return Err("arithmetic on an untyped literal".to_owned()),
+        _ => (left, right),
+    };
+    let (operation, kind) = match (operator, &left.kind, &right.kind) {
+        (Arithmetic::Remainder, a, b) if a != b => return Err(format!("{} % {}", a.sql_name(), b.sql_name())),
+        (Arithmetic::Remainder, Kind::Float8, _) | (Arithmetic::Divide, Kind::Numeric, _) => {
+            return Err(format!("this arithmetic on {}", left.kind.sql_name()));
+        }
+        (_, a, b) if a.is_integer() && b.is_integer() => {
+            let wider = if a.integer_range().1 >= b.integer_range().1 { a } else { b };
+            (Operation::Arithmetic(operator, wider.clone()), wider.clone())
+        }
+        (_, Kind::Numeric, Kind::Numeric) | (_, Kind::Float8, Kind::Float8) => {
+            (Operation::Arithmetic(operator, left.kind.clone()), left.kind.clone())
+        }
+        (Arithmetic::Add, Kind::Date, Kind::Int4) => (Operation::AddDays, Kind::Date),
+        (Arithmetic::Subtract, Kind::Date, Kind::Int4) => (Operation::SubtractDays, Kind::Date),
+        (Arithmetic::Subtract, Kind::Date, Kind::Date) => (Operation::DaysBetween, Kind::Int4),
+        (Arithmetic::Subtract, Kind::Timestamp, Kind::Timestamp)
+        | (Arithmetic::Subtract, Kind::TimestampTz, Kind::TimestampTz) => {
+            (Operation::TimeBetween, Kind::Interval)
+        }
+        (Arithmetic::Add | Arithmetic::Subtract, Kind::Timestamp | Kind::TimestampTz, Kind::Interval) => {
+            let zoned = left.kind == Kind::TimestampTz;
+            let adding = operator == Arithmetic::Add;
+            let operation =
+                if adding { Operation::AddInterval { zoned } } else { Operation::SubtractInterval { zoned } };
+            (operation, left.kind.clone())
+        }
+        (_, a, b) => return Err(format!("arithmetic on {} and {}", a.sql_name(), b.sql_name())),
+    };
+    Ok(Typed::new(Expression::Call(operation, vec![left.expression, right.expression]), kind))
+}
+
+fn pattern_match(operation: Operation, left: Typed, right: Typed) -> Result<Typed, Reason> {
+    shared_collation(&left, &right)?;
+    let left = left.settled(&Kind::Text)?;
+    let right = right.expect(&Kind::Text)?;
+    // `bpchar` is matched with its blanks, as PostgreSQL does.
+    let fits = left.kind.is_text() && (operation != Operation::StartsWith || left.kind == Kind::Text);
+    if !fits {
+        return Err(format!("matching a pattern against {}", left.kind.sql_name()));
+    }
+    Ok(predicate(operation, left, right))
+}
+
+fn regex(insensitive: bool, left: Typed, right: Typed) -> Result<Typed, Reason> {
+    shared_collation(&left, &right)?;
+    let left = left.settled(&Kind::Text)?;
+    let right = right.expect(&Kind::Text)?;
+    if !left.kind.is_text() {
+        return Err(format!("matching a pattern against {}", left.kind.sql_name()));
+    }
+    let Expression::Literal(Some(Value::Text(written))) = &right.expression else {
+        return Err("a regular expression that is not a literal".to_owned());
+    };
+    let compiled = pattern::Expression::translate(written, insensitive).map_err(str::to_owned)?;
+    Ok(Typed::boolean(Expression::Call(Operation::Matches(compiled), vec![left.expression])))
+}
+
+fn json_access(as_text: bool, left: Typed, right: Typed) -> Result<Typed, Reason> {
+    let left = left.expect(&Kind::Jsonb)?;
+    let operation = match right.kind {
+        Kind::Text | Kind::Untyped => Operation::JsonField { as_text },
+        Kind::Int4 => Operation::JsonElement { as_text },
+        other => return Err(format!("jsonb -> {}", other.sql_name())),
+    };
+    let right = right.settled(&Kind::Text)?;
+    Ok(json_result(operation, as_text, left, right))
+}
+
+fn json_result(operation: Operation, as_text: bool, left: Typed, right: Typed) -> Typed {
+    let kind = if as_text { Kind::Text } else { Kind::Jsonb };
+    Typed::new(Expression::Call(operation, vec![left.expression, right.expression]), kind)
+}
+
+fn contains(left: Typed, right: Typed) -> Result<Typed, Reason> {
+    let (left, right) = settle_both(left, right)?;
+    if left.kind == Kind::Jsonb && right.kind == Kind::Jsonb {
+        return Ok(predicate(Operation::JsonContains, left, right));
+    }
+    let (left, right) = same_arrays(left, right)?;
+    Ok(predicate(Operation::ArrayContains, left, right))
+}
+
+fn same_arrays(left: Typed, right: Typed) -> Result<(Typed, Typed), Reason> {
+    let (left, right) = settle_both(left, right)?;
+    shared_collation(&left, &right)?;
+    match (&left.kind, &right.kind) {
+        (Kind::Array(a), Kind::Array(b)) if a == b && **a != Kind::Char => Ok((left, right)),
+        (a, b) => Err(format!("containment of {} and {}", a.sql_name(), b.sql_name())),
+    }
+}
+
+/// `operand operator ANY (array)`, or ALL.
+pub(crate) fn quantified(all: bool, operator: Infix, operand: Typed, array: Typed) -> Result<Typed, Reason> {
+    let Kind::Array(element) = array.kind.clone() else {
+        return Err(format!("ANY or ALL of {}", array.kind.sql_name()));
+    };
+    if *element == Kind::Char || operand.kind == Kind::Char {
+        return Err("ANY or ALL of character".to_owned());
+    }
+    // Resolved against a stand-in for the element; only the operation is kept.
+    let stand_in = Typed::new(Expression::Literal(None), (*element).clone()).collated(array.collation);
+    let operand = operand.settled(&element)?;
+    let resolved = infix(operator, operand.clone(), stand_in)?;
+    let (negated, call) = match resolved.expression {
+        Expression::Not(inner) => (true, *inner),
+        other => (false, other),
+    };
+    let Expression::Call(operation, _) = call else { return Err("this use of ANY or ALL".to_owned()) };
+    if matches!(operation, Operation::Matches(_)) {
+        return Err("regular expressions from an array".to_owned());
+    }
+    // `x NOT LIKE ANY (…)` is `NOT (x LIKE ALL (…))`.
+    let quantified = Expression::Quantified {
+        all: all != negated,
+        operation,
+        operand: Box::new(operand.expression),
+        array: Box::new(array.expression),
+    };
+    Ok(Typed::boolean(if negated { quantified.negated() } else { quantified }))
+}
+
+/// `left IS DISTINCT FROM right`.
+pub(crate) fn distinct(left: Typed, right: Typed) -> Result<Typed, Reason> {
+    let (left, right) = comparable(left, right, false)?;
+    Ok(Typed::boolean(Expression::IsDistinct(Box::new(left), Box::new(right))))
+}
+
+/// `NULLIF(left, right)`.
+pub(crate) fn nullif(left: Typed, right: Typed) -> Result<Typed, Reason> {
+    let (left, right) = settle_both(left, right)?;
+    let (kind, collation) = (left.kind.clone(), left.collation);
+    if kind == Kind::Char {
+        return Err("NULLIF of character".to_owned());
+    }
+    let (left, right) = comparable(left, right, false)?;
+    Ok(Typed::new(Expression::NullIf(Box::new(left), Box::new(right)), kind).collated(collation))
+}
+
+/// Expressions of which one gives the result (COALESCE, CASE, ARRAY): all of one type.
+pub(crate) fn alternatives(typed: Vec<Typed>) -> Result<(Vec<Expression>, Typed), Reason> {
+    let kind = typed.iter().map(|typed| &typed.kind).find(|kind| **kind != Kind::Untyped);
+    let kind = kind.cloned().unwrap_or(Kind::Text);
+    let mut sample = Typed::literal(None, kind.clone());
+    let mut expressions = Vec::with_capacity(typed.len());
+    for one in typed {
+        let one = one.expect(&kind)?;
+        sample.collation = shared_collation(&sample, &one)?;
+        expressions.push(one.expression);
+    }
+    Ok((expressions, sample))
+}
+
+/// `GREATEST` or `LEAST`.
+pub(crate) fn extreme(greatest: bool, typed: Vec<Typed>) -> Result<Typed, Reason> {
+    let (operands, sample) = alternatives(typed)?;
+    comparable(sample.clone(), sample.clone(), true)?;
+    if sample.kind == Kind::Char {
+        return Err("GREATEST or LEAST of character".to_owned());
+    }
+    Ok(Typed { expression: Expression::Extreme { greatest, operands }, ..sample })
+}
+
+/// `- operand`.
+pub(crate) fn negate(operand: Typed) -> Result<Typed, Reason> {
+    let kind = operand.kind.clone();
+    if !(kind.is_integer() || matches!(kind, Kind::Float8 | Kind::Numeric)) {
+        return Err(format!("the negative of {}", kind.sql_name()));
+    }
+    let operation = Operation::Negate(kind.clone());
+    Ok(Typed::new(Expression::Call(operation, vec![operand.expression]), kind))
+}
+
+/// `operand::kind`.
+pub(crate) fn cast(operand: Typed, kind: &Kind) -> Result<Typed, Reason> {
+    if operand.kind == Kind::Untyped {
+        return operand.settled(kind);
+    }
+    let collation = if operand.kind.is_text() { operand.collation } else { None };
+    let expression = match Cast::between(&operand.kind, kind)? {
+        None => operand.expression,
+        Some(cast) => Expression::Call(Operation::Cast(cast), vec![operand.expression]),
+    };
+    let array = matches!((&operand.kind, kind), (Kind::Array(_), Kind::Array(_)));
+    let collation = if array { operand.collation } else { collation };
+    Ok(Typed::new(expression, kind.clone()).collated(collation))
+}
+
+/// `timestamp AT TIME ZONE zone` and back, for UTC only.
+pub(crate) fn at_time_zone(moment: Typed, zone: &Typed) -> Result<Typed, Reason> {
+    let utc = matches!(&zone.expression, Expression::Literal(Some(Value::Text(zone)))
+        if zone.eq_ignore_ascii_case("utc"));
+    let kind = match moment.kind {
+        Kind::Timestamp if utc => Kind::TimestampTz,
+        Kind::TimestampTz if utc => Kind::Timestamp,
+        _ => return Err("a conversion between time zones".to_owned()),
+    };
+    Ok(Typed::new(moment.expression, kind))
+}
+
+/// A function of `pg_catalog` by its name.
+pub(crate) fn function(name: &str, mut arguments: Vec<Typed>) -> Result<Typed, Reason> {
+    let unknown = || format!("the function {name}");
+    let result = |operation: Operation, operands: Vec<Typed>, kind: Kind| {
+        let collation = operands.iter().find_map(|operand| operand.collation);
+        let operands = operands.into_iter().map(|operand| operand.expression).collect();
+        let typed = Typed::new(Expression::Call(operation, operands), kind.clone());
+        if kind == Kind::Text { typed.collated(collation) } else { typed }
+    };
+    match (name, arguments.len()) {
+        ("now" | "transaction_timestamp" | "statement_timestamp", 0) => {
+            Ok(Typed::new(Expression::Now, Kind::TimestampTz))
+        }
+        ("timezone", 2) => {
+            let moment = arguments.pop().ok_or_else(unknown)?;
+            at_time_zone(moment, &arguments[0])
+        }
+        ("abs", 1) => {
+            let operand = arguments.pop().ok_or_else(unknown)?;
+            let kind = operand.kind.clone();
+            if !(kind.is_integer() || matches!(kind, Kind::Float8 | Kind::Numeric)) {
+                return Err(unknown());
+            }
+            Ok(result(Operation::Absolute(kind.clone()), vec![operand], kind))
+        }
+        ("jsonb_typeof" | "jsonb_array_length", 1) => {
+            let operand = arguments.pop().ok_or_else(unknown)?.expect(&Kind::Jsonb)?;
+            let typeof_ = name == "jsonb_typeof";
+            let operation = if typeof_ { Operation::JsonTypeof } else { Operation::JsonArrayLength };
+            Ok(result(operation, vec![operand], if typeof_ { Kind::Text } else { Kind::Int4 }))
+        }
+        ("cardinality", 1) | ("array_length", 2) => {
+            let dimension = if name == "array_length" { arguments.pop() } else { None };
+            let array = arguments.pop().filter(|array| matches!(array.kind, Kind::Array(_)));
+            let array = array.ok_or_else(unknown)?;
+            match dimension {
+                None => Ok(result(Operation::Cardinality, vec![array], Kind::Int4)),
+                Some(dimension) => {
+                    let dimension = dimension.expect(&Kind::Int4)?;
+                    Ok(result(Operation::ArrayLength, vec![array, dimension], Kind::Int4))
+                }
+            }
+        }
+        _ => {
+            let (operation, integers, kind) = text_function(name, arguments.len()).ok_or_else(unknown)?;
+            let mut operands = Vec::with_capacity(arguments.len());
+            for (index, argument) in arguments.into_iter().enumerate() {
+                // Where the last arguments are integers, the first is text all the same.
+                let integer = integers.contains(&index);
+                operands.push(if integer { argument.expect(&Kind::Int4)? } else { argument.as_text()? });
+            }
+            for pair in operands.windows(2) {
+                shared_collation(&pair[0], &pair[1])?;
+            }
+            Ok(result(operation, operands, kind))
+        }
+    }
+}
+
+/// The operation, which arguments are integers, and the type of the result.
+fn text_function(name: &str, arguments: usize) -> Option<(Operation, &'static [usize], Kind)> {
+    let plain = |operation, kind| Some((operation, &[][..], kind));
+    match (name, arguments) {
+        ("lower", 1) => plain(Operation::Lower, Kind::Text),
+        ("upper", 1) => plain(Operation::Upper, Kind::Text),
+        ("btrim", 1) => plain(Operation::Trim, Kind::Text),
+        ("length" | "char_length" | "character_length", 1) => plain(Operation::Length, Kind::Int4),
+        ("strpos", 2) => plain(Operation::Position, Kind::Int4),
+        ("starts_with", 2) => plain(Operation::StartsWith, Kind::Bool),
+        ("replace", 3) => plain(Operation::Replace, Kind::Text),
+        ("left", 2) => Some((Operation::Left, &[1], Kind::Text)),
+        ("right", 2) => Some((Operation::Right, &[1], Kind::Text)),
+        ("split_part", 3) => Some((Operation::SplitPart, &[2], Kind::Text)),
+        ("substr" | "substring", 2) => Some((Operation::Substring, &[1], Kind::Text)),
+        ("substr" | "substring", 3) => Some((Operation::Substring, &[1, 2], Kind::Text)),
+        _ => None,
+    }
+}
