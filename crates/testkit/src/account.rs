@@ -77,10 +77,7 @@ fn may_enter(directory: &Path, uid: u32, gid: u32) -> io::Result<bool> {
 /// `id` knows every source of accounts of the machine, `/etc/passwd` is only one of them.
 fn id_of(what: &str, name: &str) -> Option<u32> {
     let output = Command::new("id").args([what, name]).output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).trim().parse().ok())?
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().parse().ok())?
 }
 
 #[cfg(test)]
@@ -93,17 +90,10 @@ mod tests {
         let closed = root.path().join("closed");
         let inside = closed.join("data");
         fs::create_dir_all(&inside).expect("directories");
-        for (path, mode) in [
-            (root.path(), 0o755),
-            (closed.as_path(), 0o700),
-            (inside.as_path(), 0o755),
-        ] {
+        for (path, mode) in [(root.path(), 0o755), (closed.as_path(), 0o700), (inside.as_path(), 0o755)] {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permissions");
         }
-        let stranger = Account::Other {
-            uid: 4_000_001,
-            gid: 4_000_001,
-        };
+        let stranger = Account::Other { uid: 4_000_001, gid: 4_000_001 };
         assert_eq!(stranger.obstacle(&inside), Some(closed));
         assert_eq!(Account::Ourselves.obstacle(&inside), None);
     }

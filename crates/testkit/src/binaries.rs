@@ -26,18 +26,11 @@ impl Binaries {
     /// Fails when one of them is missing, does not run, or is older than [`OLDEST_MAJOR`].
     pub fn in_directory(directory: &Path) -> Result<Self> {
         let directory = directory.canonicalize().with_context(|| {
-            format!(
-                "there is no directory {} with Postgres programs",
-                directory.display()
-            )
+            format!("there is no directory {} with Postgres programs", directory.display())
         })?;
         for program in ["postgres", "initdb"] {
             let path = directory.join(program);
-            ensure!(
-                path.is_file(),
-                "{} is missing: install the server package of Postgres",
-                path.display()
-            );
+            ensure!(path.is_file(), "{} is missing: install the server package of Postgres", path.display());
         }
         let major = major_of(&directory.join("postgres"))?;
         ensure!(
@@ -101,12 +94,7 @@ impl Binaries {
 
 impl fmt::Display for Binaries {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "Postgres {} in {}",
-            self.major,
-            self.directory.display()
-        )
+        write!(formatter, "Postgres {} in {}", self.major, self.directory.display())
     }
 }
 
@@ -136,12 +124,7 @@ fn versioned_directories(root: &Path) -> Vec<PathBuf> {
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|entry| {
-            Some((
-                entry.file_name().to_str()?.parse().ok()?,
-                entry.path().join("bin"),
-            ))
-        })
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
         .collect();
     versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
     versions.into_iter().map(|(_, directory)| directory).collect()
@@ -176,10 +159,7 @@ mod tests {
 
     #[test]
     fn the_major_version_is_read_from_releases_and_betas() {
-        assert_eq!(
-            parse_major("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)"),
-            Some(15)
-        );
+        assert_eq!(parse_major("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)"), Some(15));
         assert_eq!(parse_major("postgres (PostgreSQL) 19beta2\n"), Some(19));
         assert_eq!(parse_major("nonsense"), None);
     }
@@ -192,12 +172,7 @@ mod tests {
         }
         let names: Vec<_> = versioned_directories(root.path())
             .iter()
-            .map(|path| {
-                path.strip_prefix(root.path())
-                    .expect("below the root")
-                    .display()
-                    .to_string()
-            })
+            .map(|path| path.strip_prefix(root.path()).expect("below the root").display().to_string())
             .collect();
         assert_eq!(names, ["17/bin", "15/bin", "9/bin"]);
     }
@@ -215,11 +190,6 @@ mod tests {
         let found = Binaries::find(explicit.as_deref(), &[], None).expect("tests need an installed Postgres");
         assert!(found.major() >= OLDEST_MAJOR);
         let error = Binaries::find(Some(found.directory()), &[], Some(found.major() + 1));
-        assert!(
-            error
-                .expect_err("the version differs")
-                .to_string()
-                .contains("data directory")
-        );
+        assert!(error.expect_err("the version differs").to_string().contains("data directory"));
     }
 }

@@ -60,15 +60,8 @@ impl Cluster {
         let password = fs::read_to_string(server.home.password_file())
             .with_context(|| format!("cannot read {}", server.home.password_file().display()))?;
         server.launch().await?;
-        let server_url = format!(
-            "postgres://{SUPERUSER}:{}@127.0.0.1:{}",
-            password.trim(),
-            server.port()
-        );
-        let cluster = Self {
-            server_url,
-            server: Some(server),
-        };
+        let server_url = format!("postgres://{SUPERUSER}:{}@127.0.0.1:{}", password.trim(), server.port());
+        let cluster = Self { server_url, server: Some(server) };
         cluster.ready().await?;
         Ok(cluster)
     }
@@ -78,10 +71,7 @@ impl Cluster {
         let (server_url, _database) = url
             .rsplit_once('/')
             .with_context(|| "a cluster's URL looks like postgres://user:password@host:port/database")?;
-        Ok(Self {
-            server_url: server_url.to_owned(),
-            server: None,
-        })
+        Ok(Self { server_url: server_url.to_owned(), server: None })
     }
 
     /// The URL of a database of this cluster, for the superuser. `database` must need no escaping.
@@ -132,10 +122,7 @@ impl Cluster {
         server.signal(Signal::QUIT)?;
         if server.exited_within(SHUTDOWN_DEADLINE).await?.is_none() {
             server.signal(Signal::KILL)?;
-            server
-                .exited_within(SHUTDOWN_DEADLINE)
-                .await?
-                .context("Postgres survived SIGKILL")?;
+            server.exited_within(SHUTDOWN_DEADLINE).await?.context("Postgres survived SIGKILL")?;
         }
         Ok(())
     }
@@ -153,9 +140,7 @@ impl Cluster {
     }
 
     fn own(&self) -> Result<&Server> {
-        self.server
-            .as_ref()
-            .context("this Postgres is run by someone else and can not be managed from here")
+        self.server.as_ref().context("this Postgres is run by someone else and can not be managed from here")
     }
 
     /// Waits for a real answer: a server that accepts connections may still refuse queries.
@@ -171,10 +156,7 @@ impl Cluster {
                 Err(error) => error,
             };
             if let Some(status) = server.poll_exit()? {
-                bail!(
-                    "Postgres ended with {status} while starting; its log:\n{}",
-                    server.home.log_tail()
-                );
+                bail!("Postgres ended with {status} while starting; its log:\n{}", server.home.log_tail());
             }
             ensure!(
                 Instant::now() < deadline,

@@ -38,9 +38,7 @@ pub async fn shared_cluster() -> &'static Cluster {
 /// A temporary cluster for tests, of the Postgres that [`BIN_DIR_VARIABLE`] names if it is set.
 pub fn test_settings() -> ClusterSettings {
     ClusterSettings {
-        bin_dir: std::env::var_os(BIN_DIR_VARIABLE)
-            .filter(|path| !path.is_empty())
-            .map(Into::into),
+        bin_dir: std::env::var_os(BIN_DIR_VARIABLE).filter(|path| !path.is_empty()).map(Into::into),
         ..ClusterSettings::default()
     }
 }
@@ -76,11 +74,7 @@ impl Database {
             .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0"))
             .await
             .with_context(|| format!("cannot create the database {name}"))?;
-        Ok(Self {
-            url: cluster.url(&name),
-            maintenance_url: cluster.url("postgres"),
-            name,
-        })
+        Ok(Self { url: cluster.url(&name), maintenance_url: cluster.url("postgres"), name })
     }
 
     /// The database's name: lower-case letters, digits and `_`, no quoting needed.
@@ -95,10 +89,7 @@ impl Database {
 
     /// The URL for another role of the cluster; user and password must need no escaping.
     pub fn url_as(&self, user: &str, password: &str) -> String {
-        let address = self
-            .url
-            .rsplit_once('@')
-            .map_or(self.url.as_str(), |(_, address)| address);
+        let address = self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, address)| address);
         format!("postgres://{user}:{password}@{address}")
     }
 
@@ -124,9 +115,7 @@ impl Drop for Database {
         // A runtime of its own: the test's may be shutting down, and it is waited for, because slots left behind
         // fill the cluster.
         let removal = std::thread::spawn(move || -> Result<()> {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async { tokio::time::timeout(REMOVAL_DEADLINE, remove(&name, &url)).await? })
         });
         if let Ok(Err(error)) = removal.join() {
@@ -146,17 +135,13 @@ async fn remove(name: &str, maintenance_url: &str) -> Result<()> {
         client.execute(terminate, &[&name]).await?;
         // Fails when a consumer takes the slot again in between: then once more from the top.
         let _ = client.execute(drop_slots, &[&name]).await;
-        let left = client
-            .query("SELECT 1 FROM pg_replication_slots WHERE database = $1", &[&name])
-            .await?;
+        let left = client.query("SELECT 1 FROM pg_replication_slots WHERE database = $1", &[&name]).await?;
         if left.is_empty() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    client
-        .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-        .await?;
+    client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
     Ok(())
 }
 
@@ -166,13 +151,7 @@ fn unique_name(hint: &str) -> String {
     let mut name: String = hint
         .chars()
         .take(32)
-        .map(|letter| {
-            if letter.is_ascii_alphanumeric() {
-                letter.to_ascii_lowercase()
-            } else {
-                '_'
-            }
-        })
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '_' })
         .collect();
     if !name.starts_with(|letter: char| letter.is_ascii_lowercase()) {
         name.insert_str(0, "t_");

@@ -9,14 +9,8 @@ pub const FILES: &[(&str, &str)] = &[
     ("10-roles.sql", include_str!("../../../sql/demo/10-roles.sql")),
     ("20-auth.sql", include_str!("../../../sql/demo/20-auth.sql")),
     ("30-tables.sql", include_str!("../../../sql/demo/30-tables.sql")),
-    (
-        "40-policies.sql",
-        include_str!("../../../sql/demo/40-policies.sql"),
-    ),
-    (
-        "50-publication.sql",
-        include_str!("../../../sql/demo/50-publication.sql"),
-    ),
+    ("40-policies.sql", include_str!("../../../sql/demo/40-policies.sql")),
+    ("50-publication.sql", include_str!("../../../sql/demo/50-publication.sql")),
     ("60-data.sql", include_str!("../../../sql/demo/60-data.sql")),
 ];
 
@@ -45,23 +39,13 @@ pub struct Person {
 }
 
 /// A client.
-pub const ANA: Person = Person {
-    id: "00000000-0000-4000-8000-0000000000a1",
-    name: "Ana",
-    rol: "cliente",
-};
+pub const ANA: Person = Person { id: "00000000-0000-4000-8000-0000000000a1", name: "Ana", rol: "cliente" };
 /// The operator.
-pub const BRUNO: Person = Person {
-    id: "00000000-0000-4000-8000-0000000000b2",
-    name: "Bruno",
-    rol: "operador",
-};
+pub const BRUNO: Person =
+    Person { id: "00000000-0000-4000-8000-0000000000b2", name: "Bruno", rol: "operador" };
 /// Another client.
-pub const CARLA: Person = Person {
-    id: "00000000-0000-4000-8000-0000000000c3",
-    name: "Carla",
-    rol: "cliente",
-};
+pub const CARLA: Person =
+    Person { id: "00000000-0000-4000-8000-0000000000c3", name: "Carla", rol: "cliente" };
 
 impl Person {
     /// The claims of a token of this person, with `exp` in Unix seconds.

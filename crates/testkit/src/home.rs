@@ -36,19 +36,17 @@ impl Home {
         let base = temporary_base(&account);
         remove_abandoned(&base);
         let (directory, lock) = new_temporary(&base, &account)?;
-        Self::new(
-            directory.path().to_path_buf(),
-            account,
-            vec![directory],
-            vec![lock],
-        )
+        Self::new(directory.path().to_path_buf(), account, vec![directory], vec![lock])
     }
 
     /// A directory that outlives this value, made if it is missing.
     pub(crate) fn kept(path: &Path, account: Account) -> Result<Self> {
         let wanted = std::path::absolute(path).with_context(|| format!("not a path: {}", path.display()))?;
+        if let Some(parent) = wanted.parent() {
+            make_directory(parent)?;
+        }
         let root = reachable(wanted, &account);
-        fs::create_dir_all(&root).with_context(|| format!("cannot make the directory {}", root.display()))?;
+        make_directory(&root)?;
         fs::set_permissions(&root, Permissions::from_mode(0o700))
             .with_context(|| format!("cannot change the mode of {}", root.display()))?;
         account.own(&root)?;
@@ -69,13 +67,7 @@ impl Home {
             temporary.push(short);
             locks.push(lock);
         }
-        Ok(Self {
-            root,
-            socket_directory,
-            account,
-            _temporary: temporary,
-            _locks: locks,
-        })
+        Ok(Self { root, socket_directory, account, _temporary: temporary, _locks: locks })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -104,11 +96,7 @@ impl Home {
 
     /// The port of the last start, so that a kept cluster stays where its users know it.
     pub(crate) fn last_port(&self) -> Option<u16> {
-        fs::read_to_string(self.root.join("port"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        fs::read_to_string(self.root.join("port")).ok()?.trim().parse().ok()
     }
 
     pub(crate) fn remember_port(&self, port: u16) -> Result<()> {
@@ -120,10 +108,7 @@ impl Home {
         let path = self.data().join("PG_VERSION");
         match fs::read_to_string(&path) {
             Ok(text) => {
-                let major = text
-                    .trim()
-                    .parse()
-                    .with_context(|| format!("{} is damaged", path.display()))?;
+                let major = text.trim().parse().with_context(|| format!("{} is damaged", path.display()))?;
                 Ok(Some(major))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -141,8 +126,7 @@ impl Home {
             .mode(0o600)
             .open(path)
             .with_context(context)?;
-        file.set_permissions(Permissions::from_mode(0o600))
-            .with_context(context)?;
+        file.set_permissions(Permissions::from_mode(0o600)).with_context(context)?;
         file.write_all(contents.as_bytes()).with_context(context)?;
         self.account.own(path)
     }
@@ -155,6 +139,10 @@ impl Home {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
 fn lock(root: &Path) -> Result<File> {
@@ -191,11 +179,7 @@ fn new_temporary(base: &Path, account: &Account) -> Result<(TempDir, File)> {
 /// The system's temporary directory, or `/tmp` when the server's account may not enter that.
 fn temporary_base(account: &Account) -> PathBuf {
     let base = std::env::temp_dir();
-    if account.obstacle(&base.join("data")).is_some() {
-        PathBuf::from("/tmp")
-    } else {
-        base
-    }
+    if account.obstacle(&base.join("data")).is_some() { PathBuf::from("/tmp") } else { base }
 }
 
 /// `wanted`, unless we are root and the server's account can not get there (a clone below `/root`): then a
@@ -229,11 +213,8 @@ fn is_abandoned(directory: &Path) -> bool {
         Ok(file) => file.try_lock().is_ok(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let modified = fs::metadata(directory).and_then(|metadata| metadata.modified());
-            modified.is_ok_and(|time| {
-                SystemTime::now()
-                    .duration_since(time)
-                    .is_ok_and(|age| age > UNLOCKED_AGE)
-            })
+            modified
+                .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > UNLOCKED_AGE))
         }
         // Someone else's directory.
         Err(_) => false,

@@ -46,11 +46,7 @@ pub struct HandshakeRefused {
 
 impl fmt::Display for HandshakeRefused {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "the server refused the handshake: {} {}",
-            self.status, self.body
-        )
+        write!(formatter, "the server refused the handshake: {} {}", self.status, self.body)
     }
 }
 
@@ -72,14 +68,10 @@ impl Handshake {
     pub async fn connect(&self) -> Result<ProtocolClient> {
         let mut request = self.address().into_client_request()?;
         for (name, value) in &self.headers {
-            request
-                .headers_mut()
-                .insert(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
+            request.headers_mut().insert(HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
         }
         // The default buffer of 128 KiB is much for tests with thousands of clients.
-        let configuration = WebSocketConfig::default()
-            .read_buffer_size(4096)
-            .write_buffer_size(4096);
+        let configuration = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(4096);
         let connecting = connect_async_with_config(request, Some(configuration), true);
         let connected = timeout_at(Instant::now() + DEADLINE, connecting)
             .await
@@ -89,10 +81,7 @@ impl Handshake {
             Err(SocketError::Http(response)) => {
                 let status = response.status().as_u16();
                 let body = response.into_body().unwrap_or_default();
-                bail!(HandshakeRefused {
-                    status,
-                    body: String::from_utf8_lossy(&body).into_owned()
-                })
+                bail!(HandshakeRefused { status, body: String::from_utf8_lossy(&body).into_owned() })
             }
             Err(error) => Err(error).with_context(|| format!("cannot connect to {}", self.url)),
         }
@@ -103,9 +92,7 @@ impl Handshake {
             Some(rest) => format!("ws{rest}"),
             None => self.url.clone(),
         };
-        let path = address
-            .split_once("://")
-            .and_then(|(_, rest)| rest.split_once('/'));
+        let path = address.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
         if path.is_none_or(|(_, path)| path.is_empty()) {
             address = format!("{}/socket/websocket", address.trim_end_matches('/'));
         }
@@ -113,11 +100,7 @@ impl Handshake {
             .into_iter()
             .filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)))
             .collect();
-        if parameters.is_empty() {
-            address
-        } else {
-            format!("{address}?{}", parameters.join("&"))
-        }
+        if parameters.is_empty() { address } else { format!("{address}?{}", parameters.join("&")) }
     }
 }
 
@@ -160,8 +143,7 @@ impl ProtocolClient {
         let reference = self.next_reference();
         let join_ref = self.join_references.get(topic).cloned().unwrap_or_default();
         let value = Value::from(reference.as_str());
-        self.send_text(&self.version.encode(&join_ref, &value, topic, event, payload))
-            .await?;
+        self.send_text(&self.version.encode(&join_ref, &value, topic, event, payload)).await?;
         Ok(reference)
     }
 
@@ -192,8 +174,7 @@ impl ProtocolClient {
                 self.send(topic, "broadcast", &body).await
             }
             ProtocolVersion::V2 => {
-                self.user_broadcast(topic, event, true, payload.to_string().as_bytes())
-                    .await
+                self.user_broadcast(topic, event, true, payload.to_string().as_bytes()).await
             }
         }
     }
@@ -208,11 +189,7 @@ impl ProtocolClient {
         content: &[u8],
     ) -> Result<String> {
         let reference = self.next_reference();
-        let join_ref = self
-            .join_references
-            .get(topic)
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let join_ref = self.join_references.get(topic).and_then(Value::as_str).unwrap_or_default();
         let frame = user_broadcast(join_ref, &reference, topic, event, "", is_json, content)?;
         self.send_binary(&frame).await?;
         Ok(reference)
@@ -221,8 +198,7 @@ impl ProtocolClient {
     /// Joins `topic` with the payload as given and waits for the reply, whatever it is.
     pub async fn join(&mut self, topic: &str, payload: &Value) -> Result<Reply> {
         let reference = (self.last_reference + 1).to_string();
-        self.join_references
-            .insert(topic.to_owned(), reference.as_str().into());
+        self.join_references.insert(topic.to_owned(), reference.as_str().into());
         self.send(topic, "phx_join", payload).await?;
         self.reply(&reference).await
     }
@@ -230,14 +206,8 @@ impl ProtocolClient {
     /// Joins `topic` with these `postgres_changes` bindings and waits until the server says that it is subscribed.
     /// Returns the bindings of the reply, with their ids. Fails when the server refuses.
     pub async fn join_changes(&mut self, topic: &str, bindings: &[Value]) -> Result<Vec<Value>> {
-        let reply = self
-            .join(topic, &json!({ "config": { "postgres_changes": bindings } }))
-            .await?;
-        ensure!(
-            reply.is_ok(),
-            "the join of {topic} was refused: {}",
-            reply.response
-        );
+        let reply = self.join(topic, &json!({ "config": { "postgres_changes": bindings } })).await?;
+        ensure!(reply.is_ok(), "the join of {topic} was refused: {}", reply.response);
         let answer = self
             .expect(|message| message.topic == topic && message.system("postgres_changes").is_some())
             .await
@@ -258,8 +228,7 @@ impl ProtocolClient {
 
     /// Gives the channel another token. There is no reply.
     pub async fn access_token(&mut self, topic: &str, token: &str) -> Result<()> {
-        self.send(topic, "access_token", &json!({ "access_token": token }))
-            .await?;
+        self.send(topic, "access_token", &json!({ "access_token": token })).await?;
         Ok(())
     }
 
@@ -355,9 +324,7 @@ impl ProtocolClient {
     async fn arrival(&mut self, deadline: Instant) -> Result<Arrival> {
         loop {
             let next = timeout_at(deadline, self.socket.next());
-            let frame = next
-                .await
-                .map_err(|_| anyhow!("waited for {:?}", self.deadline))?;
+            let frame = next.await.map_err(|_| anyhow!("waited for {:?}", self.deadline))?;
             let raw = match frame {
                 Some(Ok(Message::Text(text))) => RawFrame::Text(text.to_string()),
                 Some(Ok(Message::Binary(bytes))) => RawFrame::Binary(bytes),
@@ -405,10 +372,7 @@ fn is_cut(error: &tokio_tungstenite::tungstenite::error::ProtocolError) -> bool 
 }
 
 fn shown(frame: Option<&CloseFrame>) -> String {
-    frame.map_or_else(
-        || "no close frame".to_owned(),
-        |frame| format!("{} {}", frame.code, frame.reason),
-    )
+    frame.map_or_else(|| "no close frame".to_owned(), |frame| format!("{} {}", frame.code, frame.reason))
 }
 
 #[cfg(test)]
@@ -418,15 +382,8 @@ mod tests {
     #[test]
     fn the_address_is_that_of_the_stock_clients() {
         let handshake = Handshake::new("http://127.0.0.1:4000", "a.b.c", ProtocolVersion::V2);
-        assert_eq!(
-            handshake.address(),
-            "ws://127.0.0.1:4000/socket/websocket?apikey=a.b.c&vsn=2.0.0"
-        );
-        let mut bare = Handshake::new(
-            "ws://127.0.0.1:4000/realtime/v1/websocket",
-            "",
-            ProtocolVersion::V1,
-        );
+        assert_eq!(handshake.address(), "ws://127.0.0.1:4000/socket/websocket?apikey=a.b.c&vsn=2.0.0");
+        let mut bare = Handshake::new("ws://127.0.0.1:4000/realtime/v1/websocket", "", ProtocolVersion::V1);
         (bare.token, bare.vsn) = (None, None);
         assert_eq!(bare.address(), "ws://127.0.0.1:4000/realtime/v1/websocket");
     }

@@ -133,10 +133,7 @@ impl Received {
         if !matches {
             return None;
         }
-        Some((
-            self.payload["status"].as_str()?,
-            self.payload["message"].as_str()?,
-        ))
+        Some((self.payload["status"].as_str()?, self.payload["message"].as_str()?))
     }
 }
 
@@ -145,10 +142,7 @@ fn parse_object(text: &str, raw: RawFrame) -> Result<Received> {
     let object = value.as_object().context("not an object")?;
     let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
     keys.sort_unstable();
-    ensure!(
-        keys == ["event", "payload", "ref", "topic"],
-        "the keys must be event, payload, ref and topic"
-    );
+    ensure!(keys == ["event", "payload", "ref", "topic"], "the keys must be event, payload, ref and topic");
     Ok(Received {
         join_ref: Value::Null,
         reference: value["ref"].clone(),
@@ -185,10 +179,7 @@ fn parse_user_broadcast(frame: &Bytes, raw: RawFrame) -> Result<Received> {
     };
     let mut rest = frame.slice(5..);
     let mut take = |length: u8| -> Result<Bytes> {
-        ensure!(
-            rest.len() >= usize::from(length),
-            "the frame is shorter than its lengths say"
-        );
+        ensure!(rest.len() >= usize::from(length), "the frame is shorter than its lengths say");
         Ok(rest.split_to(usize::from(length)))
     };
     let (topic, event, metadata) = (take(topic)?, take(event)?, take(metadata)?);
@@ -236,10 +227,7 @@ pub(crate) fn user_broadcast(
 }
 
 fn text_of(value: &Value) -> Result<String> {
-    Ok(value
-        .as_str()
-        .with_context(|| format!("{value} must be a string"))?
-        .to_owned())
+    Ok(value.as_str().with_context(|| format!("{value} must be a string"))?.to_owned())
 }
 
 #[cfg(test)]
@@ -257,10 +245,7 @@ mod tests {
         let frame = Bytes::from_static(b"\x04\x0a\x01\x00\x01realtime:ae{\"x\":1}");
         let message = Received::parse(ProtocolVersion::V2, &RawFrame::Binary(frame)).expect("well formed");
         assert!(message.is("realtime:a", "broadcast"));
-        assert_eq!(
-            message.payload,
-            json!({"type": "broadcast", "event": "e", "payload": {"x": 1}})
-        );
+        assert_eq!(message.payload, json!({"type": "broadcast", "event": "e", "payload": {"x": 1}}));
         let frame = Bytes::from_static(b"\x04\x0a\x01\x08\x00realtime:ae{\"id\":1}\xff\x00");
         let message = Received::parse(ProtocolVersion::V2, &RawFrame::Binary(frame)).expect("well formed");
         assert_eq!(message.payload["meta"], json!({"id": 1}));
@@ -271,10 +256,7 @@ mod tests {
     fn frames_that_clients_would_choke_on_are_refused() {
         let text = |text: &str| RawFrame::Text(text.to_owned());
         for (version, frame) in [
-            (
-                ProtocolVersion::V1,
-                text(r#"{"topic":"a","event":"b","payload":{}}"#),
-            ),
+            (ProtocolVersion::V1, text(r#"{"topic":"a","event":"b","payload":{}}"#)),
             (
                 ProtocolVersion::V1,
                 text(r#"{"topic":"a","event":"b","payload":{},"ref":null,"join_ref":"1"}"#),
@@ -282,18 +264,9 @@ mod tests {
             (ProtocolVersion::V1, text(r#"[null,null,"a","b",{}]"#)),
             (ProtocolVersion::V2, text(r#"[null,null,"a","b"]"#)),
             (ProtocolVersion::V2, text(r#"[null,null,7,"b",{}]"#)),
-            (
-                ProtocolVersion::V2,
-                RawFrame::Binary(Bytes::from_static(b"\x02\x01\x01ab{}")),
-            ),
-            (
-                ProtocolVersion::V2,
-                RawFrame::Binary(Bytes::from_static(b"\x04\x09\x01\x00\x01ab")),
-            ),
-            (
-                ProtocolVersion::V1,
-                RawFrame::Binary(Bytes::from_static(b"\x04\x01\x01\x00\x01ab1")),
-            ),
+            (ProtocolVersion::V2, RawFrame::Binary(Bytes::from_static(b"\x02\x01\x01ab{}"))),
+            (ProtocolVersion::V2, RawFrame::Binary(Bytes::from_static(b"\x04\x09\x01\x00\x01ab"))),
+            (ProtocolVersion::V1, RawFrame::Binary(Bytes::from_static(b"\x04\x01\x01\x00\x01ab1"))),
         ] {
             Received::parse(version, &frame).expect_err(&format!("{frame:?}"));
         }

@@ -59,14 +59,8 @@ impl Server {
             initialize(&binaries, &home, &settings.host_based_authentication)?;
         }
         let port = match settings.port {
-            Some(number) => Port {
-                number,
-                free_choice: false,
-            },
-            None => Port {
-                number: preferred_port(home.last_port())?,
-                free_choice: true,
-            },
+            Some(number) => Port { number, free_choice: false },
+            None => Port { number: preferred_port(home.last_port())?, free_choice: true },
         };
         Ok(Self {
             settings: server_settings(durable, &home, settings.settings),
@@ -107,10 +101,7 @@ impl Server {
             } else if log.contains("could not bind") && port.free_choice && attempts < PORT_ATTEMPTS {
                 locked(&self.port).number = preferred_port(None)?;
             } else {
-                bail!(
-                    "Postgres ended with {status} while starting on port {}; its log:\n{log}",
-                    port.number
-                );
+                bail!("Postgres ended with {status} while starting on port {}; its log:\n{log}", port.number);
             }
         }
     }
@@ -121,11 +112,7 @@ impl Server {
         self.home.write(&log, "")?;
         let output = OpenOptions::new().append(true).open(&log)?;
         let mut command = self.program("postgres");
-        command
-            .arg("-D")
-            .arg(self.home.data())
-            .stdout(output.try_clone()?)
-            .stderr(output);
+        command.arg("-D").arg(self.home.data()).stdout(output.try_clone()?).stderr(output);
         let child = spawn_bound(command, self.death_signal)
             .with_context(|| format!("cannot start {}", self.binaries.program("postgres").display()))?;
         *locked(&self.process) = Some(child);
@@ -142,12 +129,7 @@ impl Server {
             let pid = locked(&self.process).as_ref().map(Child::id);
             if let Ok(text) = fs::read_to_string(self.home.data().join("postmaster.pid")) {
                 let ours = text.lines().next().and_then(|line| line.trim().parse().ok()) == pid;
-                if ours
-                    && text
-                        .lines()
-                        .nth(7)
-                        .is_some_and(|status| !status.trim().is_empty())
-                {
+                if ours && text.lines().nth(7).is_some_and(|status| !status.trim().is_empty()) {
                     return Ok(None);
                 }
             }
@@ -164,16 +146,9 @@ impl Server {
     fn write_configuration(&self) -> Result<()> {
         let mut text = String::from("# Written at every start. Your own settings: ALTER SYSTEM.\n");
         let port = self.port().to_string();
-        let all = self
-            .settings
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
+        let all = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in all.chain([("port", port.as_str())]) {
-            let _ = writeln!(
-                text,
-                "{name} = '{}'",
-                value.replace('\\', "\\\\").replace('\'', "''")
-            );
+            let _ = writeln!(text, "{name} = '{}'", value.replace('\\', "\\\\").replace('\'', "''"));
         }
         self.home.write(&self.home.data().join("walcast.conf"), &text)
     }
@@ -190,11 +165,7 @@ impl Server {
         let path = self.home.data().join("postmaster.pid");
         let deadline = Instant::now() + PREDECESSOR_DEADLINE;
         while let Ok(text) = fs::read_to_string(&path) {
-            let Some(pid) = text
-                .lines()
-                .next()
-                .and_then(|line| line.trim().parse::<u32>().ok())
-            else {
+            let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
                 break;
             };
             match serves(pid, &self.home.data()) {
@@ -221,10 +192,8 @@ impl Server {
         if child.try_wait()?.is_some() {
             return Ok(());
         }
-        let pid = i32::try_from(child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .context("an impossible process id")?;
+        let pid =
+            i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("an impossible process id")?;
         kill_process(pid, signal).with_context(|| format!("cannot send {signal:?} to Postgres"))
     }
 
@@ -288,28 +257,17 @@ fn initialize(binaries: &Binaries, home: &Home, host_based_authentication: &[Str
     }
     let password = format!("{:032x}", rand::random::<u128>());
     home.write(&home.password_file(), &format!("{password}\n"))?;
-    let locale = if cfg!(target_os = "linux") {
-        "C.UTF-8"
-    } else {
-        "en_US.UTF-8"
-    };
+    let locale = if cfg!(target_os = "linux") { "C.UTF-8" } else { "en_US.UTF-8" };
     let mut command = program(binaries, home, "initdb");
     command
-        .args([
-            "--no-sync",
-            "--encoding=UTF8",
-            "--auth=scram-sha-256",
-            "--username",
-            SUPERUSER,
-        ])
+        .args(["--no-sync", "--encoding=UTF8", "--auth=scram-sha-256", "--username", SUPERUSER])
         .arg(format!("--locale={locale}"))
         .arg("--pwfile")
         .arg(home.password_file())
         .arg("--pgdata")
         .arg(home.data());
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {}", binaries.program("initdb").display()))?;
+    let output =
+        command.output().with_context(|| format!("cannot run {}", binaries.program("initdb").display()))?;
     ensure!(
         output.status.success(),
         "initdb ended with {}:\n{}{}",
@@ -322,30 +280,15 @@ fn initialize(binaries: &Binaries, home: &Home, host_based_authentication: &[Str
     home.write(&configuration, &format!("{text}\ninclude 'walcast.conf'\n"))?;
     let authentication = home.data().join("pg_hba.conf");
     let text = fs::read_to_string(&authentication)?;
-    home.write(
-        &authentication,
-        &format!("{}\n{text}", host_based_authentication.join("\n")),
-    )
+    home.write(&authentication, &format!("{}\n{text}", host_based_authentication.join("\n")))
 }
 
 fn program(binaries: &Binaries, home: &Home, name: &str) -> Command {
     use std::os::unix::process::CommandExt;
 
     let mut command = Command::new(binaries.program(name));
-    command
-        .current_dir(home.root())
-        .stdin(Stdio::null())
-        .process_group(0);
-    for variable in [
-        "PGDATA",
-        "PGPORT",
-        "PGHOST",
-        "PGUSER",
-        "PGOPTIONS",
-        "LC_ALL",
-        "LC_MESSAGES",
-        "LANG",
-    ] {
+    command.current_dir(home.root()).stdin(Stdio::null()).process_group(0);
+    for variable in ["PGDATA", "PGPORT", "PGHOST", "PGUSER", "PGOPTIONS", "LC_ALL", "LC_MESSAGES", "LANG"] {
         command.env_remove(variable);
     }
     home.account().apply(&mut command);
@@ -374,11 +317,7 @@ fn server_settings(durable: bool, home: &Home, more: Vec<(String, String)>) -> V
             ("checkpoint_timeout", "30min"),
         ]);
     }
-    settings
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .chain(more)
-        .collect()
+    settings.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).chain(more).collect()
 }
 
 fn preferred_port(last: Option<u16>) -> Result<u16> {

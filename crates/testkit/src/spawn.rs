@@ -28,13 +28,11 @@ struct Order {
 static SPAWNER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
     let (orders, incoming) = mpsc::channel::<Order>();
     // If the thread can not be started the receiver is dropped and every order fails with an error.
-    let _ = thread::Builder::new()
-        .name("walcast-spawn".into())
-        .spawn(move || {
-            while let Ok(mut order) = incoming.recv() {
-                let _ = order.answer.send(order.command.spawn());
-            }
-        });
+    let _ = thread::Builder::new().name("walcast-spawn".into()).spawn(move || {
+        while let Ok(mut order) = incoming.recv() {
+            let _ = order.answer.send(order.command.spawn());
+        }
+    });
     orders
 });
 
@@ -49,9 +47,7 @@ fn bind_to_parent(command: &mut Command, signal: Signal) {
         if rustix::process::getppid() == Some(parent) {
             Ok(())
         } else {
-            Err(io::Error::from_raw_os_error(
-                rustix::io::Errno::SRCH.raw_os_error(),
-            ))
+            Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()))
         }
     };
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe functions are allowed: it makes

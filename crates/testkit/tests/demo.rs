@@ -20,20 +20,13 @@ async fn demo_database(name: &str) -> Result<Database> {
 async fn acting_as(database: &Database, person: Person) -> Result<Client> {
     let client = database.client().await;
     let claims = person.claims(4_000_000_000).to_string();
-    client
-        .execute("SELECT set_config('request.jwt.claims', $1, false)", &[&claims])
-        .await?;
+    client.execute("SELECT set_config('request.jwt.claims', $1, false)", &[&claims]).await?;
     client.batch_execute("SET ROLE authenticated").await?;
     Ok(client)
 }
 
 async fn texts(client: &Client, sql: &str) -> Result<Vec<String>> {
-    Ok(client
-        .query(sql, &[])
-        .await?
-        .iter()
-        .map(|row| row.get(0))
-        .collect())
+    Ok(client.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 #[tokio::test]
@@ -42,23 +35,10 @@ async fn the_demo_schema_can_be_applied_again_and_keeps_what_was_changed() -> Re
     let mut client = database.client().await;
     client.execute("UPDATE mensajes SET cuerpo = 'otro'", &[]).await?;
     demo::apply(&mut client).await?;
+    assert_eq!(texts(&client, "SELECT DISTINCT cuerpo FROM mensajes").await?, ["otro"]);
     assert_eq!(
-        texts(&client, "SELECT DISTINCT cuerpo FROM mensajes").await?,
-        ["otro"]
-    );
-    assert_eq!(
-        texts(
-            &client,
-            "SELECT tablename::text FROM pg_publication_tables ORDER BY 1"
-        )
-        .await?,
-        [
-            "mensajes",
-            "notificaciones",
-            "sala_miembros",
-            "salas",
-            "solicitudes"
-        ]
+        texts(&client, "SELECT tablename::text FROM pg_publication_tables ORDER BY 1").await?,
+        ["mensajes", "notificaciones", "sala_miembros", "salas", "solicitudes"]
     );
     Ok(())
 }
@@ -76,11 +56,8 @@ async fn the_demo_schema_goes_into_a_publication_of_all_tables_and_beside_other_
 
 #[tokio::test]
 async fn several_databases_of_a_cluster_get_the_demo_schema_at_once() -> Result<()> {
-    let (first, second, third) = tokio::join!(
-        demo_database("demo one"),
-        demo_database("demo two"),
-        demo_database("demo three")
-    );
+    let (first, second, third) =
+        tokio::join!(demo_database("demo one"), demo_database("demo two"), demo_database("demo three"));
     first.and(second).and(third)?;
     Ok(())
 }
@@ -114,11 +91,8 @@ async fn clients_see_their_requests_and_operators_the_open_ones_and_their_own() 
         let client = acting_as(&database, person).await?;
         assert_eq!(texts(&client, requests).await?, expected, "{}", person.name);
     }
-    let other_operator = Person {
-        id: "00000000-0000-4000-8000-0000000000d4",
-        name: "Diego",
-        rol: "operador",
-    };
+    let other_operator =
+        Person { id: "00000000-0000-4000-8000-0000000000d4", name: "Diego", rol: "operador" };
     let client = acting_as(&database, other_operator).await?;
     assert_eq!(texts(&client, requests).await?, ["Centro", "Pocitos"]);
     Ok(())
@@ -144,10 +118,7 @@ async fn a_request_is_taken_and_completed_by_its_operator_and_the_client_is_told
         "UPDATE solicitudes SET operador_id = auth.uid(), estado = 'tomada' WHERE id = '{OPEN_OF_ANA}' RETURNING zona"
     );
     let carla = acting_as(&database, CARLA).await?;
-    assert!(
-        texts(&carla, &take).await?.is_empty(),
-        "a client takes no requests"
-    );
+    assert!(texts(&carla, &take).await?.is_empty(), "a client takes no requests");
     let bruno = acting_as(&database, BRUNO).await?;
     assert_eq!(texts(&bruno, &take).await?, ["Pocitos"]);
     let cancel =
@@ -158,10 +129,7 @@ async fn a_request_is_taken_and_completed_by_its_operator_and_the_client_is_told
         format!("UPDATE solicitudes SET estado = 'completada' WHERE id = '{OPEN_OF_ANA}' RETURNING zona");
     assert_eq!(texts(&bruno, &complete).await?, ["Pocitos"]);
     let told = "SELECT titulo FROM notificaciones WHERE cuerpo LIKE 'Pocitos%' ORDER BY 1";
-    assert_eq!(
-        texts(&ana, told).await?,
-        ["Solicitud completada", "Solicitud tomada"]
-    );
+    assert_eq!(texts(&ana, told).await?, ["Solicitud completada", "Solicitud tomada"]);
     assert!(texts(&carla, told).await?.is_empty());
     Ok(())
 }
@@ -176,14 +144,9 @@ async fn a_request_is_made_and_cancelled_by_its_client_alone() -> Result<()> {
     let ana = acting_as(&database, ANA).await?;
     assert!(texts(&ana, cancel).await?.is_empty());
     assert_eq!(texts(&carla, cancel).await?, ["Malvín"]);
-    let for_another = format!(
-        "INSERT INTO solicitudes (cliente_id, zona, precio) VALUES ('{}', 'x', 1)",
-        ANA.id
-    );
-    let error = carla
-        .execute(&for_another, &[])
-        .await
-        .expect_err("it would be Ana's");
+    let for_another =
+        format!("INSERT INTO solicitudes (cliente_id, zona, precio) VALUES ('{}', 'x', 1)", ANA.id);
+    let error = carla.execute(&for_another, &[]).await.expect_err("it would be Ana's");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     Ok(())
 }
@@ -201,20 +164,13 @@ async fn messages_are_written_by_members_under_their_own_name_and_changed_by_the
     let carla = acting_as(&database, CARLA).await?;
     for forbidden in [write(ANA_Y_BRUNO, CARLA.id), write(TODOS, ANA.id)] {
         let error = carla.query(&forbidden, &[]).await.expect_err(&forbidden);
-        assert_eq!(
-            error.code(),
-            Some(&SqlState::INSUFFICIENT_PRIVILEGE),
-            "{forbidden}"
-        );
+        assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{forbidden}");
     }
     let edit = "UPDATE mensajes SET cuerpo = 'chau', editado = true WHERE cuerpo = 'hola' RETURNING cuerpo";
     assert!(texts(&carla, edit).await?.is_empty());
     assert_eq!(texts(&ana, edit).await?, ["chau"]);
     let steal = "UPDATE mensajes SET autor_id = auth.uid()";
-    let error = ana
-        .execute(steal, &[])
-        .await
-        .expect_err("the author is not a column to write to");
+    let error = ana.execute(steal, &[]).await.expect_err("the author is not a column to write to");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     Ok(())
 }
@@ -227,27 +183,15 @@ async fn who_asks_is_read_from_the_claims_of_the_request() -> Result<()> {
                coalesce(auth.jwt()::text, '-')";
     assert_eq!(texts(&client, who).await?, ["- - -"]);
     for (setting, value) in [("request.jwt.claims", ""), ("request.jwt.claim.sub", "")] {
-        client
-            .execute("SELECT set_config($1, $2, false)", &[&setting, &value])
-            .await?;
+        client.execute("SELECT set_config($1, $2, false)", &[&setting, &value]).await?;
     }
     assert_eq!(texts(&client, who).await?, ["- - -"]);
     let claims = format!(r#"{{"sub": "{}", "role": "authenticated"}}"#, ANA.id);
-    client
-        .execute("SELECT set_config('request.jwt.claims', $1, false)", &[&claims])
-        .await?;
-    let expected = format!(
-        r#"{} authenticated {{"sub": "{}", "role": "authenticated"}}"#,
-        ANA.id, ANA.id
-    );
+    client.execute("SELECT set_config('request.jwt.claims', $1, false)", &[&claims]).await?;
+    let expected = format!(r#"{} authenticated {{"sub": "{}", "role": "authenticated"}}"#, ANA.id, ANA.id);
     assert_eq!(texts(&client, who).await?, [expected]);
     // The older settings, one for each claim, win.
-    client
-        .execute(
-            "SELECT set_config('request.jwt.claim.sub', $1, false)",
-            &[&BRUNO.id],
-        )
-        .await?;
+    client.execute("SELECT set_config('request.jwt.claim.sub', $1, false)", &[&BRUNO.id]).await?;
     assert!(texts(&client, who).await?[0].starts_with(BRUNO.id));
     Ok(())
 }

@@ -17,17 +17,12 @@ async fn scripted(frames: Vec<Message>) -> String {
     let url = format!("ws://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.expect("a client");
-        let mut socket = tokio_tungstenite::accept_async(stream)
-            .await
-            .expect("a handshake");
+        let mut socket = tokio_tungstenite::accept_async(stream).await.expect("a handshake");
         socket.next().await;
         for frame in frames {
             socket.send(frame).await.expect("sent");
         }
-        let frame = CloseFrame {
-            code: CloseCode::Restart,
-            reason: "bye".into(),
-        };
+        let frame = CloseFrame { code: CloseCode::Restart, reason: "bye".into() };
         socket.send(Message::Close(Some(frame))).await.expect("sent");
         while socket.next().await.is_some() {}
     });
@@ -48,9 +43,7 @@ async fn a_join_waits_for_the_reply_and_the_system_message_and_keeps_what_came_b
     ]))
     .await;
     let mut client = ProtocolClient::connect(&url, "t", ProtocolVersion::V2).await?;
-    let bindings = client
-        .join_changes("realtime:a", &[json!({"event": "*"})])
-        .await?;
+    let bindings = client.join_changes("realtime:a", &[json!({"event": "*"})]).await?;
     assert_eq!(bindings, [json!({"id": 7})]);
     assert_eq!(client.next().await?.event, "presence_state");
     assert_eq!(client.closed().await?, Some((1012, "bye".to_owned())));
@@ -76,10 +69,7 @@ async fn an_expectation_that_fails_shows_what_did_arrive() -> Result<()> {
     let url = scripted(texts(&[r#"[null,null,"realtime:a","broadcast",{"x":1}]"#])).await;
     let mut client = ProtocolClient::connect(&url, "t", ProtocolVersion::V2).await?;
     client.send("realtime:a", "anything", &json!({})).await?;
-    let error = client
-        .expect(|message| message.event == "presence_diff")
-        .await
-        .expect_err("it never comes");
+    let error = client.expect(|message| message.event == "presence_diff").await.expect_err("it never comes");
     let text = format!("{error:#}");
     assert!(text.contains("1012") && text.contains(r#"{"x":1}"#), "{text}");
     Ok(())
@@ -91,33 +81,21 @@ async fn an_expectation_has_a_deadline() -> Result<()> {
     let mut client = ProtocolClient::connect(&url, "t", ProtocolVersion::V2).await?;
     client.set_deadline(Duration::from_millis(10));
     let error = client.next().await.expect_err("the server waits for us");
-    assert!(
-        format!("{error:#}").contains("waited for 10ms; nothing else arrived"),
-        "{error:#}"
-    );
+    assert!(format!("{error:#}").contains("waited for 10ms; nothing else arrived"), "{error:#}");
     Ok(())
 }
 
 #[tokio::test]
 async fn what_is_forbidden_before_the_mark_is_an_error() -> Result<()> {
-    let frames = texts(&[
-        r#"[null,null,"realtime:a","secret",{}]"#,
-        r#"[null,null,"realtime:a","mark",{}]"#,
-    ]);
+    let frames = texts(&[r#"[null,null,"realtime:a","secret",{}]"#, r#"[null,null,"realtime:a","mark",{}]"#]);
     let mut client = ProtocolClient::connect(&scripted(frames).await, "t", ProtocolVersion::V2).await?;
     client.send("realtime:a", "anything", &json!({})).await?;
     client
-        .expect_before(
-            |message| message.event == "mark",
-            |message| message.event == "secret",
-        )
+        .expect_before(|message| message.event == "mark", |message| message.event == "secret")
         .await
         .expect_err("the secret came first");
     client
-        .expect_before(
-            |message| message.event == "mark",
-            |message| message.event == "other",
-        )
+        .expect_before(|message| message.event == "mark", |message| message.event == "other")
         .await
         .expect("nothing else came");
     Ok(())
@@ -134,12 +112,7 @@ async fn a_refused_handshake_has_its_status_and_body() {
         // Held open: a reset would overtake the answer.
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.ok();
     });
-    let error = ProtocolClient::connect(&url, "t", ProtocolVersion::V2)
-        .await
-        .expect_err("refused");
+    let error = ProtocolClient::connect(&url, "t", ProtocolVersion::V2).await.expect_err("refused");
     let refused = error.downcast_ref::<HandshakeRefused>().expect("a refusal");
-    assert_eq!(
-        (refused.status, refused.body.as_str()),
-        (401, r#"{"error":"why"}"#)
-    );
+    assert_eq!((refused.status, refused.body.as_str()), (401, r#"{"error":"why"}"#));
 }

@@ -28,11 +28,7 @@ async fn main() -> Result<ExitCode> {
 }
 
 async fn under_cluster(cache: Option<PathBuf>, program: &str, arguments: &[&str]) -> Result<ExitCode> {
-    let cluster = Cluster::start(ClusterSettings {
-        embedded_cache: cache,
-        ..test_settings()
-    })
-    .await?;
+    let cluster = Cluster::start(ClusterSettings { embedded_cache: cache, ..test_settings() }).await?;
     let mut child = Command::new(program)
         .args(arguments)
         .env(CLUSTER_VARIABLE, cluster.url("postgres"))
@@ -51,9 +47,6 @@ async fn under_cluster(cache: Option<PathBuf>, program: &str, arguments: &[&str]
             _ = terminations.recv() => child.start_kill()?,
         }
     };
-    let code = status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(1);
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     Ok(ExitCode::from(code))
 }
