@@ -10,11 +10,9 @@ use crate::command::{BroadcastPayload, Fanout};
 pub(crate) fn fanout_of(topic: Arc<str>, payload: &BroadcastPayload) -> Fanout {
     let encode = |serializer| match payload {
         BroadcastPayload::Text(text) => Some(walcast_wire::broadcast(serializer, &topic, text)),
-        BroadcastPayload::User {
-            event,
-            encoding,
-            payload,
-        } => walcast_wire::user_broadcast(serializer, &topic, event, None, *encoding, payload),
+        BroadcastPayload::User { event, encoding, payload } => {
+            walcast_wire::user_broadcast(serializer, &topic, event, None, *encoding, payload)
+        }
     };
     let (v1, v2) = (encode(Serializer::V1), encode(Serializer::V2));
     Fanout { topic, v1, v2 }

@@ -172,26 +172,13 @@ pub(crate) enum PeerCommand {
     /// A presence diff for the members of a topic that follow it.
     PresenceDiff(Arc<Fanout>),
     /// To the topic's home: track.
-    Track {
-        topic: Arc<str>,
-        channel: ChannelId,
-        key: String,
-        members: String,
-    },
+    Track { topic: Arc<str>, channel: ChannelId, key: String, members: String },
     /// To the topic's home: untrack.
     Untrack { topic: Arc<str>, channel: ChannelId },
     /// To the topic's home: send the state to this channel.
-    StateWanted {
-        topic: Arc<str>,
-        target: Target,
-        shard: crate::ids::ShardId,
-    },
+    StateWanted { topic: Arc<str>, target: Target, shard: crate::ids::ShardId },
     /// To the channel's shard: the state.
-    State {
-        topic: Arc<str>,
-        target: Target,
-        payload: String,
-    },
+    State { topic: Arc<str>, target: Target, payload: String },
 }
 
 /// A message to all members of a topic, encoded for both serializers.

@@ -142,23 +142,10 @@ impl Engine {
             shards: Arc::clone(&shards),
             confirm: Box::new(confirm),
         };
-        let inputs = Inputs {
-            log,
-            subscribe: subscribing,
-            unsubscribe: unsubscribed,
-            snapshots,
-        };
+        let inputs = Inputs { log, subscribe: subscribing, unsubscribe: unsubscribed, snapshots };
         tokio::spawn(matcher.run(inputs));
         let next_shard = Arc::new(AtomicUsize::new(0));
-        let engine = Engine {
-            settings,
-            counters,
-            oracle,
-            plans,
-            shards,
-            subscribe,
-            next_shard,
-        };
+        let engine = Engine { settings, counters, oracle, plans, shards, subscribe, next_shard };
         (engine, log_sender)
     }
 
@@ -172,19 +159,8 @@ impl Engine {
         let shard = ShardId(self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len());
         let commands = self.shards[shard.0].commands.clone();
         let id = SessionId::fresh();
-        let handle = SessionHandle {
-            id,
-            shard,
-            serializer,
-            commands,
-        };
-        handle
-            .send(Command::Open {
-                session: id,
-                socket,
-                serializer,
-            })
-            .await;
+        let handle = SessionHandle { id, shard, serializer, commands };
+        handle.send(Command::Open { session: id, socket, serializer }).await;
         handle
     }
 
@@ -198,13 +174,7 @@ impl Engine {
         session: &SessionHandle,
         request: JoinRequest,
     ) -> Result<JoinedChannel, JoinRefused> {
-        let JoinRequest {
-            topic,
-            join_ref,
-            reference,
-            identity,
-            payload,
-        } = request;
+        let JoinRequest { topic, join_ref, reference, identity, payload } = request;
         if payload.private {
             return Err(JoinRefused(
                 "PrivateOnly: private channels are not available on this server yet; \
@@ -239,11 +209,7 @@ impl Engine {
             system: Vec::new(),
         });
         if payload.broadcast.replication_ready {
-            joining.system.push((
-                "system",
-                Status::Ok,
-                "Replication connection established".to_owned(),
-            ));
+            joining.system.push(("system", Status::Ok, "Replication connection established".to_owned()));
         }
         if bindings.is_empty() {
             session.send(Command::Join(joining)).await;
@@ -253,10 +219,7 @@ impl Engine {
             Ok(resolved) => {
                 let subscribing = Subscribing {
                     shard: session.shard,
-                    target: Target {
-                        session: session.id,
-                        channel,
-                    },
+                    target: Target { session: session.id, channel },
                     topic,
                     serializer: session.serializer,
                     legacy: payload.legacy,
@@ -268,20 +231,16 @@ impl Engine {
                 let _ = self.subscribe.send(subscribing).await;
                 Ok(joined)
             }
-            Err(SubscribeError::Refused(message)) if payload.wait.is_some() => Err(JoinRefused(format!(
-                "RealtimeDisabledForConfiguration: {message}"
-            ))),
+            Err(SubscribeError::Refused(message)) if payload.wait.is_some() => {
+                Err(JoinRefused(format!("RealtimeDisabledForConfiguration: {message}")))
+            }
             Err(SubscribeError::Refused(message)) => {
                 joining.system.push(("postgres_changes", Status::Error, message));
                 session.send(Command::Join(joining)).await;
                 Ok(joined)
             }
             Err(SubscribeError::Unavailable(reason)) => {
-                tracing::warn!(
-                    code = "UnableToConnectToProject",
-                    reason,
-                    "a join could not be decided"
-                );
+                tracing::warn!(code = "UnableToConnectToProject", reason, "a join could not be decided");
                 let reason =
                     "UnableToConnectToProject: Realtime was unable to connect to the project database";
                 Err(JoinRefused(reason.to_owned()))
@@ -295,23 +254,14 @@ impl Engine {
         if joined.bindings.is_empty() {
             return;
         }
-        let target = Target {
-            session: session.id,
-            channel: joined.id,
-        };
+        let target = Target { session: session.id, channel: joined.id };
         let resolved = match self.resolve(&joined.bindings, &identity).await {
             Ok(resolved) => resolved,
             Err(error) => {
                 // The old claims no longer hold, so the channel can not go on with them.
                 let message = error.to_string();
                 let Target { session: id, channel } = target;
-                return session
-                    .send(Command::CloseChannel {
-                        session: id,
-                        channel,
-                        message,
-                    })
-                    .await;
+                return session.send(Command::CloseChannel { session: id, channel, message }).await;
             }
         };
         let subscribing = Subscribing {
@@ -351,14 +301,7 @@ impl Engine {
         bindings: &[Binding],
         identity: &Identity,
     ) -> Result<crate::subscription::Resolved, SubscribeError> {
-        resolve(
-            bindings,
-            identity,
-            &*self.oracle,
-            &self.plans,
-            self.settings.deletes,
-        )
-        .await
+        resolve(bindings, identity, &*self.oracle, &self.plans, self.settings.deletes).await
     }
 }
 

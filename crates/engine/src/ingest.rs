@@ -114,11 +114,7 @@ struct OpenTransaction {
 
 impl Default for Ingest {
     fn default() -> Self {
-        Ingest {
-            decoder: Decoder::new(1),
-            relations: FxHashMap::default(),
-            open: None,
-        }
+        Ingest { decoder: Decoder::new(1), relations: FxHashMap::default(), open: None }
     }
 }
 
@@ -138,19 +134,12 @@ impl Ingest {
     fn message(&mut self, payload: Bytes) -> Result<Option<LogBatch>, IngestError> {
         let size = payload.len();
         match self.decoder.decode(payload)?.message {
-            Message::Begin {
-                final_lsn,
-                commit_time,
-                ..
-            } => {
+            Message::Begin { final_lsn, commit_time, .. } => {
                 self.open = Some(OpenTransaction::new(final_lsn, commit_time));
                 Ok(None)
             }
             Message::Commit { end_lsn, .. } => {
-                let mut open = self
-                    .open
-                    .take()
-                    .ok_or(IngestError::OutsideTransaction("Commit"))?;
+                let mut open = self.open.take().ok_or(IngestError::OutsideTransaction("Commit"))?;
                 open.batch.end_lsn = Some(end_lsn);
                 Ok(Some(LogBatch::Changes(open.batch)))
             }
@@ -163,15 +152,8 @@ impl Ingest {
                 self.change(relation, RowChange::Update { old, new }, size)
             }
             Message::Delete { relation, old } => self.change(relation, RowChange::Delete { old }, size),
-            Message::Message {
-                transactional: true,
-                prefix,
-                ..
-            } if prefix == DDL_MESSAGE_PREFIX => {
-                let open = self
-                    .open
-                    .as_mut()
-                    .ok_or(IngestError::OutsideTransaction("Message"))?;
+            Message::Message { transactional: true, prefix, .. } if prefix == DDL_MESSAGE_PREFIX => {
+                let open = self.open.as_mut().ok_or(IngestError::OutsideTransaction("Message"))?;
                 open.batch.ddl = true;
                 Ok(None)
             }
@@ -181,18 +163,9 @@ impl Ingest {
     }
 
     fn change(&mut self, oid: Oid, row: RowChange, size: usize) -> Result<Option<LogBatch>, IngestError> {
-        let open = self
-            .open
-            .as_mut()
-            .ok_or(IngestError::OutsideTransaction("change"))?;
-        let relation = self
-            .relations
-            .get(&oid)
-            .ok_or(IngestError::UnknownRelation(oid))?;
-        open.batch.changes.push(Change {
-            relation: Arc::clone(relation),
-            row,
-        });
+        let open = self.open.as_mut().ok_or(IngestError::OutsideTransaction("change"))?;
+        let relation = self.relations.get(&oid).ok_or(IngestError::UnknownRelation(oid))?;
+        open.batch.changes.push(Change { relation: Arc::clone(relation), row });
         open.batch_bytes += size;
         if open.batch.changes.len() < BATCH_CHANGES_MAX && open.batch_bytes < BATCH_BYTES_MAX {
             return Ok(None);
@@ -204,27 +177,15 @@ impl Ingest {
 impl OpenTransaction {
     fn new(commit_lsn: Lsn, commit_time: PgTimestamp) -> Self {
         let first = Position { commit_lsn, index: 0 };
-        let batch = ChangeBatch {
-            first,
-            commit_time,
-            changes: Vec::new(),
-            ddl: false,
-            end_lsn: None,
-        };
-        OpenTransaction {
-            batch,
-            batch_bytes: 0,
-        }
+        let batch = ChangeBatch { first, commit_time, changes: Vec::new(), ddl: false, end_lsn: None };
+        OpenTransaction { batch, batch_bytes: 0 }
     }
 
     /// Takes what has come so far and goes on with an empty batch.
     fn cut(&mut self) -> ChangeBatch {
         let index = self.batch.first.index + self.batch.changes.len() as u64;
         let next = ChangeBatch {
-            first: Position {
-                index,
-                ..self.batch.first
-            },
+            first: Position { index, ..self.batch.first },
             commit_time: self.batch.commit_time,
             changes: Vec::new(),
             // What DDL changed is judged when the transaction is complete.

@@ -3,12 +3,13 @@
 //!
 //! It alone knows the subscriptions, so that a decision sees exactly one state, and a join, being a
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
-//! aligned to the catalog), [`audience`] (who is subscribed), [`judge`] (who may see it), [`show`] (what
+//! aligned to the catalog), [`audience`] (who is subscribed), [`judge`] and [`ruling`] (who may see it), [`show`] (what
 //! they are shown).
 
 mod audience;
 mod image;
 mod judge;
+mod ruling;
 mod show;
 
 use std::sync::Arc;
@@ -21,15 +22,16 @@ use walcast_policy::Oracle;
 use walcast_policy::schema::Snapshot;
 use walcast_wire::{Binding, BindingId, ChangeKind, Serializer, Status};
 
-use self::audience::{Address, Audience, AudienceKey, Audiences};
+use self::audience::{Address, Audiences};
 use self::image::{BoundRelation, ChangeImages};
-use self::judge::{Case, Exhibit, Judge};
+use self::judge::Judge;
+use self::ruling::Ruling;
 use self::show::{Bodies, View};
 use crate::command::{Command, Delivery, Joining, SystemMessage, Target};
 use crate::ids::{ChannelId, ShardId};
 use crate::ingest::{Change, ChangeBatch, LogBatch};
 use crate::position::Position;
-use crate::settings::{Counters, Deletes, EngineSettings};
+use crate::settings::{Counters, EngineSettings};
 use crate::shard::ShardHandle;
 use crate::subscription::{Identity, PlanCache, Resolved, SubscribeError, resolve};
 
@@ -181,42 +183,23 @@ impl State {
             return;
         };
         let images = ChangeImages::new(&relation, &change.row);
-        let concerned: Vec<_> = audiences
-            .iter()
-            .filter(|(key, _)| key.event.includes(images.kind))
-            .collect();
+        let concerned: Vec<_> = audiences.iter().filter(|(key, _)| key.event.includes(images.kind)).collect();
         if concerned.is_empty() {
             return;
         }
         let settings = &self.matcher.settings;
         let mut bodies = Bodies::new(&relation, &images, now, settings.record_bytes_max);
-        let mut ruling = Ruling {
-            judge: &mut self.judge,
-            relation: &relation,
-            images: &images,
-            now,
-            settings,
-        };
+        let mut ruling =
+            Ruling { judge: &mut self.judge, relation: &relation, images: &images, now, settings };
         let mut shared = SharedFrames::default();
         for (key, audience, old_visible) in ruling.receivers(&concerned, &bodies).await {
             let error = bodies.error(key.reads_key);
             let old = bodies.old_record(old_visible);
             for (group, members) in &audience.groups {
-                let view = View {
-                    columns: Arc::clone(&group.columns),
-                    old,
-                    error,
-                };
+                let view = View { columns: Arc::clone(&group.columns), old, error };
                 let data = bodies.of(&view);
                 let kind = images.kind;
-                let frame = frame(
-                    group.serializer,
-                    group.legacy,
-                    &group.topic,
-                    &[group.id],
-                    kind,
-                    data,
-                );
+                let frame = frame(group.serializer, group.legacy, &group.topic, &[group.id], kind, data);
                 for (shard, targets) in members.by_shard.iter().enumerate() {
                     if !targets.is_empty() {
                         let (frame, targets) = (frame.clone(), Arc::clone(targets));
@@ -231,11 +214,7 @@ impl State {
                 let Some(placement) = entry.resolved.placements.get(binding.placement) else {
                     continue;
                 };
-                let view = View {
-                    columns: Arc::clone(&placement.columns),
-                    old,
-                    error,
-                };
+                let view = View { columns: Arc::clone(&placement.columns), old, error };
                 shared.add(binding.channel, view, binding.placement, placement.id);
             }
         }
@@ -244,18 +223,8 @@ impl State {
                 continue;
             };
             let data = bodies.of(&view);
-            let frame = frame(
-                address.serializer,
-                address.legacy,
-                &address.topic,
-                &ids,
-                images.kind,
-                data,
-            );
-            outgoing[address.shard.0].push(Delivery {
-                frame,
-                targets: Arc::new(vec![address.target]),
-            });
+            let frame = frame(address.serializer, address.legacy, &address.topic, &ids, images.kind, data);
+            outgoing[address.shard.0].push(Delivery { frame, targets: Arc::new(vec![address.target]) });
         }
     }
 
@@ -271,8 +240,7 @@ impl State {
             self.refresh().await;
             bound = self.bind_relation(relation);
         }
-        self.relations
-            .insert(relation.oid, (Arc::clone(relation), bound.clone()));
+        self.relations.insert(relation.oid, (Arc::clone(relation), bound.clone()));
         bound
     }
 
@@ -335,12 +303,7 @@ impl State {
     }
 
     async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
-        let Matcher {
-            oracle,
-            plans,
-            settings,
-            ..
-        } = &self.matcher;
+        let Matcher { oracle, plans, settings, .. } = &self.matcher;
         resolve(bindings, identity, &**oracle, plans, settings.deletes).await
     }
 
@@ -372,18 +335,9 @@ impl State {
             }
         }
         self.unsubscribe(target.channel);
-        let address = Address {
-            shard,
-            target,
-            topic,
-            serializer,
-            legacy,
-        };
+        let address = Address { shard, target, topic, serializer, legacy };
         self.audiences.insert(&address, &resolved.placements);
-        self.matcher
-            .counters
-            .subscriptions
-            .fetch_add(bindings.len() as u64, Relaxed);
+        self.matcher.counters.subscriptions.fetch_add(bindings.len() as u64, Relaxed);
         let mut system = Vec::new();
         match failure {
             None => {
@@ -392,23 +346,13 @@ impl State {
             }
             Some(message) => system.push((Status::Error, message)),
         }
-        let entry = Entry {
-            address: address.clone(),
-            identity,
-            bindings,
-            resolved,
-        };
+        let entry = Entry { address: address.clone(), identity, bindings, resolved };
         self.entries.insert(target.channel, entry);
         match joining {
             Some(mut joining) => {
-                let system = system
-                    .into_iter()
-                    .map(|(status, text)| ("postgres_changes", status, text));
+                let system = system.into_iter().map(|(status, text)| ("postgres_changes", status, text));
                 joining.system.extend(system);
-                let _ = self.matcher.shards[shard.0]
-                    .commands
-                    .send(Command::Join(joining))
-                    .await;
+                let _ = self.matcher.shards[shard.0].commands.send(Command::Join(joining)).await;
             }
             None => {
                 for (status, message) in system {
@@ -421,111 +365,15 @@ impl State {
     fn unsubscribe(&mut self, channel: ChannelId) {
         if let Some(entry) = self.entries.remove(&channel) {
             self.audiences.remove(&entry.address, &entry.resolved.placements);
-            self.matcher
-                .counters
-                .subscriptions
-                .fetch_sub(entry.bindings.len() as u64, Relaxed);
+            self.matcher.counters.subscriptions.fetch_sub(entry.bindings.len() as u64, Relaxed);
         }
     }
 
     async fn tell(&self, address: &Address, status: Status, message: String) {
         let Target { session, channel } = address.target;
-        let message = SystemMessage {
-            session,
-            channel,
-            extension: "postgres_changes",
-            status,
-            message,
-        };
-        let _ = self.matcher.shards[address.shard.0]
-            .commands
-            .send(Command::System(message))
-            .await;
+        let message = SystemMessage { session, channel, extension: "postgres_changes", status, message };
+        let _ = self.matcher.shards[address.shard.0].commands.send(Command::System(message)).await;
     }
-}
-
-/// Who gets one change.
-struct Ruling<'a> {
-    judge: &'a mut Judge,
-    relation: &'a BoundRelation,
-    images: &'a ChangeImages<'a>,
-    now: PgTimestamp,
-    settings: &'a EngineSettings,
-}
-
-impl Ruling<'_> {
-    /// The audiences that get the change, and whether each could see the row as it was before.
-    async fn receivers<'k>(
-        &mut self,
-        concerned: &[(&'k AudienceKey, &'k Audience)],
-        bodies: &Bodies<'_>,
-    ) -> Vec<(&'k AudienceKey, &'k Audience, bool)> {
-        // Error rows carry nothing of the row and go to all (docs/protocol.md §4.4).
-        let (errors, rows): (Vec<_>, Vec<_>) = concerned
-            .iter()
-            .copied()
-            .partition(|(key, _)| bodies.error(key.reads_key).is_some());
-        let exhibit = Exhibit {
-            table: &self.relation.table,
-            row: self.images.judged(),
-            now: self.now,
-        };
-        let cases: Vec<_> = rows.iter().map(|(key, _)| case(key, &key.filter)).collect();
-        let matched = kept(&rows, &self.judge.decide(exhibit, &cases).await);
-        let visible = if self.deletes_unjudged() {
-            matched
-        } else {
-            let cases: Vec<_> = matched.iter().map(|(key, _)| case(key, &key.plan)).collect();
-            kept(&matched, &self.judge.decide(exhibit, &cases).await)
-        };
-        let before = self.visible_before(&visible).await;
-        let errors = errors.into_iter().map(|(key, audience)| (key, audience, false));
-        visible
-            .into_iter()
-            .zip(before)
-            .map(|((key, audience), old)| (key, audience, old))
-            .chain(errors)
-            .collect()
-    }
-
-    /// For each audience: could it see the old row, where the log carries the whole of it?
-    async fn visible_before(&mut self, visible: &[(&AudienceKey, &Audience)]) -> Vec<bool> {
-        match &self.images.old {
-            Some(old) if self.images.old_is_full && self.images.kind == ChangeKind::Update => {
-                let exhibit = Exhibit {
-                    table: &self.relation.table,
-                    row: old,
-                    now: self.now,
-                };
-                let cases: Vec<_> = visible.iter().map(|(key, _)| case(key, &key.plan)).collect();
-                self.judge.decide(exhibit, &cases).await
-            }
-            _ => vec![true; visible.len()],
-        }
-    }
-
-    fn deletes_unjudged(&self) -> bool {
-        self.images.kind == ChangeKind::Delete
-            && !self.images.old_is_full
-            && self.settings.deletes == Deletes::Compatible
-    }
-}
-
-fn case<'a, D>(key: &'a AudienceKey, decider: &'a D) -> Case<'a, D> {
-    Case {
-        decider,
-        role: &key.role,
-        claims: key.plan.claims_json(),
-    }
-}
-
-fn kept<T: Copy>(items: &[T], answers: &[bool]) -> Vec<T> {
-    items
-        .iter()
-        .zip(answers)
-        .filter(|&(_, &answer)| answer)
-        .map(|(&item, _)| item)
-        .collect()
 }
 
 /// Frames of channels with several bindings on a table: one frame per channel and view, with all ids.
@@ -536,10 +384,7 @@ struct SharedFrames {
 
 impl SharedFrames {
     fn add(&mut self, channel: ChannelId, view: View, placement: usize, id: BindingId) {
-        let known = self
-            .frames
-            .iter_mut()
-            .find(|(other, seen, _)| *other == channel && *seen == view);
+        let known = self.frames.iter_mut().find(|(other, seen, _)| *other == channel && *seen == view);
         match known {
             Some((_, _, ids)) => ids.push((placement, id)),
             None => self.frames.push((channel, view, vec![(placement, id)])),
@@ -576,8 +421,5 @@ fn concerns_subscriptions(old: &Snapshot, new: &Snapshot) -> bool {
     old.tables != new.tables
         || old.types != new.types
         || old.functions != new.functions
-        || old
-            .roles
-            .iter()
-            .any(|(name, role)| new.roles.get(name) != Some(role))
+        || old.roles.iter().any(|(name, role)| new.roles.get(name) != Some(role))
 }

@@ -89,9 +89,7 @@ impl Outbound {
         }
         self.queue.push_back(frame.bytes().clone());
         self.queued_bytes += frame.len();
-        self.state = State::Closing {
-            blocked: self.state == State::Blocked,
-        };
+        self.state = State::Closing { blocked: self.state == State::Blocked };
         self.socket.closing();
     }
 
@@ -113,10 +111,7 @@ impl Outbound {
 
     /// Writes what the kernel takes.
     pub(crate) fn flush(&mut self) {
-        if matches!(
-            self.state,
-            State::Blocked | State::Closing { blocked: true } | State::Finished
-        ) {
+        if matches!(self.state, State::Blocked | State::Closing { blocked: true } | State::Finished) {
             return;
         }
         while !self.queue.is_empty() {
@@ -191,10 +186,7 @@ mod tests {
 
     impl Recorder {
         fn with_room(room: usize) -> Arc<Self> {
-            Arc::new(Recorder {
-                room: Mutex::new(room),
-                ..Recorder::default()
-            })
+            Arc::new(Recorder { room: Mutex::new(room), ..Recorder::default() })
         }
 
         fn text(&self) -> String {

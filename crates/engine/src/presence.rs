@@ -71,12 +71,7 @@ impl Presence {
         if let Some(tracked_key) = self.key_of.get(&channel).cloned() {
             return self.update(channel, &tracked_key, members, reference);
         }
-        let meta = Meta {
-            channel,
-            members,
-            reference,
-            previous: None,
-        };
+        let meta = Meta { channel, members, reference, previous: None };
         let mut joins = String::new();
         append_entry(&mut joins, key, [&meta]);
         self.key_of.insert(channel, key.to_owned());
@@ -118,12 +113,7 @@ impl Presence {
         }
         let mut leaves = String::new();
         append_entry(&mut leaves, key, [&*meta]);
-        *meta = Meta {
-            channel,
-            members,
-            previous: Some(meta.reference.clone()),
-            reference,
-        };
+        *meta = Meta { channel, members, previous: Some(meta.reference.clone()), reference };
         let mut joins = String::new();
         append_entry(&mut joins, key, [&*meta]);
         Some(Diff::new(&joins, &leaves))
@@ -132,9 +122,7 @@ impl Presence {
 
 impl Diff {
     fn new(joins: &str, leaves: &str) -> Self {
-        Diff {
-            payload: format!("{{\"joins\":{{{joins}}},\"leaves\":{{{leaves}}}}}"),
-        }
+        Diff { payload: format!("{{\"joins\":{{{joins}}},\"leaves\":{{{leaves}}}}}") }
     }
 }
 
@@ -176,16 +164,12 @@ mod tests {
     #[test]
     fn a_track_joins_an_update_joins_and_leaves_an_untrack_leaves() {
         let mut presence = Presence::default();
-        let first = presence
-            .track(ChannelId(1), "ana", members(r#"{"on":1}"#), "r1".into())
-            .unwrap();
+        let first = presence.track(ChannelId(1), "ana", members(r#"{"on":1}"#), "r1".into()).unwrap();
         assert_eq!(
             json(&first.payload),
             json(r#"{"joins":{"ana":{"metas":[{"on":1,"phx_ref":"r1"}]}},"leaves":{}}"#)
         );
-        let second = presence
-            .track(ChannelId(1), "ana", members(r#"{"on":2}"#), "r2".into())
-            .unwrap();
+        let second = presence.track(ChannelId(1), "ana", members(r#"{"on":2}"#), "r2".into()).unwrap();
         assert_eq!(
             json(&second.payload),
             json(
@@ -202,10 +186,7 @@ mod tests {
     fn the_same_payload_again_is_no_diff() {
         let mut presence = Presence::default();
         presence.track(ChannelId(1), "a", members(r#"{"x":1,"y":2}"#), "r1".into());
-        assert_eq!(
-            presence.track(ChannelId(1), "a", members(r#"{"y":2, "x":1}"#), "r2".into()),
-            None
-        );
+        assert_eq!(presence.track(ChannelId(1), "a", members(r#"{"y":2, "x":1}"#), "r2".into()), None);
     }
 
     #[test]
@@ -215,10 +196,7 @@ mod tests {
         presence.track(ChannelId(2), "a", String::new(), "r2".into());
         assert_eq!(json(&presence.state())["a"]["metas"].as_array().unwrap().len(), 2);
         presence.untrack(ChannelId(1));
-        assert_eq!(
-            json(&presence.state()),
-            json(r#"{"a":{"metas":[{"phx_ref":"r2"}]}}"#)
-        );
+        assert_eq!(json(&presence.state()), json(r#"{"a":{"metas":[{"phx_ref":"r2"}]}}"#));
     }
 
     #[test]

@@ -52,10 +52,7 @@ pub(crate) struct CallWindow {
 impl CallWindow {
     /// Counts a call; false when it is one too many.
     pub(crate) fn allows(&mut self, limit: &RateLimit, now: Instant) -> bool {
-        if self
-            .started
-            .is_none_or(|started| now.duration_since(started) >= limit.window)
-        {
+        if self.started.is_none_or(|started| now.duration_since(started) >= limit.window) {
             self.started = Some(now);
             self.calls = 0;
         }
@@ -66,12 +63,7 @@ impl CallWindow {
 
 impl Session {
     pub(crate) fn new(serializer: Serializer, outbound: Outbound) -> Self {
-        Session {
-            serializer,
-            outbound,
-            channels: Vec::new(),
-            queued: false,
-        }
+        Session { serializer, outbound, channels: Vec::new(), queued: false }
     }
 
     /// Queues a frame and notes that this queue must be written.
@@ -103,10 +95,7 @@ impl Session {
     }
 
     pub(crate) fn take_channel(&mut self, topic: &str) -> Option<Channel> {
-        let place = self
-            .channels
-            .iter()
-            .position(|channel| &*channel.topic == topic)?;
+        let place = self.channels.iter().position(|channel| &*channel.topic == topic)?;
         Some(self.channels.remove(place))
     }
 

@@ -29,10 +29,7 @@ impl Default for EngineSettings {
             outbound_bytes_max: 1 << 20,
             payload_bytes_max: 3_000_500,
             record_bytes_max: 1 << 20,
-            presence_calls: RateLimit {
-                calls: 100,
-                window: Duration::from_secs(30),
-            },
+            presence_calls: RateLimit { calls: 100, window: Duration::from_secs(30) },
             deletes: Deletes::Private,
         }
     }

@@ -4,18 +4,18 @@
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call.
 
+mod delivery;
+mod presence;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
-use walcast_wire::presence::TRACK_PAYLOAD_NOT_A_MAP;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
-use crate::broadcast::fanout_of;
-use crate::command::{
-    Command, Delivery, Fanout, Joining, PeerCommand, Push, PushKind, SystemMessage, Target,
-};
+use self::presence::PresenceReferences;
+use crate::command::{Command, Joining, PeerCommand, Push, PushKind, SystemMessage, Target};
 use crate::ids::{ChannelId, SessionId, ShardId};
 use crate::outbound::{Outbound, Socket};
 use crate::presence::Presence;
@@ -113,11 +113,7 @@ impl Shard {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Open {
-                session,
-                socket,
-                serializer,
-            } => self.open(session, socket, serializer),
+            Command::Open { session, socket, serializer } => self.open(session, socket, serializer),
             Command::Gone(session) => self.gone(session),
             Command::Writable(session) => {
                 if let Some(found) = self.sessions.get_mut(&session) {
@@ -134,11 +130,7 @@ impl Shard {
             Command::Join(joining) => self.join(*joining),
             Command::Push(push) => self.push(push),
             Command::System(message) => self.system(&message),
-            Command::CloseChannel {
-                session,
-                channel,
-                message,
-            } => {
+            Command::CloseChannel { session, channel, message } => {
                 self.close_channel(session, channel, &message);
             }
             Command::Deliver(deliveries) => self.deliver(&deliveries),
@@ -150,46 +142,12 @@ impl Shard {
         match command {
             PeerCommand::Broadcast(fanout) => self.fan_out(&fanout, None),
             PeerCommand::PresenceDiff(fanout) => self.fan_out_presence(&fanout),
-            PeerCommand::Track {
-                topic,
-                channel,
-                key,
-                members,
-            } => {
-                let reference = self.references.next();
-                let presence = self.presences.entry(Arc::clone(&topic)).or_default();
-                let diff = presence.track(channel, &key, members, reference);
-                self.publish_diff(topic, diff);
+            PeerCommand::Track { topic, channel, key, members } => {
+                self.track_at_home(topic, channel, &key, members);
             }
-            PeerCommand::Untrack { topic, channel } => {
-                let Some(presence) = self.presences.get_mut(&topic) else {
-                    return;
-                };
-                let diff = presence.untrack(channel);
-                if presence.is_empty() {
-                    self.presences.remove(&topic);
-                }
-                self.publish_diff(topic, diff);
-            }
-            PeerCommand::StateWanted { topic, target, shard } => {
-                let payload = self
-                    .presences
-                    .get(&topic)
-                    .map_or_else(|| "{}".to_owned(), Presence::state);
-                self.tell(
-                    shard,
-                    PeerCommand::State {
-                        topic,
-                        target,
-                        payload,
-                    },
-                );
-            }
-            PeerCommand::State {
-                topic,
-                target,
-                payload,
-            } => self.presence_state(&topic, target, &payload),
+            PeerCommand::Untrack { topic, channel } => self.untrack_at_home(topic, channel),
+            PeerCommand::StateWanted { topic, target, shard } => self.state_at_home(topic, target, shard),
+            PeerCommand::State { topic, target, payload } => self.presence_state(&topic, target, &payload),
         }
     }
 
@@ -250,15 +208,7 @@ impl Shard {
     // Channels.
 
     fn join(&mut self, joining: Joining) {
-        let Joining {
-            session,
-            channel,
-            topic,
-            join_ref,
-            reference,
-            response,
-            ..
-        } = joining;
+        let Joining { session, channel, topic, join_ref, reference, response, .. } = joining;
         let Some(found) = self.sessions.get_mut(&session) else {
             // The connection ended while its join was being decided.
             let _ = self.unsubscribe.send(channel);
@@ -316,21 +266,18 @@ impl Shard {
                 walcast_wire::reply(serializer, &Ref::null(), &push.reference, topic, status, response);
             return self.write(push.session, &reply);
         };
-        let target = Target {
-            session: push.session,
-            channel: channel.id,
-        };
+        let target = Target { session: push.session, channel: channel.id };
         match push.kind {
             PushKind::Leave => self.leave(&push),
             PushKind::Broadcast(payload) => {
-                let answer = ReplyTo::new(channel, &push.topic, push.reference, serializer);
+                let answer = ReplyTo::new(channel, push.reference, serializer);
                 let acknowledge = channel.acknowledge;
                 let except = (!channel.receive_own).then_some(channel.id);
                 self.broadcast(&answer, target, except, acknowledge, &payload);
             }
             PushKind::Other => {}
             kind => {
-                let answer = ReplyTo::new(channel, &push.topic, push.reference, serializer);
+                let answer = ReplyTo::new(channel, push.reference, serializer);
                 self.presence(&answer, target, kind);
             }
         }
@@ -352,14 +299,7 @@ impl Shard {
             return;
         };
         let join_ref = &channel.join_ref;
-        let reply = walcast_wire::reply(
-            serializer,
-            join_ref,
-            &push.reference,
-            &push.topic,
-            Status::Ok,
-            "{}",
-        );
+        let reply = walcast_wire::reply(serializer, join_ref, &push.reference, &push.topic, Status::Ok, "{}");
         let close = walcast_wire::channel_close(serializer, join_ref, &push.topic);
         self.write(push.session, &reply);
         self.write(push.session, &close);
@@ -384,10 +324,7 @@ impl Shard {
 
     /// Removes a channel that its session has given up from everything that knows of it.
     fn forget(&mut self, session: SessionId, channel: &Channel) {
-        let target = Target {
-            session,
-            channel: channel.id,
-        };
+        let target = Target { session, channel: channel.id };
         if let Some(members) = self.topics.get_mut(&channel.topic) {
             members.retain(|member| *member != target);
             if members.is_empty() {
@@ -396,13 +333,7 @@ impl Shard {
         }
         if channel.presence.tracked {
             let topic = Arc::clone(&channel.topic);
-            self.tell(
-                self.home(&topic),
-                PeerCommand::Untrack {
-                    topic,
-                    channel: channel.id,
-                },
-            );
+            self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: channel.id });
         }
         let _ = self.unsubscribe.send(channel.id);
     }
@@ -415,238 +346,10 @@ impl Shard {
         let Some(channel) = found.channel_by_id(message.channel) else {
             return;
         };
-        let SystemMessage {
-            extension,
-            status,
-            message: text,
-            ..
-        } = message;
-        let frame = walcast_wire::system(
-            serializer,
-            &channel.join_ref,
-            &channel.topic,
-            extension,
-            *status,
-            text,
-        );
+        let SystemMessage { extension, status, message: text, .. } = message;
+        let frame =
+            walcast_wire::system(serializer, &channel.join_ref, &channel.topic, extension, *status, text);
         self.write(message.session, &frame);
-    }
-
-    // Deliveries.
-
-    fn deliver(&mut self, deliveries: &[Delivery]) {
-        for delivery in deliveries {
-            for target in delivery.targets.iter() {
-                let Some(found) = self.sessions.get_mut(&target.session) else {
-                    continue;
-                };
-                if found.channel_by_id(target.channel).is_none() {
-                    continue;
-                }
-                let frame = delivery.frame.bytes().clone();
-                found.push(target.session, frame, &mut self.dirty, &mut self.overflowed);
-                self.counters.deliveries.fetch_add(1, Relaxed);
-            }
-        }
-    }
-
-    fn broadcast(
-        &mut self,
-        answer: &ReplyTo,
-        sender: Target,
-        except: Option<ChannelId>,
-        acknowledge: bool,
-        payload: &crate::command::BroadcastPayload,
-    ) {
-        if payload.byte_len() > self.settings.payload_bytes_max {
-            if acknowledge {
-                let frame = answer.frame(Status::Error, r#"{"reason":"payload_size_exceeded"}"#);
-                self.write(sender.session, &frame);
-            }
-            return;
-        }
-        let fanout = Arc::new(fanout_of(Arc::clone(&answer.topic), payload));
-        self.counters.broadcasts.fetch_add(1, Relaxed);
-        self.fan_out(&fanout, except);
-        for (index, shard) in self.shards.iter().enumerate() {
-            if ShardId(index) != self.id {
-                let _ = shard.peers.send(PeerCommand::Broadcast(Arc::clone(&fanout)));
-            }
-        }
-        if acknowledge {
-            self.write(sender.session, &answer.frame(Status::Ok, "{}"));
-        }
-    }
-
-    fn fan_out(&mut self, fanout: &Fanout, except: Option<ChannelId>) {
-        let Some(members) = self.topics.get(&fanout.topic) else {
-            return;
-        };
-        for member in members {
-            if Some(member.channel) == except {
-                continue;
-            }
-            let Some(found) = self.sessions.get_mut(&member.session) else {
-                continue;
-            };
-            let Some(frame) = fanout.frame(found.serializer) else {
-                continue;
-            };
-            found.push(
-                member.session,
-                frame.bytes().clone(),
-                &mut self.dirty,
-                &mut self.overflowed,
-            );
-            self.counters.deliveries.fetch_add(1, Relaxed);
-        }
-    }
-
-    // Presence.
-
-    fn presence(&mut self, answer: &ReplyTo, sender: Target, kind: PushKind) {
-        let Some(found) = self.sessions.get_mut(&sender.session) else {
-            return;
-        };
-        let Some(channel) = found.channel_by_id_mut(sender.channel) else {
-            return;
-        };
-        if !matches!(kind, PushKind::EmptyPresence)
-            && !channel
-                .presence
-                .calls
-                .allows(&self.settings.presence_calls, tokio::time::Instant::now())
-        {
-            let message = "Client presence rate limit exceeded";
-            return self.close_channel(sender.session, sender.channel, message);
-        }
-        match kind {
-            PushKind::Track(payload) => self.track(answer, sender, &payload),
-            PushKind::Untrack => {
-                channel.presence.tracked = false;
-                let topic = Arc::clone(&answer.topic);
-                self.write(sender.session, &answer.frame(Status::Ok, "{}"));
-                self.tell(
-                    self.home(&topic),
-                    PeerCommand::Untrack {
-                        topic,
-                        channel: sender.channel,
-                    },
-                );
-            }
-            PushKind::TrackNotAnObject => self.refuse_track(answer, sender),
-            PushKind::EmptyPresence => self.write(sender.session, &answer.frame(Status::Ok, "{}")),
-            _ => self.write(sender.session, &answer.frame(Status::Error, "{}")),
-        }
-    }
-
-    fn track(&mut self, answer: &ReplyTo, sender: Target, payload: &str) {
-        if payload.len() > self.settings.payload_bytes_max {
-            return self.close_channel(sender.session, sender.channel, "Track message size exceeded");
-        }
-        let Ok(members) = crate::presence::meta_members(payload) else {
-            return self.refuse_track(answer, sender);
-        };
-        let Some(found) = self.sessions.get_mut(&sender.session) else {
-            return;
-        };
-        let Some(channel) = found.channel_by_id_mut(sender.channel) else {
-            return;
-        };
-        channel.presence.tracked = true;
-        let key = channel.presence_key.clone();
-        let follows = channel.presence.follows;
-        let topic = Arc::clone(&answer.topic);
-        self.write(sender.session, &answer.frame(Status::Ok, "{}"));
-        if !follows {
-            // docs/protocol.md §7.3: clients apply diffs only once they have a state.
-            self.want_state(&topic, sender);
-        }
-        self.tell(
-            self.home(&topic),
-            PeerCommand::Track {
-                topic,
-                channel: sender.channel,
-                key,
-                members,
-            },
-        );
-    }
-
-    fn refuse_track(&mut self, answer: &ReplyTo, sender: Target) {
-        let response = walcast_wire::reason_response(TRACK_PAYLOAD_NOT_A_MAP);
-        self.write(sender.session, &answer.frame(Status::Error, &response));
-    }
-
-    fn want_state(&mut self, topic: &Arc<str>, target: Target) {
-        if let Some(channel) = self
-            .sessions
-            .get_mut(&target.session)
-            .and_then(|found| found.channel_by_id_mut(target.channel))
-        {
-            channel.presence.follows = true;
-        }
-        let shard = self.id;
-        let wanted = PeerCommand::StateWanted {
-            topic: Arc::clone(topic),
-            target,
-            shard,
-        };
-        self.tell(self.home(topic), wanted);
-    }
-
-    fn presence_state(&mut self, topic: &Arc<str>, target: Target, payload: &str) {
-        let Some(found) = self.sessions.get_mut(&target.session) else {
-            return;
-        };
-        let serializer = found.serializer;
-        let Some(channel) = found.channel_by_id_mut(target.channel) else {
-            return;
-        };
-        channel.presence.synced = true;
-        let frame = walcast_wire::push(serializer, &channel.join_ref, topic, "presence_state", payload);
-        self.write(target.session, &frame);
-    }
-
-    fn publish_diff(&mut self, topic: Arc<str>, diff: Option<crate::presence::Diff>) {
-        let Some(diff) = diff else { return };
-        let frame = |serializer| {
-            Some(walcast_wire::push(
-                serializer,
-                &Ref::null(),
-                &topic,
-                "presence_diff",
-                &diff.payload,
-            ))
-        };
-        let (v1, v2) = (frame(Serializer::V1), frame(Serializer::V2));
-        let fanout = Arc::new(Fanout { topic, v1, v2 });
-        for index in 0..self.shards.len() {
-            self.tell(ShardId(index), PeerCommand::PresenceDiff(Arc::clone(&fanout)));
-        }
-    }
-
-    fn fan_out_presence(&mut self, fanout: &Fanout) {
-        let Some(members) = self.topics.get(&fanout.topic) else {
-            return;
-        };
-        for member in members {
-            let Some(found) = self.sessions.get_mut(&member.session) else {
-                continue;
-            };
-            let synced = found
-                .channel_by_id(member.channel)
-                .is_some_and(|channel| channel.presence.synced);
-            let Some(frame) = fanout.frame(found.serializer).filter(|_| synced) else {
-                continue;
-            };
-            found.push(
-                member.session,
-                frame.bytes().clone(),
-                &mut self.dirty,
-                &mut self.overflowed,
-            );
-        }
     }
 
     // Small pieces.
@@ -669,12 +372,7 @@ impl Shard {
 
     fn write(&mut self, session: SessionId, frame: &Frame) {
         if let Some(found) = self.sessions.get_mut(&session) {
-            found.push(
-                session,
-                frame.bytes().clone(),
-                &mut self.dirty,
-                &mut self.overflowed,
-            );
+            found.push(session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
         }
     }
 }
@@ -688,7 +386,7 @@ struct ReplyTo {
 }
 
 impl ReplyTo {
-    fn new(channel: &Channel, _topic: &str, reference: Ref, serializer: Serializer) -> Self {
+    fn new(channel: &Channel, reference: Ref, serializer: Serializer) -> Self {
         ReplyTo {
             serializer,
             join_ref: channel.join_ref.clone(),
@@ -698,34 +396,6 @@ impl ReplyTo {
     }
 
     fn frame(&self, status: Status, response: &str) -> Frame {
-        walcast_wire::reply(
-            self.serializer,
-            &self.join_ref,
-            &self.reference,
-            &self.topic,
-            status,
-            response,
-        )
-    }
-}
-
-/// Makes `phx_ref`s: 16 characters, unique in the cluster by a random prefix.
-struct PresenceReferences {
-    prefix: u64,
-    next: u64,
-}
-
-impl PresenceReferences {
-    fn new() -> Self {
-        let random = uuid::Uuid::new_v4().as_u64_pair().1;
-        PresenceReferences {
-            prefix: random & 0xFFFF_FFFF,
-            next: 0,
-        }
-    }
-
-    fn next(&mut self) -> String {
-        self.next += 1;
-        format!("{:08x}{:08x}", self.prefix, self.next & 0xFFFF_FFFF)
+        walcast_wire::reply(self.serializer, &self.join_ref, &self.reference, &self.topic, status, response)
     }
 }

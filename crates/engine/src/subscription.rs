@@ -88,14 +88,8 @@ impl PlanCache {
     fn plan(&self, table: &Arc<Table>, role: &Arc<Role>, snapshot: &Arc<Snapshot>) -> Plan {
         let key = (table.oid, Arc::from(role.name.as_str()));
         // A poisoned lock means that a compilation panicked; the map itself is whole.
-        let mut plans = self
-            .plans
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(cached) = plans
-            .get(&key)
-            .filter(|cached| cached.holds_for(table, role, snapshot))
-        {
+        let mut plans = self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(cached) = plans.get(&key).filter(|cached| cached.holds_for(table, role, snapshot)) {
             return cached.plan.clone();
         }
         let plan = Plan::compile(table, role, snapshot);
@@ -103,15 +97,7 @@ impl PlanCache {
             tracing::debug!(table = %table.name, role = %role.name, ?reason, "policy compiled");
         }
         let (table, role, snapshot) = (Arc::clone(table), Arc::clone(role), Arc::clone(snapshot));
-        plans.insert(
-            key,
-            CachedPlan {
-                table,
-                role,
-                snapshot,
-                plan: plan.clone(),
-            },
-        );
+        plans.insert(key, CachedPlan { table, role, snapshot, plan: plan.clone() });
         plan
     }
 }
@@ -130,17 +116,11 @@ pub(crate) async fn resolve(
     let mut notices: Vec<String> = Vec::new();
     let mut snapshot = oracle.snapshot();
     for binding in bindings {
-        let target = binding
-            .target
-            .as_ref()
-            .map_err(|error| SubscribeError::Refused(error.to_string()))?;
+        let target = binding.target.as_ref().map_err(|error| SubscribeError::Refused(error.to_string()))?;
         if resolver.is_none() {
             snapshot = match snapshot.roles.contains_key(&*identity.role) {
                 true => snapshot,
-                false => oracle
-                    .role(&identity.role)
-                    .await
-                    .map_err(|error| refused(target, &error))?,
+                false => oracle.role(&identity.role).await.map_err(|error| refused(target, &error))?,
             };
             let role = snapshot
                 .roles
@@ -158,12 +138,8 @@ pub(crate) async fn resolve(
         let Some(resolver) = resolver.as_mut() else {
             continue;
         };
-        let tables: Vec<_> = snapshot
-            .tables
-            .values()
-            .filter(|table| target_matches(target, table))
-            .cloned()
-            .collect();
+        let tables: Vec<_> =
+            snapshot.tables.values().filter(|table| target_matches(target, table)).cloned().collect();
         if tables.is_empty() {
             return Err(SubscribeError::Refused(format!(
                 "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for \
@@ -181,11 +157,7 @@ pub(crate) async fn resolve(
             placements.push(placement);
         }
     }
-    Ok(Resolved {
-        placements,
-        notices,
-        snapshot_version: snapshot.version,
-    })
+    Ok(Resolved { placements, notices, snapshot_version: snapshot.version })
 }
 
 struct Resolver<'a> {
@@ -207,9 +179,7 @@ impl Resolver<'_> {
         let (plan, bound) = self.bound_plan(target, table).await?;
         let readable = plan.readable();
         let may_read = |name: &str| {
-            table
-                .column_index(name)
-                .filter(|&index| readable.get(index).copied().unwrap_or(false))
+            table.column_index(name).filter(|&index| readable.get(index).copied().unwrap_or(false))
         };
         let mut conditions = Vec::with_capacity(target.filter.len());
         for condition in &target.filter {
@@ -236,10 +206,7 @@ impl Resolver<'_> {
         }
         let shown = |index: &usize| {
             let column = &table.columns[*index];
-            let selected = target
-                .select
-                .as_ref()
-                .is_none_or(|select| select.contains(&column.name));
+            let selected = target.select.as_ref().is_none_or(|select| select.contains(&column.name));
             readable.get(*index).copied().unwrap_or(false) && (selected || column.primary_key)
         };
         let reads_key = table
@@ -268,11 +235,7 @@ impl Resolver<'_> {
             return Ok(found.clone());
         }
         let plan = self.plans.plan(table, &self.role, &self.snapshot);
-        let Identity {
-            role,
-            claims,
-            claims_json,
-        } = self.identity;
+        let Identity { role, claims, claims_json } = self.identity;
         let foreign = match plan.foreign_constants() {
             [] => Vec::new(),
             expressions => self
@@ -311,12 +274,7 @@ fn filter_condition(column: usize, condition: &Condition) -> FilterCondition {
         ConditionValue::One(value) => FilterValue::One(value.clone()),
         ConditionValue::List(values) => FilterValue::List(values.clone()),
     };
-    FilterCondition {
-        column,
-        operator,
-        negated: condition.negated,
-        value,
-    }
+    FilterCondition { column, operator, negated: condition.negated, value }
 }
 
 /// What a subscriber to deletes must know of a table whose deletes can not be judged by their key alone.

@@ -89,16 +89,9 @@ impl Audiences {
                 .entry(audience_key(placement))
                 .or_default();
             if is_only_one(placements, placement) {
-                audience
-                    .groups
-                    .entry(group_key(address, placement))
-                    .or_default()
-                    .insert(address);
+                audience.groups.entry(group_key(address, placement)).or_default().insert(address);
             } else {
-                audience.shared.push(SharedBinding {
-                    channel: address.target.channel,
-                    placement: index,
-                });
+                audience.shared.push(SharedBinding { channel: address.target.channel, placement: index });
             }
         }
     }
@@ -121,9 +114,7 @@ impl Audiences {
                     }
                 }
             } else {
-                audience
-                    .shared
-                    .retain(|binding| binding.channel != address.target.channel);
+                audience.shared.retain(|binding| binding.channel != address.target.channel);
             }
             if audience.groups.is_empty() && audience.shared.is_empty() {
                 audiences.remove(&key);
@@ -154,11 +145,7 @@ impl Group {
 }
 
 fn is_only_one(placements: &[Placement], placement: &Placement) -> bool {
-    placements
-        .iter()
-        .filter(|other| other.table.oid == placement.table.oid)
-        .count()
-        == 1
+    placements.iter().filter(|other| other.table.oid == placement.table.oid).count() == 1
 }
 
 fn audience_key(placement: &Placement) -> AudienceKey {

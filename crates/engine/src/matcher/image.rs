@@ -28,10 +28,7 @@ impl BoundRelation {
     pub(super) fn new(relation: &Relation, table: &Arc<Table>, snapshot: &Snapshot) -> Self {
         let types = &snapshot.types;
         let found = |column: &walcast_policy::schema::Column| {
-            relation
-                .columns
-                .iter()
-                .position(|logged| logged.name == column.name)
+            relation.columns.iter().position(|logged| logged.name == column.name)
         };
         let tuple_index: Vec<_> = table.columns.iter().map(found).collect();
         let known = |logged: &walcast_pgoutput::RelationColumn| {
@@ -45,19 +42,11 @@ impl BoundRelation {
                 .iter()
                 .map(|index| index.is_some_and(|index| relation.columns[index].key))
                 .collect(),
-            shapes: table
-                .columns
-                .iter()
-                .map(|column| shape_of(types, types.get(column.type_oid)))
-                .collect(),
+            shapes: table.columns.iter().map(|column| shape_of(types, types.get(column.type_oid))).collect(),
             type_names: table
                 .columns
                 .iter()
-                .map(|column| {
-                    types
-                        .get(column.type_oid)
-                        .map_or_else(String::new, |found| found.name.clone())
-                })
+                .map(|column| types.get(column.type_oid).map_or_else(String::new, |found| found.name.clone()))
                 .collect(),
             complete: relation.columns.iter().all(known) && relation.name == table.name,
             tuple_index,
@@ -124,24 +113,14 @@ impl<'a> ChangeImages<'a> {
                         *value = before;
                     }
                 }
-                ChangeImages {
-                    kind: ChangeKind::Update,
-                    new: Some(new),
-                    old: Some(old),
-                    old_is_full,
-                }
+                ChangeImages { kind: ChangeKind::Update, new: Some(new), old: Some(old), old_is_full }
             }
             RowChange::Delete { old } => {
                 let (old, old_is_full) = match old {
                     OldTuple::Full(old) => (relation.row(old), true),
                     OldTuple::Key(old) => (relation.key_row(old), false),
                 };
-                ChangeImages {
-                    kind: ChangeKind::Delete,
-                    new: None,
-                    old: Some(old),
-                    old_is_full,
-                }
+                ChangeImages { kind: ChangeKind::Delete, new: None, old: Some(old), old_is_full }
             }
         }
     }
@@ -172,16 +151,10 @@ fn shape_of(types: &Types, found: Option<&Type>) -> Shape {
         TypeKind::Domain { base } => shape_of(types, types.get(*base)),
         TypeKind::Array { element, delimiter } => {
             let element = Box::new(shape_of(types, types.get(*element)));
-            Shape::Array {
-                element,
-                delimiter: *delimiter,
-            }
+            Shape::Array { element, delimiter: *delimiter }
         }
         TypeKind::Composite { fields } => Shape::Composite(
-            fields
-                .iter()
-                .map(|(name, field)| (name.clone(), shape_of(types, types.get(*field))))
-                .collect(),
+            fields.iter().map(|(name, field)| (name.clone(), shape_of(types, types.get(*field)))).collect(),
         ),
     }
 }

@@ -63,11 +63,7 @@ pub(super) struct Judge {
 
 impl Judge {
     pub(super) fn new(oracle: Arc<dyn Oracle>, counters: Arc<Counters>) -> Self {
-        Judge {
-            oracle,
-            counters,
-            reported: HashSet::new(),
-        }
+        Judge { oracle, counters, reported: HashSet::new() }
     }
 
     /// One answer for each case, in their order. What fails is a no.
@@ -107,32 +103,21 @@ impl Judge {
         together: &[usize],
         answers: &mut [bool],
     ) {
-        let Some(expression) = together
-            .first()
-            .and_then(|&index| cases[index].decider.question())
-        else {
+        let Some(expression) = together.first().and_then(|&index| cases[index].decider.question()) else {
             return;
         };
         let mut claims: Vec<Arc<str>> = Vec::new();
         let mut claims_index = Vec::with_capacity(together.len());
         for &index in together {
             let wanted = cases[index].claims;
-            let known = claims
-                .iter()
-                .position(|known| known == wanted)
-                .unwrap_or_else(|| {
-                    claims.push(Arc::clone(wanted));
-                    claims.len() - 1
-                });
+            let known = claims.iter().position(|known| known == wanted).unwrap_or_else(|| {
+                claims.push(Arc::clone(wanted));
+                claims.len() - 1
+            });
             claims_index.push(known);
         }
         let role = cases[together[0]].role;
-        let question = Question {
-            role,
-            table: exhibit.table,
-            row: exhibit.row,
-            expression,
-        };
+        let question = Question { role, table: exhibit.table, row: exhibit.row, expression };
         self.counters.oracle_questions.fetch_add(1, Relaxed);
         let verdicts = match self.oracle.decide(question, &claims).await {
             Ok(verdicts) => verdicts,
@@ -150,11 +135,7 @@ impl Judge {
     }
 
     fn report_missing(&mut self, exhibit: Exhibit<'_>, column: usize) {
-        let name = exhibit
-            .table
-            .columns
-            .get(column)
-            .map_or("?", |column| &column.name);
+        let name = exhibit.table.columns.get(column).map_or("?", |column| &column.name);
         let reason = format!(
             "the decision needs column \"{name}\", which the log does not carry for this change; \
              REPLICA IDENTITY FULL makes it"

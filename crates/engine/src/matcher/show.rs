@@ -44,26 +44,16 @@ impl<'a> Bodies<'a> {
         commit_time: PgTimestamp,
         record_bytes_max: usize,
     ) -> Self {
-        Bodies {
-            relation,
-            images,
-            commit_time,
-            record_bytes_max,
-            encoded: Vec::new(),
-        }
+        Bodies { relation, images, commit_time, record_bytes_max, encoded: Vec::new() }
     }
 
     /// The JSON of `data` for a view.
     pub(super) fn of(&mut self, view: &View) -> &[u8] {
-        let place = self
-            .encoded
-            .iter()
-            .position(|(known, _)| known == view)
-            .unwrap_or_else(|| {
-                let body = self.encode(view);
-                self.encoded.push((view.clone(), body));
-                self.encoded.len() - 1
-            });
+        let place = self.encoded.iter().position(|(known, _)| known == view).unwrap_or_else(|| {
+            let body = self.encode(view);
+            self.encoded.push((view.clone(), body));
+            self.encoded.len() - 1
+        });
         &self.encoded[place].1
     }
 
@@ -84,29 +74,19 @@ impl<'a> Bodies<'a> {
                 Datum::Text(text) => Some(text),
             };
             let name = table.columns[index].name.as_str();
-            Some(Field {
-                name,
-                shape: &self.relation.shapes[index],
-                text,
-            })
+            Some(Field { name, shape: &self.relation.shapes[index], text })
         };
-        let record: Option<Vec<_>> = self.images.new.as_ref().map(|row| {
-            shown
-                .iter()
-                .filter_map(|&index| field(index, row.get(index)))
-                .collect()
-        });
+        let record: Option<Vec<_>> = self
+            .images
+            .new
+            .as_ref()
+            .map(|row| shown.iter().filter_map(|&index| field(index, row.get(index))).collect());
         let old_record: Option<Vec<_>> = self.images.old.as_ref().map(|row| {
             let kept = |index: &usize| match view.old {
                 OldRecord::Identity => self.images.old_is_full || table.columns[*index].identity,
                 OldRecord::Key => table.columns[*index].primary_key,
             };
-            shown
-                .iter()
-                .copied()
-                .filter(kept)
-                .filter_map(|index| field(index, row.get(index)))
-                .collect()
+            shown.iter().copied().filter(kept).filter_map(|index| field(index, row.get(index))).collect()
         });
         let body = ChangeBody {
             schema: &table.schema,
