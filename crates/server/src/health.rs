@@ -1,0 +1,215 @@
+//! Whether the process lives, and whether it does its work.
+//!
+//! `/healthz` answers while the process can answer at all; `/readyz` tells the truth about the replication stream and
+//! the catalog. Sockets stay up while a server is not ready: restarting it would not mend the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use axum::Router;
+use serde_json::{Value, json};
+
+use crate::redact::redact_text;
+
+/// Where the answers come from. Asked at every request, so it must be cheap and must not wait.
+pub trait HealthSource: Send + Sync + 'static {
+    /// How things stand now.
+    fn report(&self) -> HealthReport;
+}
+
+/// How things stand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HealthReport {
+    /// The replication stream.
+    pub replication: ReplicationHealth,
+    /// Bytes of log that Postgres has sent and we have not confirmed; `None` before the first byte.
+    pub lag_bytes: Option<u64>,
+    /// Time since the catalog was last known to be right; `None` before it was read.
+    pub catalog_age: Option<Duration>,
+    /// A catalog older than this can not be relied on.
+    pub catalog_age_max: Duration,
+    /// The server is on its way out and takes no new clients.
+    pub stopping: bool,
+}
+
+/// The state of the replication stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplicationHealth {
+    /// No connection yet.
+    Connecting,
+    /// Changes flow.
+    Streaming,
+    /// The connection broke and is being tried again.
+    Broken {
+        /// Why.
+        error: String,
+    },
+    /// Ended for good.
+    Stopped,
+}
+
+impl ReplicationHealth {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Streaming => "streaming",
+            Self::Broken { .. } => "broken",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl HealthReport {
+    /// Why the server is not ready, one sentence each; none when it is.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.stopping {
+            problems.push("the server is stopping".to_owned());
+        }
+        match &self.replication {
+            ReplicationHealth::Streaming => {}
+            ReplicationHealth::Connecting => problems.push("replication is still connecting".to_owned()),
+            ReplicationHealth::Stopped => problems.push("replication has stopped".to_owned()),
+            ReplicationHealth::Broken { error } => {
+                problems.push(format!("replication is broken: {}", redact_text(error)));
+            }
+        }
+        match self.catalog_age {
+            None => problems.push("the catalog has not been read".to_owned()),
+            Some(age) if age > self.catalog_age_max => {
+                problems.push(format!("the catalog was last checked {} seconds ago", age.as_secs()));
+            }
+            Some(_) => {}
+        }
+        problems
+    }
+
+    fn json(&self, problems: &[String]) -> Value {
+        let mut replication = json!({"status": self.replication.word(), "lag_bytes": self.lag_bytes});
+        if let ReplicationHealth::Broken { error } = &self.replication {
+            replication["error"] = json!(redact_text(error));
+        }
+        json!({
+            "ready": problems.is_empty(),
+            "replication": replication,
+            "catalog": {"age_seconds": self.catalog_age.map(|age| age.as_secs())},
+            "problems": problems,
+        })
+    }
+}
+
+/// `GET /healthz` and `/readyz`, and `/healthcheck` as the reference server has it (docs/protocol.md §11.1).
+pub fn router(source: Arc<dyn HealthSource>) -> Router {
+    Router::new()
+        .route("/healthz", get(alive))
+        .route("/healthcheck", get(alive))
+        .route("/readyz", get(ready))
+        .with_state(source)
+}
+
+/// Whether a request is one of the above, for a log that leaves them out.
+pub fn is_health_path(path: &str) -> bool {
+    matches!(path, "/healthz" | "/healthcheck" | "/readyz")
+}
+
+async fn alive() -> &'static str {
+    "ok"
+}
+
+async fn ready(State(source): State<Arc<dyn HealthSource>>) -> Response {
+    let report = source.report();
+    let problems = report.problems();
+    let status = if problems.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(report.json(&problems))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::{Method, Request};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    struct Fixed(HealthReport);
+
+    impl HealthSource for Fixed {
+        fn report(&self) -> HealthReport {
+            self.0.clone()
+        }
+    }
+
+    fn well() -> HealthReport {
+        HealthReport {
+            replication: ReplicationHealth::Streaming,
+            lag_bytes: Some(120),
+            catalog_age: Some(Duration::from_secs(3)),
+            catalog_age_max: Duration::from_secs(60),
+            stopping: false,
+        }
+    }
+
+    async fn ask(method: Method, path: &str, report: HealthReport) -> (StatusCode, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = router(Arc::new(Fixed(report))).oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn readiness(report: HealthReport) -> (StatusCode, Value) {
+        let (status, body) = ask(Method::GET, "/readyz", report).await;
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_streaming_server_with_a_fresh_catalog_is_ready() {
+        let (status, body) = readiness(well()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(
+            body,
+            json!({"ready": true, "replication": {"status": "streaming", "lag_bytes": 120},
+                   "catalog": {"age_seconds": 3}, "problems": []})
+        );
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_told_with_its_reason_and_without_passwords() {
+        let error = "cannot reach postgres://ana:hidden@db/app".to_owned();
+        let (status, body) =
+            readiness(HealthReport { replication: ReplicationHealth::Broken { error }, ..well() }).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(body["replication"]["status"], "broken");
+        let text = body.to_string();
+        assert!(text.contains("cannot reach") && !text.contains("hidden"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn everything_that_keeps_clients_waiting_is_not_ready() {
+        for report in [
+            HealthReport { replication: ReplicationHealth::Connecting, ..well() },
+            HealthReport { replication: ReplicationHealth::Stopped, ..well() },
+            HealthReport { catalog_age: None, ..well() },
+            HealthReport { catalog_age: Some(Duration::from_secs(61)), ..well() },
+            HealthReport { stopping: true, ..well() },
+        ] {
+            let (status, body) = readiness(report.clone()).await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{report:?}");
+            assert_eq!(body["problems"].as_array().unwrap().len(), 1, "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_not_ready_still_lives() {
+        let report = HealthReport { replication: ReplicationHealth::Stopped, ..well() };
+        for path in ["/healthz", "/healthcheck"] {
+            assert!(is_health_path(path));
+            assert_eq!(ask(Method::GET, path, report.clone()).await, (StatusCode::OK, "ok".to_owned()));
+            assert_eq!(ask(Method::HEAD, path, report.clone()).await, (StatusCode::OK, String::new()));
+        }
+    }
+}
