@@ -89,37 +89,23 @@ async fn scram(
     let offered = mechanisms(offer)?;
     let (used, binding) = choose(&offered, settings, transport)?;
     let mut exchange = ScramSha256::new(password(settings)?, binding);
-    let mechanism = if used == Authentication::ScramSha256Plus {
-        SCRAM_SHA_256_PLUS
-    } else {
-        SCRAM_SHA_256
-    };
+    let mechanism = if used == Authentication::ScramSha256Plus { SCRAM_SHA_256_PLUS } else { SCRAM_SHA_256 };
 
     let mut message = BytesMut::new();
     frontend::sasl_initial_response(mechanism, exchange.message(), &mut message)
         .map_err(ReplicationError::Scram)?;
-    socket
-        .send(&message)
-        .await
-        .map_err(ReplicationError::Connection)?;
+    socket.send(&message).await.map_err(ReplicationError::Connection)?;
 
     let Message::AuthenticationSaslContinue(body) = next_message(socket, settings).await? else {
-        return Err(ReplicationError::protocol(
-            "expected the continuation of the SASL exchange",
-        ));
+        return Err(ReplicationError::protocol("expected the continuation of the SASL exchange"));
     };
     exchange.update(body.data()).map_err(ReplicationError::Scram)?;
     message.clear();
     frontend::sasl_response(exchange.message(), &mut message).map_err(ReplicationError::Scram)?;
-    socket
-        .send(&message)
-        .await
-        .map_err(ReplicationError::Connection)?;
+    socket.send(&message).await.map_err(ReplicationError::Connection)?;
 
     let Message::AuthenticationSaslFinal(body) = next_message(socket, settings).await? else {
-        return Err(ReplicationError::protocol(
-            "expected the end of the SASL exchange",
-        ));
+        return Err(ReplicationError::protocol("expected the end of the SASL exchange"));
     };
     // The server's proof that it knows the password too.
     exchange.finish(body.data()).map_err(ReplicationError::Scram)?;
@@ -140,9 +126,11 @@ fn choose(
 ) -> Result<(Authentication, ChannelBinding), ReplicationError> {
     let offers = |mechanism: &str| offered.iter().any(|name| name == mechanism);
     let digest = match transport {
-        Transport::Tls {
-            server_end_point: Some(digest),
-        } if settings.channel_binding != ChannelBindingMode::Disable => Some(digest),
+        Transport::Tls { server_end_point: Some(digest) }
+            if settings.channel_binding != ChannelBindingMode::Disable =>
+        {
+            Some(digest)
+        }
         _ => None,
     };
     match digest {
@@ -171,16 +159,11 @@ async fn next_message(
         let frame = socket.frame().await?;
         match frame.tag() {
             b'E' => {
-                return Err(refusal::of_login(
-                    settings,
-                    ServerError::parse(&frame.into_body()),
-                ));
+                return Err(refusal::of_login(settings, ServerError::parse(&frame.into_body())));
             }
             b'N' => {}
             _ => {
-                return frame
-                    .parse()
-                    .map_err(|error| ReplicationError::protocol(error.to_string()));
+                return frame.parse().map_err(|error| ReplicationError::protocol(error.to_string()));
             }
         }
     }
@@ -193,14 +176,8 @@ async fn send_password(socket: &mut FramedSocket, password: &[u8]) -> Result<(),
 }
 
 fn password(settings: &ConnectionSettings) -> Result<&[u8], ReplicationError> {
-    let missing = || ReplicationError::MissingPassword {
-        user: settings.user.clone(),
-    };
-    settings
-        .password
-        .as_ref()
-        .map(|password| password.reveal().as_bytes())
-        .ok_or_else(missing)
+    let missing = || ReplicationError::MissingPassword { user: settings.user.clone() };
+    settings.password.as_ref().map(|password| password.reveal().as_bytes()).ok_or_else(missing)
 }
 
 fn refuse_unbound(settings: &ConnectionSettings, reason: &'static str) -> Result<(), ReplicationError> {
@@ -211,10 +188,7 @@ fn refuse_unbound(settings: &ConnectionSettings, reason: &'static str) -> Result
 }
 
 fn unsupported(settings: &ConnectionSettings, method: &str) -> ReplicationError {
-    ReplicationError::UnsupportedAuthentication {
-        user: settings.user.clone(),
-        method: method.to_owned(),
-    }
+    ReplicationError::UnsupportedAuthentication { user: settings.user.clone(), method: method.to_owned() }
 }
 
 #[cfg(test)]
@@ -228,9 +202,7 @@ mod tests {
     }
 
     fn tls() -> Transport {
-        Transport::Tls {
-            server_end_point: Some(vec![1, 2, 3]),
-        }
+        Transport::Tls { server_end_point: Some(vec![1, 2, 3]) }
     }
 
     fn chosen(offered: &[&str], parameters: &str, transport: &Transport) -> Result<Authentication, String> {
@@ -302,10 +274,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_extends_a_foreign_nonce_is_refused() {
-        let answers: &[&[u8]] = &[
-            b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0",
-            b"R\0\0\0\x1f\0\0\0\x0br=foreign,s=QUJD,i=4096",
-        ];
+        let answers: &[&[u8]] =
+            &[b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0", b"R\0\0\0\x1f\0\0\0\x0br=foreign,s=QUJD,i=4096"];
         let (result, _) = log_in(answers, "").await;
         assert!(result.unwrap_err().contains("nonce"));
     }
@@ -320,27 +290,12 @@ mod tests {
     fn binding_is_used_exactly_when_both_sides_can() {
         let both = [SCRAM_SHA_256_PLUS, SCRAM_SHA_256];
         assert_eq!(chosen(&both, "", &tls()), Ok(Authentication::ScramSha256Plus));
-        assert_eq!(
-            chosen(&both, "", &Transport::Plain),
-            Ok(Authentication::ScramSha256)
-        );
-        assert_eq!(
-            chosen(&both, "channel_binding=disable", &tls()),
-            Ok(Authentication::ScramSha256)
-        );
-        assert_eq!(
-            chosen(&[SCRAM_SHA_256], "", &tls()),
-            Ok(Authentication::ScramSha256)
-        );
-        let no_digest = Transport::Tls {
-            server_end_point: None,
-        };
+        assert_eq!(chosen(&both, "", &Transport::Plain), Ok(Authentication::ScramSha256));
+        assert_eq!(chosen(&both, "channel_binding=disable", &tls()), Ok(Authentication::ScramSha256));
+        assert_eq!(chosen(&[SCRAM_SHA_256], "", &tls()), Ok(Authentication::ScramSha256));
+        let no_digest = Transport::Tls { server_end_point: None };
         assert_eq!(chosen(&both, "", &no_digest), Ok(Authentication::ScramSha256));
         assert!(chosen(&both, "channel_binding=require", &no_digest).is_err());
-        assert!(
-            chosen(&["OAUTHBEARER"], "", &tls())
-                .unwrap_err()
-                .contains("OAUTHBEARER")
-        );
+        assert!(chosen(&["OAUTHBEARER"], "", &tls()).unwrap_err().contains("OAUTHBEARER"));
     }
 }

@@ -30,6 +30,10 @@ enum Hash {
     Sha512,
 }
 
+// Raised to SHA-256 by RFC 5929, as MD5 and SHA-1 are no hash functions to rely on.
+const RSA_MD5: &str = "1.2.840.113549.1.1.4";
+const RSA_SHA1: &str = "1.2.840.113549.1.1.5";
+const ECDSA_SHA1: &str = "1.2.840.10045.4.1";
 const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 
 fn hash_of(signature: &AlgorithmIdentifierOwned) -> Option<Hash> {
@@ -38,10 +42,10 @@ fn hash_of(signature: &AlgorithmIdentifierOwned) -> Option<Hash> {
     }
     // RFC 3279, 4055 and 5758.
     match signature.oid.to_string().as_str() {
-        // MD5 and SHA-1 are raised to SHA-256 by RFC 5929: RSA with either, ECDSA with SHA-1.
-        "1.2.840.113549.1.1.4" | "1.2.840.113549.1.1.5" | "1.2.840.10045.4.1" => Some(Hash::Sha256),
         "1.2.840.113549.1.1.14" | "1.2.840.10045.4.3.1" => Some(Hash::Sha224),
-        "1.2.840.113549.1.1.11" | "1.2.840.10045.4.3.2" => Some(Hash::Sha256),
+        "1.2.840.113549.1.1.11" | "1.2.840.10045.4.3.2" | RSA_MD5 | RSA_SHA1 | ECDSA_SHA1 => {
+            Some(Hash::Sha256)
+        }
         "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => Some(Hash::Sha384),
         "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => Some(Hash::Sha512),
         _ => None,

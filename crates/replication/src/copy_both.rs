@@ -9,11 +9,7 @@ use walcast_pgoutput::{Lsn, PgTimestamp};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FromServer {
     /// `XLogData`: one message of the output plugin.
-    Data {
-        wal_start: Lsn,
-        wal_end: Lsn,
-        payload: Bytes,
-    },
+    Data { wal_start: Lsn, wal_end: Lsn, payload: Bytes },
     /// Primary keep-alive. `reply_requested`: an answer is expected at once, or the server ends the connection.
     KeepAlive { wal_end: Lsn, reply_requested: bool },
 }
@@ -26,11 +22,7 @@ pub(crate) enum CopyDataError {
     #[error("CopyData of type 0x{0:02x}, expected 'w' (XLogData) or 'k' (keep-alive)")]
     UnknownType(u8),
     #[error("CopyData of type '{kind}' has {actual} bytes, expected at least {expected}")]
-    Short {
-        kind: char,
-        actual: usize,
-        expected: usize,
-    },
+    Short { kind: char, actual: usize, expected: usize },
 }
 
 /// Type byte, start, end, server clock.
@@ -48,31 +40,16 @@ impl FromServer {
                 let wal_start = Lsn(body.get_u64());
                 let wal_end = Lsn(body.get_u64());
                 body.advance(8);
-                Ok(FromServer::Data {
-                    wal_start,
-                    wal_end,
-                    payload: body,
-                })
+                Ok(FromServer::Data { wal_start, wal_end, payload: body })
             }
             Some(b'k') if actual >= KEEP_ALIVE_BYTES => {
                 body.advance(1);
                 let wal_end = Lsn(body.get_u64());
                 body.advance(8);
-                Ok(FromServer::KeepAlive {
-                    wal_end,
-                    reply_requested: body.get_u8() != 0,
-                })
+                Ok(FromServer::KeepAlive { wal_end, reply_requested: body.get_u8() != 0 })
             }
-            Some(b'w') => Err(CopyDataError::Short {
-                kind: 'w',
-                actual,
-                expected: DATA_HEADER_BYTES,
-            }),
-            Some(b'k') => Err(CopyDataError::Short {
-                kind: 'k',
-                actual,
-                expected: KEEP_ALIVE_BYTES,
-            }),
+            Some(b'w') => Err(CopyDataError::Short { kind: 'w', actual, expected: DATA_HEADER_BYTES }),
+            Some(b'k') => Err(CopyDataError::Short { kind: 'k', actual, expected: KEEP_ALIVE_BYTES }),
             Some(other) => Err(CopyDataError::UnknownType(*other)),
         }
     }
@@ -96,9 +73,7 @@ pub(crate) fn status_update(confirmed: Lsn, now: PgTimestamp, reply_requested: b
 
 /// The present moment as the replication protocol counts it. The server only shows it (`pg_stat_replication.reply_time`).
 pub(crate) fn now() -> PgTimestamp {
-    let since_unix_epoch = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_unix_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     PgTimestamp::from_unix_microseconds(i64::try_from(since_unix_epoch.as_micros()).unwrap_or(i64::MAX))
 }
 
@@ -124,20 +99,14 @@ mod tests {
     #[test]
     fn a_keep_alive_says_whether_it_wants_an_answer() {
         let body = Bytes::from_static(b"k\0\0\0\0\0\0\0\x2a\0\0\0\0\0\0\0\x01\x01");
-        let expected = FromServer::KeepAlive {
-            wal_end: Lsn(42),
-            reply_requested: true,
-        };
+        let expected = FromServer::KeepAlive { wal_end: Lsn(42), reply_requested: true };
         assert_eq!(FromServer::parse(body).unwrap(), expected);
     }
 
     #[test]
     fn damaged_messages_are_refused_with_what_was_expected() {
-        let refusal = |bytes: &'static [u8]| {
-            FromServer::parse(Bytes::from_static(bytes))
-                .unwrap_err()
-                .to_string()
-        };
+        let refusal =
+            |bytes: &'static [u8]| FromServer::parse(Bytes::from_static(bytes)).unwrap_err().to_string();
         assert_eq!(refusal(b""), "an empty CopyData message");
         assert!(refusal(b"x").contains("0x78"));
         assert!(refusal(b"w\0\0").contains("has 3 bytes, expected at least 25"));

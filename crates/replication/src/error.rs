@@ -104,7 +104,7 @@ pub enum ReplicationError {
     /// The SCRAM exchange broke a rule, for example the server could not prove that it knows the password.
     #[error("the password exchange with PostgreSQL failed: {0}")]
     Scram(io::Error),
-    /// No line of pg_hba.conf lets us in.
+    /// No line of `pg_hba.conf` lets us in.
     #[error(
         "{error}: add the line 'host {database} {user} <address of walcast>/32 scram-sha-256' to pg_hba.conf and \
          run SELECT pg_reload_conf()"
@@ -115,7 +115,7 @@ pub enum ReplicationError {
         /// The role.
         user: String,
         /// What the server said.
-        error: ServerError,
+        error: Box<ServerError>,
     },
     /// The role does not exist or may not log in.
     #[error(
@@ -125,7 +125,7 @@ pub enum ReplicationError {
         /// The role as SQL writes it.
         identifier: String,
         /// What the server said.
-        error: ServerError,
+        error: Box<ServerError>,
     },
     /// The database does not exist.
     #[error(
@@ -145,7 +145,7 @@ pub enum ReplicationError {
         /// The role as SQL writes it.
         user: String,
         /// What the server said.
-        error: ServerError,
+        error: Box<ServerError>,
     },
     /// The role may not replicate.
     #[error(
@@ -165,7 +165,7 @@ pub enum ReplicationError {
     )]
     NoFreeWalSender {
         /// What the server said.
-        error: ServerError,
+        error: Box<ServerError>,
     },
     /// No free connection.
     #[error(
@@ -174,7 +174,7 @@ pub enum ReplicationError {
     )]
     NoFreeConnection {
         /// What the server said.
-        error: ServerError,
+        error: Box<ServerError>,
     },
 
     /// The log does not carry what logical decoding needs.
@@ -207,7 +207,7 @@ pub enum ReplicationError {
         /// The slot.
         slot: String,
         /// What the server said.
-        error: ServerError,
+        error: Box<ServerError>,
     },
     /// Every slot is taken.
     #[error(
@@ -271,7 +271,7 @@ pub enum ReplicationError {
         /// What we wanted.
         action: &'static str,
         /// What the server said.
-        error: ServerError,
+        error: Box<ServerError>,
     },
     /// The server ends the session while streaming, for example because it shuts down.
     #[error("PostgreSQL ended the stream: {0}")]
@@ -325,10 +325,7 @@ impl ReplicationError {
 /// SQLSTATE classes that pass by themselves: connection trouble, resources, an operator's intervention (the server
 /// starts up or shuts down), a system or internal error.
 fn is_transient(code: &str) -> bool {
-    ["08", "53", "57", "58", "XX"]
-        .iter()
-        .any(|class| code.starts_with(class))
-        || code == "55006"
+    ["08", "53", "57", "58", "XX"].iter().any(|class| code.starts_with(class)) || code == "55006"
 }
 
 impl From<FrameError> for ReplicationError {
@@ -347,14 +344,8 @@ mod tests {
     use super::*;
 
     fn server(code: &str) -> ReplicationError {
-        let error = ServerError {
-            code: code.to_owned(),
-            ..ServerError::default()
-        };
-        ReplicationError::Server {
-            action: "log in",
-            error,
-        }
+        let error = ServerError { code: code.to_owned(), ..ServerError::default() };
+        ReplicationError::Server { action: "log in", error: Box::new(error) }
     }
 
     #[test]
@@ -365,14 +356,7 @@ mod tests {
 
     #[test]
     fn a_slot_in_use_names_the_process_and_the_sql() {
-        let message = ReplicationError::SlotInUse {
-            slot: "s".to_owned(),
-            pid: Some(42),
-        }
-        .to_string();
-        assert!(
-            message.contains("process 42") && message.contains("pg_terminate_backend(42)"),
-            "{message}"
-        );
+        let message = ReplicationError::SlotInUse { slot: "s".to_owned(), pid: Some(42) }.to_string();
+        assert!(message.contains("process 42") && message.contains("pg_terminate_backend(42)"), "{message}");
     }
 }

@@ -11,8 +11,8 @@ pub enum Event {
     Restarted {
         /// Changes committed after this position come.
         since: Lsn,
-        /// The slot had vanished and was made anew: changes between the last confirmed position and `since` are
-        /// lost. Never set on the first connection.
+        /// The slot had vanished and was made anew, or another consumer moved it on: changes between the last
+        /// confirmed position and `since` are lost to us. Never set on the first connection.
         gap: bool,
     },
     /// One message of the `pgoutput` plugin.
@@ -24,8 +24,8 @@ pub enum Event {
         /// The message, to be decoded by `walcast-pgoutput`. It shares the read buffer.
         payload: Bytes,
     },
-    /// The server has nothing for us up to here. A consumer that holds nothing back confirms it, so that an idle
-    /// slot holds no log.
+    /// The server has nothing for us up to here. A consumer that holds nothing back and is not inside a transaction
+    /// confirms it, so that an idle slot holds no log.
     KeepAlive {
         /// Everything before this position has been sent, or was not for us.
         wal_end: Lsn,

@@ -50,11 +50,7 @@ pub(crate) enum FrameError {
 impl FramedSocket {
     /// `message_bytes_max` bounds one message with its header, and so the memory a server can make us take.
     pub(crate) fn new(socket: Box<dyn Socket>, message_bytes_max: usize) -> Self {
-        FramedSocket {
-            socket,
-            buffer: BytesMut::new(),
-            message_bytes_max,
-        }
+        FramedSocket { socket, buffer: BytesMut::new(), message_bytes_max }
     }
 
     /// The next message that has arrived completely, without waiting.
@@ -71,9 +67,7 @@ impl FramedSocket {
     /// Waits until more bytes have arrived. Dropping the future loses nothing.
     pub(crate) async fn read_more(&mut self) -> Result<(), FrameError> {
         // A large message gets its room at once instead of by doubling.
-        let missing = self
-            .announced_bytes()?
-            .map_or(0, |total| total.saturating_sub(self.buffer.len()));
+        let missing = self.announced_bytes()?.map_or(0, |total| total.saturating_sub(self.buffer.len()));
         if self.buffer.capacity() - self.buffer.len() < missing.max(READ_BYTES_MIN) {
             self.buffer.reserve(missing.max(READ_BYTES));
         }
@@ -117,10 +111,7 @@ impl FramedSocket {
         let total = u64::from(length) + 1;
         match usize::try_from(total) {
             Ok(total) if total <= self.message_bytes_max => Ok(Some(total)),
-            _ => Err(FrameError::TooLarge {
-                bytes: total,
-                limit: self.message_bytes_max,
-            }),
+            _ => Err(FrameError::TooLarge { bytes: total, limit: self.message_bytes_max }),
         }
     }
 }
@@ -184,13 +175,7 @@ mod tests {
     async fn a_message_above_the_limit_is_an_error_before_it_is_read() {
         let (mut server, mut socket) = pair(100);
         server.write_all(b"d\0\0\0\x64").await.unwrap();
-        assert!(matches!(
-            socket.frame().await,
-            Err(FrameError::TooLarge {
-                bytes: 101,
-                limit: 100
-            })
-        ));
+        assert!(matches!(socket.frame().await, Err(FrameError::TooLarge { bytes: 101, limit: 100 })));
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ impl QueryError {
     /// For a query that has no refusal of its own.
     pub(crate) fn during(self, action: &'static str) -> ReplicationError {
         match self {
-            QueryError::Refused(error) => ReplicationError::Server { action, error },
+            QueryError::Refused(error) => ReplicationError::Server { action, error: Box::new(error) },
             QueryError::Broken(error) => error,
         }
     }
@@ -51,9 +51,7 @@ impl Session {
                 refusal = Some(ServerError::parse(&frame.into_body()));
                 continue;
             }
-            let message = frame
-                .parse()
-                .map_err(|error| QueryError::Broken(protocol(&error)))?;
+            let message = frame.parse().map_err(|error| QueryError::Broken(protocol(&error)))?;
             match message {
                 Message::DataRow(body) => rows.push(row(&body).map_err(QueryError::Broken)?),
                 Message::ReadyForQuery(_) => {
@@ -76,20 +74,14 @@ impl Session {
     pub(crate) async fn send_query(&mut self, command: &str) -> Result<(), ReplicationError> {
         let mut message = BytesMut::new();
         frontend::query(command, &mut message).map_err(|error| protocol(&error))?;
-        self.socket
-            .send(&message)
-            .await
-            .map_err(ReplicationError::Connection)
+        self.socket.send(&message).await.map_err(ReplicationError::Connection)
     }
 
     /// Whether the server only follows another one.
     pub(crate) async fn is_standby(&mut self) -> Result<bool, ReplicationError> {
         let rows = self.query("SELECT pg_catalog.pg_is_in_recovery()").await;
         let rows = rows.map_err(|error| error.during("say whether it is a primary"))?;
-        Ok(rows
-            .first()
-            .and_then(|row| row.first())
-            .is_some_and(|value| value.as_deref() == Some("t")))
+        Ok(rows.first().and_then(|row| row.first()).is_some_and(|value| value.as_deref() == Some("t")))
     }
 }
 

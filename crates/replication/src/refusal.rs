@@ -10,75 +10,47 @@ use crate::sql_text::identifier;
 
 /// A refusal between the first byte and the session being ready.
 pub(crate) fn of_login(settings: &ConnectionSettings, error: ServerError) -> ReplicationError {
+    let error = Box::new(error);
     let user = settings.user.clone();
     let database = settings.database.clone();
     match error.code.as_str() {
-        "28P01" => ReplicationError::WrongPassword {
-            identifier: identifier(&user),
-            user,
-        },
-        "28000" if error.came_from("ClientAuthentication") => ReplicationError::HostRefused {
-            database,
-            user,
-            error,
-        },
-        "28000" => ReplicationError::RoleRefused {
-            identifier: identifier(&user),
-            error,
-        },
-        "3D000" => ReplicationError::MissingDatabase {
-            identifier: identifier(&database),
-            database,
-        },
+        "28P01" => ReplicationError::WrongPassword { identifier: identifier(&user), user },
+        "28000" if error.came_from("ClientAuthentication") => {
+            ReplicationError::HostRefused { database, user, error }
+        }
+        "28000" => ReplicationError::RoleRefused { identifier: identifier(&user), error },
+        "3D000" => ReplicationError::MissingDatabase { identifier: identifier(&database), database },
         "42501" if error.came_from("CheckMyDatabase") => ReplicationError::NoConnectPrivilege {
             database: identifier(&database),
             user: identifier(&user),
             error,
         },
-        "42501" => ReplicationError::NoReplicationPrivilege {
-            identifier: identifier(&user),
-            user,
-        },
+        "42501" => ReplicationError::NoReplicationPrivilege { identifier: identifier(&user), user },
         // For a walsender this function counts walsenders; ordinary connections are counted elsewhere.
         "53300" if error.came_from("InitProcess") => ReplicationError::NoFreeWalSender { error },
         "53300" => ReplicationError::NoFreeConnection { error },
-        _ => ReplicationError::Server {
-            action: "open a replication session",
-            error,
-        },
+        _ => ReplicationError::Server { action: "open a replication session", error },
     }
 }
 
 /// A refusal of `CREATE_REPLICATION_SLOT`.
 pub(crate) fn of_slot_creation(slot: &str, error: ServerError) -> ReplicationError {
+    let error = Box::new(error);
     match error.code.as_str() {
-        "53400" => ReplicationError::NoFreeSlot {
-            slot: slot.to_owned(),
-        },
-        _ => ReplicationError::Server {
-            action: "create the replication slot",
-            error,
-        },
+        "53400" => ReplicationError::NoFreeSlot { slot: slot.to_owned() },
+        _ => ReplicationError::Server { action: "create the replication slot", error },
     }
 }
 
 /// A refusal of `START_REPLICATION`, or an error that ends the stream.
 pub(crate) fn of_stream(slot: &str, error: ServerError) -> ReplicationError {
+    let error = Box::new(error);
     match error.code.as_str() {
-        "55006" => ReplicationError::SlotInUse {
-            slot: slot.to_owned(),
-            pid: None,
-        },
+        "55006" => ReplicationError::SlotInUse { slot: slot.to_owned(), pid: None },
         "42704" if error.came_from("get_publication_oid") || error.message.contains("publication") => {
-            ReplicationError::PublicationNotInLog {
-                slot: slot.to_owned(),
-                error,
-            }
+            ReplicationError::PublicationNotInLog { slot: slot.to_owned(), error }
         }
-        _ => ReplicationError::Server {
-            action: "stream changes",
-            error,
-        },
+        _ => ReplicationError::Server { action: "stream changes", error },
     }
 }
 

@@ -78,10 +78,7 @@ mod tests {
 
     #[test]
     fn a_damaged_error_response_is_still_an_error() {
-        assert_eq!(
-            ServerError::parse(&Bytes::from_static(b"")),
-            ServerError::default()
-        );
+        assert_eq!(ServerError::parse(&Bytes::from_static(b"")), ServerError::default());
         assert_eq!(ServerError::parse(&Bytes::from_static(b"Mcut")).message, "cut");
     }
 }

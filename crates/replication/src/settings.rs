@@ -212,13 +212,7 @@ impl ConnectionSettings {
 impl Host {
     /// A TCP host by name.
     pub fn tcp(name: impl Into<String>, port: u16) -> Self {
-        Host {
-            endpoint: Endpoint::Tcp {
-                name: name.into(),
-                address: None,
-            },
-            port,
-        }
+        Host { endpoint: Endpoint::Tcp { name: name.into(), address: None }, port }
     }
 }
 

@@ -69,10 +69,7 @@ impl Session {
         let sql = "SELECT pg_catalog.current_setting('wal_level'), \
                    pg_catalog.current_setting('server_version_num'), \
                    (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout')";
-        let rows = self
-            .query(sql)
-            .await
-            .map_err(|error| error.during("show its settings"))?;
+        let rows = self.query(sql).await.map_err(|error| error.during("show its settings"))?;
         let mut values = rows.into_iter().next().unwrap_or_default().into_iter();
         let mut next = || values.next().flatten().unwrap_or_default();
         let (wal_level, version, timeout) = (next(), next(), next());
@@ -99,23 +96,12 @@ impl Session {
              (SELECT FROM pg_catalog.pg_publication WHERE pubname = wanted)",
             wanted.join(", ")
         );
-        let rows = self
-            .query(&sql)
-            .await
-            .map_err(|error| error.during("list publications"))?;
-        let names: Vec<String> = rows
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|name| identifier(&name))
-            .collect();
+        let rows = self.query(&sql).await.map_err(|error| error.during("list publications"))?;
+        let names: Vec<String> = rows.into_iter().flatten().flatten().map(|name| identifier(&name)).collect();
         if names.is_empty() {
             return Ok(());
         }
-        Err(ReplicationError::MissingPublications {
-            names,
-            database: database.to_owned(),
-        })
+        Err(ReplicationError::MissingPublications { names, database: database.to_owned() })
     }
 
     /// Finds the slot, or makes it.
@@ -131,20 +117,15 @@ impl Session {
             slot,
             "creating the replication slot; PostgreSQL waits for running transactions to end first"
         );
-        let command = format!(
-            "CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} NOEXPORT_SNAPSHOT",
-            identifier(slot)
-        );
+        let command =
+            format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} NOEXPORT_SNAPSHOT", identifier(slot));
         match self.query(&command).await {
             Ok(rows) => {
                 let position = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
                 let confirmed = position.and_then(|text| text.parse().ok()).ok_or_else(|| {
                     ReplicationError::protocol(format!("CREATE_REPLICATION_SLOT answered {rows:?}"))
                 })?;
-                Ok(ReadySlot {
-                    confirmed,
-                    created: true,
-                })
+                Ok(ReadySlot { confirmed, created: true })
             }
             // Somebody was faster with the same name.
             Err(QueryError::Refused(error)) if error.code == "42710" => match self.find_slot(slot).await? {
@@ -184,12 +165,7 @@ impl Session {
         let error = refused.unwrap_or_default();
         match refusal::of_stream(slot, error) {
             ReplicationError::SlotInUse { slot, .. } => {
-                let pid = self
-                    .find_slot(&slot)
-                    .await
-                    .ok()
-                    .flatten()
-                    .and_then(|found| found.active_pid);
+                let pid = self.find_slot(&slot).await.ok().flatten().and_then(|found| found.active_pid);
                 Err(ReplicationError::SlotInUse { slot, pid })
             }
             other => Err(other),
@@ -202,10 +178,7 @@ impl Session {
              FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
             literal(slot)
         );
-        let rows = self
-            .query(&sql)
-            .await
-            .map_err(|error| error.during("list replication slots"))?;
+        let rows = self.query(&sql).await.map_err(|error| error.during("list replication slots"))?;
         Ok(rows.into_iter().next().map(FoundSlot::from))
     }
 }
@@ -257,26 +230,15 @@ impl FoundSlot {
         }
         // 'unreserved' may still be rescued by reading on; 'lost' never.
         if self.wal_status.as_deref() == Some("lost") {
-            return Err(ReplicationError::SlotLost {
-                slot: slot.to_owned(),
-            });
+            return Err(ReplicationError::SlotLost { slot: slot.to_owned() });
         }
         if self.active_pid.is_some() {
-            return Err(ReplicationError::SlotInUse {
-                slot: slot.to_owned(),
-                pid: self.active_pid,
-            });
+            return Err(ReplicationError::SlotInUse { slot: slot.to_owned(), pid: self.active_pid });
         }
         // Without a confirmed position the slot is being created by somebody who will hold it.
         match self.confirmed {
-            Some(confirmed) => Ok(ReadySlot {
-                confirmed,
-                created: false,
-            }),
-            None => Err(ReplicationError::SlotInUse {
-                slot: slot.to_owned(),
-                pid: None,
-            }),
+            Some(confirmed) => Ok(ReadySlot { confirmed, created: false }),
+            None => Err(ReplicationError::SlotInUse { slot: slot.to_owned(), pid: None }),
         }
     }
 }
@@ -321,54 +283,18 @@ mod tests {
 
     #[test]
     fn an_idle_slot_of_ours_is_used_again() {
-        assert_eq!(
-            found().check("s", "app").unwrap(),
-            ReadySlot {
-                confirmed: Lsn(7),
-                created: false
-            }
-        );
+        assert_eq!(found().check("s", "app").unwrap(), ReadySlot { confirmed: Lsn(7), created: false });
     }
 
     #[test]
     fn a_slot_that_is_not_ours_to_use_is_refused_with_the_reason() {
-        assert!(
-            refusal(FoundSlot {
-                plugin: None,
-                ..found()
-            })
-            .contains("physical")
-        );
+        assert!(refusal(FoundSlot { plugin: None, ..found() }).contains("physical"));
         let wal2json = Some("wal2json".to_owned());
-        assert!(
-            refusal(FoundSlot {
-                plugin: wal2json,
-                ..found()
-            })
-            .contains("plugin wal2json")
-        );
+        assert!(refusal(FoundSlot { plugin: wal2json, ..found() }).contains("plugin wal2json"));
         let other = Some("shop".to_owned());
-        assert!(
-            refusal(FoundSlot {
-                database: other,
-                ..found()
-            })
-            .contains("database \"shop\"")
-        );
+        assert!(refusal(FoundSlot { database: other, ..found() }).contains("database \"shop\""));
         let lost = Some("lost".to_owned());
-        assert!(
-            refusal(FoundSlot {
-                wal_status: lost,
-                ..found()
-            })
-            .contains("pg_drop_replication_slot('s')")
-        );
-        assert!(
-            refusal(FoundSlot {
-                active_pid: Some(42),
-                ..found()
-            })
-            .contains("pg_terminate_backend(42)")
-        );
+        assert!(refusal(FoundSlot { wal_status: lost, ..found() }).contains("pg_drop_replication_slot('s')"));
+        assert!(refusal(FoundSlot { active_pid: Some(42), ..found() }).contains("pg_terminate_backend(42)"));
     }
 }

@@ -31,7 +31,7 @@ const PINNED_OPTIONS: &str = "-c DateStyle=ISO -c IntervalStyle=postgres -c Time
      -c bytea_output=hex -c standard_conforming_strings=on -c statement_timeout=0";
 
 /// A silent peer is noticed by the kernel even where the protocol has nothing to say, as while a slot is created.
-const TCP_KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const TCP_KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
 /// How long between two unanswered probes.
 const TCP_KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 
@@ -74,9 +74,7 @@ async fn connect_to_host(
     let opening = async {
         let mut session = open(settings, host, tls, message_bytes_max).await?;
         if settings.primary_only && session.is_standby().await? {
-            return Err(ReplicationError::NotPrimary {
-                address: session.address,
-            });
+            return Err(ReplicationError::NotPrimary { address: session.address });
         }
         Ok(session)
     };
@@ -84,10 +82,7 @@ async fn connect_to_host(
         return opening.await;
     };
     tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| {
-        Err(ReplicationError::ConnectTimeout {
-            address: host.to_string(),
-            seconds: limit.as_secs(),
-        })
+        Err(ReplicationError::ConnectTimeout { address: host.to_string(), seconds: limit.as_secs() })
     })
 }
 
@@ -133,22 +128,14 @@ async fn open_once(
     let server_version = until_ready(&mut socket, settings).await?;
     let encrypted = matches!(transport, Transport::Tls { .. });
     tracing::debug!(%host, encrypted, ?authentication, server_version, "replication session open");
-    Ok(Session {
-        socket,
-        address: host.to_string(),
-        encrypted,
-        authentication,
-        server_version,
-    })
+    Ok(Session { socket, address: host.to_string(), encrypted, authentication, server_version })
 }
 
 async fn connect_unix(directory: &Path, host: &Host) -> Result<Box<dyn Socket>, ReplicationError> {
     let path = directory.join(format!(".s.PGSQL.{}", host.port));
     let stream = UnixStream::connect(&path).await;
-    let stream = stream.map_err(|source| ReplicationError::Unreachable {
-        address: path.display().to_string(),
-        source,
-    })?;
+    let stream = stream
+        .map_err(|source| ReplicationError::Unreachable { address: path.display().to_string(), source })?;
     Ok(Box::new(stream))
 }
 
@@ -157,16 +144,10 @@ async fn connect_tcp(
     address: Option<SocketAddr>,
     host: &Host,
 ) -> Result<TcpStream, ReplicationError> {
-    let unreachable = |source| ReplicationError::Unreachable {
-        address: host.to_string(),
-        source,
-    };
+    let unreachable = |source| ReplicationError::Unreachable { address: host.to_string(), source };
     let addresses: Vec<SocketAddr> = match address {
         Some(address) => vec![address],
-        None => tokio::net::lookup_host((name, host.port))
-            .await
-            .map_err(unreachable)?
-            .collect(),
+        None => tokio::net::lookup_host((name, host.port)).await.map_err(unreachable)?.collect(),
     };
     let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
@@ -199,26 +180,18 @@ async fn negotiate_tls(
 ) -> Result<(Box<dyn Socket>, Transport), ReplicationError> {
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
-    stream
-        .write_all(&request)
-        .await
-        .map_err(ReplicationError::Connection)?;
+    stream.write_all(&request).await.map_err(ReplicationError::Connection)?;
     // Exactly one byte: whatever an attacker appended in the clear goes into the handshake and fails there.
     let answer = stream.read_u8().await.map_err(ReplicationError::Connection)?;
     match answer {
         b'S' => {}
         b'N' if mode == SslMode::Prefer => return Ok((Box::new(stream), Transport::Plain)),
         b'N' => {
-            return Err(ReplicationError::TlsNotOffered {
-                address: host.to_string(),
-                mode,
-            });
+            return Err(ReplicationError::TlsNotOffered { address: host.to_string(), mode });
         }
         // An error message before encryption can be anybody's and is not shown (as in libpq).
         b'E' => {
-            return Err(ReplicationError::Ended(
-                "it answered the request for TLS with an error".to_owned(),
-            ));
+            return Err(ReplicationError::Ended("it answered the request for TLS with an error".to_owned()));
         }
         other => {
             return Err(ReplicationError::protocol(format!(
@@ -227,22 +200,16 @@ async fn negotiate_tls(
         }
     }
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => ReplicationError::TlsHandshake {
-            address: host.to_string(),
-            source,
-        },
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+            ReplicationError::TlsHandshake { address: host.to_string(), source }
+        }
         _ => ReplicationError::Connection(source),
     };
     let server_name = ServerName::try_from(name.to_owned())
         .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-    let stream = TlsConnector::from(config)
-        .connect(server_name, stream)
-        .await
-        .map_err(failed)?;
+    let stream = TlsConnector::from(config).connect(server_name, stream).await.map_err(failed)?;
     let certificates = stream.get_ref().1.peer_certificates();
-    let server_end_point = certificates
-        .and_then(<[_]>::first)
-        .and_then(channel_binding::server_end_point);
+    let server_end_point = certificates.and_then(<[_]>::first).and_then(channel_binding::server_end_point);
     Ok((Box::new(stream), Transport::Tls { server_end_point }))
 }
 
@@ -277,15 +244,9 @@ async fn until_ready(
     loop {
         let frame = socket.frame().await?;
         if frame.tag() == b'E' {
-            return Err(refusal::of_login(
-                settings,
-                ServerError::parse(&frame.into_body()),
-            ));
+            return Err(refusal::of_login(settings, ServerError::parse(&frame.into_body())));
         }
-        match frame
-            .parse()
-            .map_err(|error| ReplicationError::protocol(error.to_string()))?
-        {
+        match frame.parse().map_err(|error| ReplicationError::protocol(error.to_string()))? {
             Message::ParameterStatus(body) => {
                 if let (Ok("server_version"), Ok(value)) = (body.name(), body.value()) {
                     value.clone_into(&mut server_version);
@@ -316,10 +277,7 @@ mod tests {
             request
         });
         let settings = format!("postgres://ana@127.0.0.1:{port}/app?sslmode={mode}");
-        let error = connect(&ConnectionSettings::parse(&settings).unwrap(), 1024)
-            .await
-            .err()
-            .unwrap();
+        let error = connect(&ConnectionSettings::parse(&settings).unwrap(), 1024).await.err().unwrap();
         assert_eq!(server.await.unwrap(), *b"\0\0\0\x08\x04\xd2\x16\x2f");
         error.to_string()
     }
@@ -327,10 +285,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_without_tls_is_refused_when_tls_is_required() {
         let message = answered(b'N', "require").await;
-        assert!(
-            message.contains("sslmode=require demands") && message.contains("ssl = on"),
-            "{message}"
-        );
+        assert!(message.contains("sslmode=require demands") && message.contains("ssl = on"), "{message}");
     }
 
     #[tokio::test]
@@ -345,10 +300,7 @@ mod tests {
         drop(listener);
         let settings = ConnectionSettings::parse(&format!("postgres://ana@127.0.0.1:{port}/app")).unwrap();
         let error = connect(&settings, 1024).await.err().unwrap();
-        assert!(
-            !error.is_permanent() && error.to_string().contains(&port.to_string()),
-            "{error}"
-        );
+        assert!(!error.is_permanent() && error.to_string().contains(&port.to_string()), "{error}");
     }
 
     #[tokio::test]
@@ -356,13 +308,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let text = format!("postgres://ana@127.0.0.1:{port}/app?connect_timeout=1");
-        let error = connect(&ConnectionSettings::parse(&text).unwrap(), 1024)
-            .await
-            .err()
-            .unwrap();
-        assert!(
-            matches!(error, ReplicationError::ConnectTimeout { seconds: 1, .. }),
-            "{error}"
-        );
+        let error = connect(&ConnectionSettings::parse(&text).unwrap(), 1024).await.err().unwrap();
+        assert!(matches!(error, ReplicationError::ConnectTimeout { seconds: 1, .. }), "{error}");
     }
 }

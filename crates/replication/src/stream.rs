@@ -10,8 +10,8 @@ use postgres_protocol::message::frontend;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use walcast_pgoutput::Lsn;
 
+use crate::batch::Batch;
 use crate::copy_both::{FromServer, now, status_update};
 use crate::error::ReplicationError;
 use crate::event::Event;
@@ -19,11 +19,8 @@ use crate::frame::FramedSocket;
 use crate::progress::Progress;
 use crate::refusal;
 use crate::server_error::ServerError;
+use crate::shutdown_watch::ShutdownWatch;
 
-/// A batch is handed on at the latest when it holds this many events…
-const BATCH_EVENTS_MAX: usize = 1024;
-/// …or this many bytes of messages. A single message may be larger; it is then alone at the end of its batch.
-const BATCH_BYTES_MAX: usize = 1 << 20;
 /// How long a small write may take before the connection counts as broken.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a graceful end may take.
@@ -125,10 +122,7 @@ impl<'a> Stream<'a> {
                     self.on_message(message)?;
                 }
                 b'E' => {
-                    return Err(refusal::of_stream(
-                        self.slot,
-                        ServerError::parse(&frame.into_body()),
-                    ));
+                    return Err(refusal::of_stream(self.slot, ServerError::parse(&frame.into_body())));
                 }
                 // Notices and changed settings are nothing to a stream.
                 b'N' | b'S' => {}
@@ -146,30 +140,15 @@ impl<'a> Stream<'a> {
 
     fn on_message(&mut self, message: FromServer) -> Result<(), ReplicationError> {
         match message {
-            FromServer::Data {
-                wal_start,
-                wal_end,
-                payload,
-            } => {
+            FromServer::Data { wal_start, wal_end, payload } => {
                 self.progress.receive(wal_start.max(wal_end));
-                self.batch.push(Event::Data {
-                    wal_start,
-                    wal_end,
-                    payload,
-                });
+                self.batch.push(Event::Data { wal_start, wal_end, payload });
             }
-            FromServer::KeepAlive {
-                wal_end,
-                reply_requested,
-            } => {
+            FromServer::KeepAlive { wal_end, reply_requested } => {
                 self.progress.receive(wal_end);
                 self.batch.push(Event::KeepAlive { wal_end });
                 self.reply_due |= reply_requested;
-                if reply_requested
-                    && self
-                        .shutdown
-                        .sees(wal_end, self.progress.confirmed(), Instant::now())
-                {
+                if reply_requested && self.shutdown.sees(wal_end, self.progress.confirmed(), Instant::now()) {
                     return Err(ReplicationError::Ended("the server shuts down".to_owned()));
                 }
             }
@@ -184,9 +163,7 @@ impl<'a> Stream<'a> {
         }
         let silence = self.last_heard.elapsed();
         if silence >= self.timing.silence_limit {
-            return Err(ReplicationError::Silent {
-                seconds: self.timing.silence_limit.as_secs(),
-            });
+            return Err(ReplicationError::Silent { seconds: self.timing.silence_limit.as_secs() });
         }
         self.report(silence >= self.timing.silence_limit / 2).await
     }
@@ -211,10 +188,7 @@ impl<'a> Stream<'a> {
             message.clear();
             frontend::terminate(&mut message);
             send(&mut self.socket, &message).await?;
-            self.socket
-                .shut_down()
-                .await
-                .map_err(ReplicationError::Connection)
+            self.socket.shut_down().await.map_err(ReplicationError::Connection)
         };
         match timeout(GOODBYE_LIMIT, goodbye).await {
             Ok(Ok(())) => {}
@@ -226,77 +200,7 @@ impl<'a> Stream<'a> {
 
 async fn send(socket: &mut FramedSocket, message: &[u8]) -> Result<(), ReplicationError> {
     let sent = timeout(WRITE_LIMIT, socket.send(message)).await;
-    sent.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-        .map_err(ReplicationError::Connection)
-}
-
-/// Events on their way to the consumer.
-#[derive(Default)]
-struct Batch {
-    events: Vec<Event>,
-    payload_bytes: usize,
-}
-
-impl Batch {
-    fn push(&mut self, event: Event) {
-        match (&event, self.events.last_mut()) {
-            // The newer of two neighbours says all; so an idle stream never fills a batch.
-            (Event::KeepAlive { wal_end }, Some(Event::KeepAlive { wal_end: previous })) => {
-                *previous = *wal_end
-            }
-            (Event::Data { payload, .. }, _) => {
-                self.payload_bytes += payload.len();
-                self.events.push(event);
-            }
-            _ => self.events.push(event),
-        }
-    }
-
-    fn take(&mut self) -> Vec<Event> {
-        self.payload_bytes = 0;
-        std::mem::take(&mut self.events)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.events.is_empty()
-    }
-
-    fn has_room(&self) -> bool {
-        self.events.len() < BATCH_EVENTS_MAX && self.payload_bytes < BATCH_BYTES_MAX
-    }
-}
-
-/// Notices that the server is shutting down and waits for us.
-///
-/// A walsender that has been told to stop sends everything, then asks for the flushed position again and again, as
-/// fast as we answer, until that is the end of its log. A consumer that holds its confirmations back (to keep a window
-/// for resuming) would keep the server from stopping; hanging up lets it go, and the slot keeps what is unconfirmed.
-#[derive(Debug, Default)]
-struct ShutdownWatch {
-    wal_end: Lsn,
-    since: Option<Instant>,
-    requests: u32,
-}
-
-impl ShutdownWatch {
-    /// In ordinary running a request comes after half a `wal_sender_timeout` of silence, so never as often as this.
-    const REQUESTS: u32 = 20;
-    const WITHIN: Duration = Duration::from_secs(1);
-
-    fn sees(&mut self, wal_end: Lsn, confirmed: Lsn, now: Instant) -> bool {
-        let same = self
-            .since
-            .is_some_and(|since| self.wal_end == wal_end && now.duration_since(since) <= Self::WITHIN);
-        if !same || confirmed >= wal_end {
-            *self = ShutdownWatch {
-                wal_end,
-                since: Some(now),
-                requests: 0,
-            };
-        }
-        self.requests += 1;
-        self.requests > Self::REQUESTS
-    }
+    sent.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(ReplicationError::Connection)
 }
 
 #[cfg(test)]
@@ -304,33 +208,19 @@ mod tests {
     use bytes::{BufMut as _, Bytes};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
     use tokio::sync::mpsc;
+    use walcast_pgoutput::Lsn;
 
     use super::*;
 
-    const RESTARTED: Event = Event::Restarted {
-        since: Lsn(1),
-        gap: false,
-    };
+    const RESTARTED: Event = Event::Restarted { since: Lsn(1), gap: false };
 
     fn timing(feedback: Duration) -> Timing {
-        Timing {
-            feedback_interval: feedback,
-            silence_limit: Duration::from_secs(600),
-        }
+        Timing { feedback_interval: feedback, silence_limit: Duration::from_mins(10) }
     }
 
     fn stream(progress: &Progress, timing: Timing) -> (DuplexStream, Stream<'_>) {
         let (server, client) = tokio::io::duplex(1 << 22);
-        (
-            server,
-            Stream::new(
-                FramedSocket::new(Box::new(client), 1 << 24),
-                "s",
-                progress,
-                timing,
-                RESTARTED,
-            ),
-        )
+        (server, Stream::new(FramedSocket::new(Box::new(client), 1 << 24), "s", progress, timing, RESTARTED))
     }
 
     fn data(payload: &[u8]) -> Vec<u8> {
@@ -363,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn what_arrived_together_is_handed_on_together_and_in_order() {
         let progress = Progress::default();
-        let (mut server, stream) = stream(&progress, timing(Duration::from_secs(600)));
+        let (mut server, stream) = stream(&progress, timing(Duration::from_mins(10)));
         let (events, mut received) = mpsc::channel(1);
         let mut sent = data(b"one");
         sent.extend(keep_alive(7, 0));
@@ -382,20 +272,9 @@ mod tests {
         };
         let (finished, all) = tokio::join!(stream.run(&events, &cancel), consumer);
         assert_eq!(finished.unwrap(), Finished::ConsumerGone);
-        let payload = |bytes| Event::Data {
-            wal_start: Lsn(5),
-            wal_end: Lsn(5),
-            payload: Bytes::from_static(bytes),
-        };
-        assert_eq!(
-            all,
-            [
-                RESTARTED,
-                payload(b"one"),
-                Event::KeepAlive { wal_end: Lsn(8) },
-                payload(b"two")
-            ]
-        );
+        let payload =
+            |bytes| Event::Data { wal_start: Lsn(5), wal_end: Lsn(5), payload: Bytes::from_static(bytes) };
+        assert_eq!(all, [RESTARTED, payload(b"one"), Event::KeepAlive { wal_end: Lsn(8) }, payload(b"two")]);
         assert_eq!(progress.received(), Lsn(8));
     }
 
@@ -406,7 +285,7 @@ mod tests {
         let (mut server, stream) = stream(&progress, timing(Duration::from_secs(1)));
         let (events, received) = mpsc::channel(1);
         events.try_send(Vec::new()).unwrap();
-        for _ in 0..2 * BATCH_EVENTS_MAX {
+        for _ in 0..2 * crate::batch::EVENTS_MAX {
             server.write_all(&data(b"row")).await.unwrap();
         }
         let cancel = CancellationToken::new();
@@ -430,7 +309,7 @@ mod tests {
     async fn a_keep_alive_that_asks_is_answered_at_once() {
         let progress = Progress::default();
         progress.confirm(Lsn(9));
-        let (mut server, stream) = stream(&progress, timing(Duration::from_secs(600)));
+        let (mut server, stream) = stream(&progress, timing(Duration::from_mins(10)));
         let (events, received) = mpsc::channel(4);
         let cancel = CancellationToken::new();
         let server_side = async {
@@ -441,16 +320,13 @@ mod tests {
             drop((server, received));
         };
         let (finished, ()) = tokio::join!(stream.run(&events, &cancel), server_side);
-        assert!(matches!(
-            finished,
-            Ok(Finished::ConsumerGone) | Err(ReplicationError::Connection(_))
-        ));
+        assert!(matches!(finished, Ok(Finished::ConsumerGone) | Err(ReplicationError::Connection(_))));
     }
 
     #[tokio::test]
     async fn cancelling_sends_the_last_position_and_ends_both_halves() {
         let progress = Progress::default();
-        let (mut server, stream) = stream(&progress, timing(Duration::from_secs(600)));
+        let (mut server, stream) = stream(&progress, timing(Duration::from_mins(10)));
         let (events, _received) = mpsc::channel(4);
         let cancel = CancellationToken::new();
         let server_side = async {
@@ -462,10 +338,7 @@ mod tests {
             server.read_exact(&mut copy_done).await.unwrap();
             assert_eq!(&copy_done, b"c\0\0\0\x04");
             server.write_all(&data(b"still on its way")).await.unwrap();
-            server
-                .write_all(b"c\0\0\0\x04C\0\0\0\x0bCOPY 0\0Z\0\0\0\x05I")
-                .await
-                .unwrap();
+            server.write_all(b"c\0\0\0\x04C\0\0\0\x0bCOPY 0\0Z\0\0\0\x05I").await.unwrap();
             let mut terminate = Vec::new();
             server.read_to_end(&mut terminate).await.unwrap();
             assert_eq!(terminate, b"X\0\0\0\x04");
@@ -477,75 +350,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_falls_silent_is_asked_and_then_given_up() {
         let progress = Progress::default();
-        let silent = Timing {
-            feedback_interval: Duration::from_secs(1),
-            silence_limit: Duration::from_secs(8),
-        };
+        let silent =
+            Timing { feedback_interval: Duration::from_secs(1), silence_limit: Duration::from_secs(8) };
         let (mut server, stream) = stream(&progress, silent);
         let (events, _received) = mpsc::channel(4);
         let error = stream.run(&events, &CancellationToken::new()).await.unwrap_err();
-        assert!(
-            matches!(error, ReplicationError::Silent { seconds: 8 }),
-            "{error}"
-        );
+        assert!(matches!(error, ReplicationError::Silent { seconds: 8 }), "{error}");
         let mut sent = Vec::new();
         server.read_to_end(&mut sent).await.unwrap();
         let asked = sent.chunks(39).filter(|message| message[38] == 1).count();
-        assert!(
-            asked >= 3,
-            "{asked} of {} status updates asked for an answer",
-            sent.len() / 39
-        );
+        assert!(asked >= 3, "{asked} of {} status updates asked for an answer", sent.len() / 39);
     }
 
     #[tokio::test]
     async fn an_error_of_the_server_ends_the_stream_with_its_words() {
         let progress = Progress::default();
-        let (mut server, stream) = stream(&progress, timing(Duration::from_secs(600)));
+        let (mut server, stream) = stream(&progress, timing(Duration::from_mins(10)));
         let (events, _received) = mpsc::channel(4);
-        server
-            .write_all(b"E\0\0\0\x26C42704\0Mpublication \"p\" is gone\0\0\0")
-            .await
-            .unwrap();
-        let error = stream
-            .run(&events, &CancellationToken::new())
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("publication \"p\" is gone") && error.contains("slot \"s\""),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn only_a_server_that_shuts_down_asks_so_often() {
-        let start = Instant::now();
-        let mut watch = ShutdownWatch::default();
-        let fast = |index: u32| start + Duration::from_millis(u64::from(index));
-        assert!((0..20).all(|index| !watch.sees(Lsn(9), Lsn(3), fast(index))));
-        assert!(watch.sees(Lsn(9), Lsn(3), fast(20)));
-        let mut watch = ShutdownWatch::default();
-        let slow = |index: u32| start + Duration::from_millis(u64::from(index) * 100);
-        assert!((0..100).all(|index| !watch.sees(Lsn(9), Lsn(3), slow(index))));
-        let mut watch = ShutdownWatch::default();
-        assert!((0..100).all(|index| !watch.sees(Lsn(9), Lsn(9), fast(index))));
-    }
-
-    #[test]
-    fn a_batch_is_full_by_count_or_by_bytes() {
-        let event = |bytes| Event::Data {
-            wal_start: Lsn(0),
-            wal_end: Lsn(0),
-            payload: Bytes::from(vec![0; bytes]),
-        };
-        let mut batch = Batch::default();
-        batch.push(event(BATCH_BYTES_MAX));
-        assert!(!batch.has_room());
-        assert_eq!(batch.take().len(), 1);
-        for _ in 0..BATCH_EVENTS_MAX {
-            batch.push(event(1));
-        }
-        assert!(!batch.has_room());
+        server.write_all(b"E\0\0\0\x26C42704\0Mpublication \"p\" is gone\0\0\0").await.unwrap();
+        let error = stream.run(&events, &CancellationToken::new()).await.unwrap_err().to_string();
+        assert!(error.contains("publication \"p\" is gone") && error.contains("slot \"s\""), "{error}");
     }
 }

@@ -78,7 +78,7 @@ impl StreamSettings {
             slot: slot.into(),
             publications,
             feedback_interval: Duration::from_secs(5),
-            silence_limit: Duration::from_secs(60),
+            silence_limit: Duration::from_mins(1),
             backoff: Backoff::default(),
             slot_wait: Duration::from_secs(5),
             message_bytes_max: 256 << 20,
@@ -88,10 +88,7 @@ impl StreamSettings {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Backoff {
-            first: Duration::from_millis(200),
-            longest: Duration::from_secs(10),
-        }
+        Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) }
     }
 }
 
@@ -189,10 +186,7 @@ impl Supervisor<'_> {
             }
             let pause = self.settings.backoff.pause(attempt);
             tracing::warn!(%error, attempt, pause_ms = pause.as_millis(), "replication broke; trying again");
-            self.status.send_replace(StreamStatus::Broken {
-                error: error.to_string(),
-                attempt,
-            });
+            self.status.send_replace(StreamStatus::Broken { error: error.to_string(), attempt });
             tokio::select! {
                 () = self.cancel.cancelled() => return Ok(()),
                 () = self.events.closed() => return Ok(()),
@@ -218,21 +212,18 @@ impl Supervisor<'_> {
             () = self.events.closed() => return Ok(()),
             prepared = self.prepare() => prepared?,
         };
-        let Prepared {
-            session,
-            system,
-            facts,
-            slot,
-        } = prepared;
+        let Prepared { session, system, facts, slot } = prepared;
         let since = slot.confirmed.max(self.progress.confirmed());
-        let gap = slot.created && self.known_system.is_some();
+        // Only we move the slot; where it stands beyond what we confirmed, somebody else has taken changes from it.
+        let moved = slot.created || slot.confirmed > self.progress.confirmed();
+        let gap = moved && self.known_system.is_some();
         if gap {
-            tracing::error!(slot = self.settings.slot, %since, "the slot had vanished; changes before this are lost");
+            tracing::error!(slot = self.settings.slot, %since, "the slot was made anew or moved by another consumer; \
+                 changes before this position are lost");
         }
         self.known_system.get_or_insert(system.identifier);
         self.progress.confirm(since);
-        self.status
-            .send_replace(StreamStatus::Streaming { since_lsn: since });
+        self.status.send_replace(StreamStatus::Streaming { since_lsn: since });
         tracing::info!(slot = self.settings.slot, %since, "streaming changes");
         let first = Event::Restarted { since, gap };
         let timing = self.timing(&facts);
@@ -243,13 +234,7 @@ impl Supervisor<'_> {
     }
 
     async fn prepare(&self) -> Result<Prepared, ReplicationError> {
-        let StreamSettings {
-            connection,
-            slot,
-            publications,
-            message_bytes_max,
-            ..
-        } = self.settings;
+        let StreamSettings { connection, slot, publications, message_bytes_max, .. } = self.settings;
         let mut session = connect(connection, *message_bytes_max).await?;
         let system = session.identify_system().await?;
         self.check_same_cluster(&system)?;
@@ -257,15 +242,8 @@ impl Supervisor<'_> {
         session.check_publications(publications, &system.database).await?;
         let ready = session.ready_slot(slot, &system.database).await?;
         // The server takes the later of this and the slot's own position.
-        session
-            .start_replication(slot, self.progress.confirmed(), publications)
-            .await?;
-        Ok(Prepared {
-            session,
-            system,
-            facts,
-            slot: ready,
-        })
+        session.start_replication(slot, self.progress.confirmed(), publications).await?;
+        Ok(Prepared { session, system, facts, slot: ready })
     }
 
     /// Asking another cluster, or an older state of this one, to go on at our position would make it skip its own
@@ -295,10 +273,7 @@ impl Supervisor<'_> {
             .min(by_server)
             .min(silence_limit / 4)
             .max(Duration::from_millis(1));
-        Timing {
-            feedback_interval,
-            silence_limit,
-        }
+        Timing { feedback_interval, silence_limit }
     }
 }
 
@@ -308,10 +283,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest_and_are_jittered() {
-        let backoff = Backoff {
-            first: Duration::from_millis(100),
-            longest: Duration::from_secs(1),
-        };
+        let backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(1) };
         for (attempt, full) in [(1, 100), (2, 200), (4, 800), (5, 1000), (4_000_000, 1000)] {
             let full = Duration::from_millis(full);
             for _ in 0..50 {

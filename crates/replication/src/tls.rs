@@ -30,10 +30,8 @@ impl ConnectionSettings {
             return Ok(None);
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = Arc::new(Verifier {
-            check: self.certificate_check()?,
-            provider: Arc::clone(&provider),
-        });
+        let verifier =
+            Arc::new(Verifier { check: self.certificate_check()?, provider: Arc::clone(&provider) });
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| SettingsError::Malformed(error.to_string()))?
@@ -45,7 +43,7 @@ impl ConnectionSettings {
                 let (certificates, key) = read_identity(identity)?;
                 builder
                     .with_client_auth_cert(certificates, key)
-                    .map_err(|error| unusable("sslcert", &identity.certificate, error))?
+                    .map_err(|error| unusable("sslcert", &identity.certificate, &error))?
             }
         };
         Ok(Some(config))
@@ -104,11 +102,7 @@ impl ServerCertVerifier for Verifier {
             CertificateCheck::ChainAndName(roots) => (roots, true),
         };
         let certificate = ParsedCertificate::try_from(end_entity)?;
-        if roots
-            .certificates
-            .iter()
-            .any(|trusted| trusted.as_ref() == end_entity.as_ref())
-        {
+        if roots.certificates.iter().any(|trusted| trusted.as_ref() == end_entity.as_ref()) {
             verify_validity_period(end_entity, now)?;
         } else {
             let algorithms = self.provider.signature_verification_algorithms.all;
@@ -147,9 +141,7 @@ impl ServerCertVerifier for Verifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -188,11 +180,7 @@ fn read_roots(source: &RootCertificate) -> Result<TrustedRoots, SettingsError> {
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(certificates.iter().cloned());
     // The system's store as a whole is the authority; only a certificate that the user chose is trusted by itself.
-    let certificates = if *source == RootCertificate::System {
-        Vec::new()
-    } else {
-        certificates
-    };
+    let certificates = if *source == RootCertificate::System { Vec::new() } else { certificates };
     Ok(TrustedRoots { store, certificates })
 }
 
@@ -201,7 +189,7 @@ fn read_identity(
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), SettingsError> {
     let certificates = read_certificates("sslcert", &identity.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&identity.key)
-        .map_err(|error| unusable("sslkey", &identity.key, error))?;
+        .map_err(|error| unusable("sslkey", &identity.key, &error))?;
     Ok((certificates, key))
 }
 
@@ -223,19 +211,11 @@ fn not_empty(
         Ok(_) => "it holds no certificate in PEM form".to_owned(),
         Err(error) => error.to_string(),
     };
-    Err(SettingsError::CertificateFile {
-        parameter,
-        file: file.to_owned(),
-        reason,
-    })
+    Err(SettingsError::CertificateFile { parameter, file: file.to_owned(), reason })
 }
 
-fn unusable(parameter: &'static str, path: &Path, reason: impl ToString) -> SettingsError {
-    SettingsError::CertificateFile {
-        parameter,
-        file: path.display().to_string(),
-        reason: reason.to_string(),
-    }
+fn unusable(parameter: &'static str, path: &Path, reason: &impl ToString) -> SettingsError {
+    SettingsError::CertificateFile { parameter, file: path.display().to_string(), reason: reason.to_string() }
 }
 
 #[cfg(test)]
@@ -254,31 +234,15 @@ mod tests {
 
     #[test]
     fn require_checks_the_chain_only_when_a_root_is_given() {
-        assert!(matches!(
-            settings("sslmode=require").certificate_check().unwrap(),
-            CertificateCheck::None
-        ));
-        let error = settings("sslmode=require sslrootcert=/nowhere/ca.pem")
-            .tls()
-            .unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("sslrootcert: /nowhere/ca.pem can not be used"),
-            "{error}"
-        );
+        assert!(matches!(settings("sslmode=require").certificate_check().unwrap(), CertificateCheck::None));
+        let error = settings("sslmode=require sslrootcert=/nowhere/ca.pem").tls().unwrap_err();
+        assert!(error.to_string().starts_with("sslrootcert: /nowhere/ca.pem can not be used"), "{error}");
     }
 
     #[test]
     fn a_root_without_any_certificate_is_refused() {
         let mut settings = settings("sslmode=verify-ca");
         settings.ssl_root_certificate = Some(RootCertificate::Pem("nothing here".to_owned()));
-        assert!(
-            settings
-                .tls()
-                .unwrap_err()
-                .to_string()
-                .contains("no certificate in PEM form")
-        );
+        assert!(settings.tls().unwrap_err().to_string().contains("no certificate in PEM form"));
     }
 }

@@ -12,13 +12,7 @@ fn as_role(cluster: &Cluster, role: &str) -> ConnectionSettings {
 
 #[tokio::test]
 async fn every_way_of_logging_in_works_and_is_named() {
-    let lines = [
-        "cleartext password",
-        "hashed md5",
-        "scram scram-sha-256",
-        "trusted trust",
-        "banned reject",
-    ];
+    let lines = ["cleartext password", "hashed md5", "scram scram-sha-256", "trusted trust", "banned reject"];
     let cluster = Cluster::start(ClusterSettings {
         host_based_authentication: lines
             .iter()
@@ -50,31 +44,18 @@ async fn every_way_of_logging_in_works_and_is_named() {
         ("trusted", Authentication::Trusted),
     ] {
         let identity = identify(&as_role(&cluster, role)).await.unwrap();
-        assert_eq!(
-            (identity.authentication, identity.encrypted),
-            (expected, false),
-            "{role}"
-        );
+        assert_eq!((identity.authentication, identity.encrypted), (expected, false), "{role}");
         assert_eq!(identity.database, "postgres");
         let mut wrong = as_role(&cluster, role);
         wrong.password = Some(walcast_replication::settings::Password::new("guessed"));
         if expected != Authentication::Trusted {
             let error = identify(&wrong).await.unwrap_err();
-            assert!(
-                matches!(error, ReplicationError::WrongPassword { .. }),
-                "{role}: {error}"
-            );
+            assert!(matches!(error, ReplicationError::WrongPassword { .. }), "{role}: {error}");
         }
     }
 
-    let error = identify(&as_role(&cluster, "banned"))
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("'host postgres banned") && error.contains("pg_reload_conf()"),
-        "{error}"
-    );
+    let error = identify(&as_role(&cluster, "banned")).await.unwrap_err().to_string();
+    assert!(error.contains("'host postgres banned") && error.contains("pg_reload_conf()"), "{error}");
     let error = identify(&as_role(&cluster, "nobody")).await.unwrap_err();
     assert!(error.is_permanent(), "{error}");
 }

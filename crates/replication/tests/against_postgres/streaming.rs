@@ -21,14 +21,8 @@ async fn what_is_committed_after_the_start_arrives_in_commit_order_from_every_pu
         .batch_execute("INSERT INTO notes VALUES ('first'); INSERT INTO o VALUES ('second')")
         .await
         .unwrap();
-    client
-        .batch_execute("SELECT pg_logical_emit_message(true, 'walcast.ddl', 'third')")
-        .await
-        .unwrap();
-    client
-        .batch_execute("INSERT INTO notes SELECT repeat('x', 5000000)")
-        .await
-        .unwrap();
+    client.batch_execute("SELECT pg_logical_emit_message(true, 'walcast.ddl', 'third')").await.unwrap();
+    client.batch_execute("INSERT INTO notes SELECT repeat('x', 5000000)").await.unwrap();
     assert_eq!(consumer.next_text().await, "first");
     assert_eq!(consumer.next_text().await, "second");
     assert_eq!(consumer.next_text().await, "walcast.ddl: third");
@@ -42,16 +36,10 @@ async fn a_role_with_replication_alone_is_enough() {
     let database = database_with_notes("plain role").await;
     let client = database.client().await;
     let role = format!("r_{}", database.name());
-    client
-        .batch_execute(&format!("CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'geheim'"))
-        .await
-        .unwrap();
+    client.batch_execute(&format!("CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'geheim'")).await.unwrap();
     let url = database.url_as(&role, "geheim");
     let mut consumer = Consumer::start(settings(&url, &database.slot_name())).await;
-    client
-        .batch_execute("INSERT INTO notes VALUES ('hello')")
-        .await
-        .unwrap();
+    client.batch_execute("INSERT INTO notes VALUES ('hello')").await.unwrap();
     assert_eq!(consumer.next_text().await, "hello");
     consumer.stop().await.unwrap();
     client.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
@@ -66,11 +54,7 @@ async fn an_idle_slot_advances_while_others_write() {
     let mut consumer = Consumer::start(settings).await;
     let sql = "CREATE TABLE unrelated AS SELECT generate_series(1, 10000); SELECT pg_current_wal_lsn()::text";
     client.batch_execute(sql).await.unwrap();
-    let written: String = client
-        .query_one("SELECT pg_current_wal_lsn()::text", &[])
-        .await
-        .unwrap()
-        .get(0);
+    let written: String = client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
 
     consumer.until_reported(written.parse().unwrap()).await;
     consumer.stop().await.unwrap();
@@ -114,16 +98,9 @@ async fn a_stopped_stream_leaves_its_position_and_the_next_goes_on_there() {
     let client = database.client().await;
     let settings = settings(database.url(), &database.slot_name());
     let mut first = Consumer::start(settings.clone()).await;
-    client
-        .batch_execute("INSERT INTO notes VALUES ('before')")
-        .await
-        .unwrap();
+    client.batch_execute("INSERT INTO notes VALUES ('before')").await.unwrap();
     assert_eq!(first.next_text().await, "before");
-    let written: String = client
-        .query_one("SELECT pg_current_wal_lsn()::text", &[])
-        .await
-        .unwrap()
-        .get(0);
+    let written: String = client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
     let written: Lsn = written.parse().unwrap();
     while first.progress.confirmed() < written {
         first.next_event().await;
@@ -131,10 +108,7 @@ async fn a_stopped_stream_leaves_its_position_and_the_next_goes_on_there() {
     let confirmed = first.progress.confirmed();
     first.stop().await.unwrap();
 
-    client
-        .batch_execute("INSERT INTO notes VALUES ('between')")
-        .await
-        .unwrap();
+    client.batch_execute("INSERT INTO notes VALUES ('between')").await.unwrap();
     let mut second = Consumer::spawn(settings);
     assert!(second.until_streaming().await >= confirmed);
     assert_eq!(second.next_text().await, "between");
@@ -145,11 +119,7 @@ async fn a_stopped_stream_leaves_its_position_and_the_next_goes_on_there() {
 async fn a_unix_socket_and_several_hosts_lead_to_the_same_server() {
     let database = database_with_notes("socket").await;
     let client = database.client().await;
-    let directory: String = client
-        .query_one("SHOW unix_socket_directories", &[])
-        .await
-        .unwrap()
-        .get(0);
+    let directory: String = client.query_one("SHOW unix_socket_directories", &[]).await.unwrap().get(0);
     let tcp = ConnectionSettings::parse(database.url()).unwrap();
     let password = tcp.password.as_ref().unwrap().reveal();
     let text = format!(
@@ -159,10 +129,7 @@ async fn a_unix_socket_and_several_hosts_lead_to_the_same_server() {
         port = tcp.hosts[0].port
     );
     let mut consumer = Consumer::start(settings(&text, &database.slot_name())).await;
-    client
-        .batch_execute("INSERT INTO notes VALUES ('through the socket')")
-        .await
-        .unwrap();
+    client.batch_execute("INSERT INTO notes VALUES ('through the socket')").await.unwrap();
     assert_eq!(consumer.next_text().await, "through the socket");
     consumer.stop().await.unwrap();
 }

@@ -21,20 +21,14 @@ impl Authority {
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = parameters.self_signed(&key).unwrap().pem();
-        Authority {
-            issuer: Issuer::new(parameters, key),
-            pem,
-        }
+        Authority { issuer: Issuer::new(parameters, key), pem }
     }
 
     /// Certificate and key in PEM form.
     fn certify(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let parameters = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (
-            parameters.signed_by(&key, &self.issuer).unwrap().pem(),
-            key.serialize_pem(),
-        )
+        (parameters.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 }
 
@@ -67,20 +61,13 @@ async fn tls_cluster() -> TlsCluster {
         client.batch_execute(sql).await.unwrap();
     }
     cluster.restart().await.unwrap();
-    TlsCluster {
-        cluster,
-        authority: authority.pem,
-        certificate,
-    }
+    TlsCluster { cluster, authority: authority.pem, certificate }
 }
 
 impl TlsCluster {
     /// A connection to the server under `name`.
     fn connection(&self, name: &str, parameters: &str, root: Option<&str>) -> ConnectionSettings {
-        let url = format!(
-            "{}?host={name}&hostaddr=127.0.0.1&{parameters}",
-            self.cluster.url("postgres")
-        );
+        let url = format!("{}?host={name}&hostaddr=127.0.0.1&{parameters}", self.cluster.url("postgres"));
         let port = self.cluster.port().unwrap();
         let mut settings = ConnectionSettings::parse(&format!("{url}&port={port}")).unwrap();
         settings.ssl_root_certificate = root.map(|pem| RootCertificate::Pem(pem.to_owned()));
@@ -97,10 +84,7 @@ impl TlsCluster {
     }
 
     async fn refusal(&self, name: &str, parameters: &str, root: Option<&str>) -> String {
-        let error = self
-            .identify(name, parameters, root)
-            .await
-            .expect_err("it had to be refused");
+        let error = self.identify(name, parameters, root).await.expect_err("it had to be refused");
         assert!(error.is_permanent(), "{error}");
         error.to_string()
     }
@@ -112,64 +96,23 @@ async fn each_mode_checks_what_it_promises() {
     let (right, stranger) = (Some(server.authority.as_str()), Authority::new().pem);
     let stranger = Some(stranger.as_str());
 
-    let full = server
-        .identify(SERVER_NAME, "sslmode=verify-full", right)
-        .await
-        .unwrap();
+    let full = server.identify(SERVER_NAME, "sslmode=verify-full", right).await.unwrap();
     assert!(full.encrypted);
-    let refusal = server
-        .refusal("other.walcast.test", "sslmode=verify-full", right)
-        .await;
-    assert!(
-        refusal.contains("other.walcast.test") && refusal.contains("subjectAltName"),
-        "{refusal}"
-    );
+    let refusal = server.refusal("other.walcast.test", "sslmode=verify-full", right).await;
+    assert!(refusal.contains("other.walcast.test") && refusal.contains("subjectAltName"), "{refusal}");
     let refusal = server.refusal(SERVER_NAME, "sslmode=verify-full", stranger).await;
-    assert!(
-        refusal.contains("UnknownIssuer") && refusal.contains("sslrootcert"),
-        "{refusal}"
-    );
+    assert!(refusal.contains("invalid peer certificate") && refusal.contains("sslrootcert"), "{refusal}");
 
-    assert!(
-        server
-            .identify("other.walcast.test", "sslmode=verify-ca", right)
-            .await
-            .unwrap()
-            .encrypted
-    );
+    assert!(server.identify("other.walcast.test", "sslmode=verify-ca", right).await.unwrap().encrypted);
     server.refusal(SERVER_NAME, "sslmode=verify-ca", stranger).await;
     // The server's own certificate, trusted by itself.
     let own = Some(server.certificate.as_str());
-    assert!(
-        server
-            .identify(SERVER_NAME, "sslmode=verify-full", own)
-            .await
-            .unwrap()
-            .encrypted
-    );
+    assert!(server.identify(SERVER_NAME, "sslmode=verify-full", own).await.unwrap().encrypted);
 
-    assert!(
-        server
-            .identify("other.walcast.test", "sslmode=require", None)
-            .await
-            .unwrap()
-            .encrypted
-    );
+    assert!(server.identify("other.walcast.test", "sslmode=require", None).await.unwrap().encrypted);
     server.refusal(SERVER_NAME, "sslmode=require", stranger).await;
-    assert!(
-        server
-            .identify(SERVER_NAME, "sslmode=prefer", None)
-            .await
-            .unwrap()
-            .encrypted
-    );
-    assert!(
-        !server
-            .identify(SERVER_NAME, "sslmode=disable", None)
-            .await
-            .unwrap()
-            .encrypted
-    );
+    assert!(server.identify(SERVER_NAME, "sslmode=prefer", None).await.unwrap().encrypted);
+    assert!(!server.identify(SERVER_NAME, "sslmode=disable", None).await.unwrap().encrypted);
 }
 
 #[tokio::test]
@@ -177,27 +120,13 @@ async fn scram_is_bound_to_the_tls_connection_where_there_is_one() {
     let server = tls_cluster().await;
     let used = |parameters: &'static str| {
         let server = &server;
-        async move {
-            server
-                .identify(SERVER_NAME, parameters, None)
-                .await
-                .unwrap()
-                .authentication
-        }
+        async move { server.identify(SERVER_NAME, parameters, None).await.unwrap().authentication }
     };
     assert_eq!(used("sslmode=require").await, Authentication::ScramSha256Plus);
-    assert_eq!(
-        used("sslmode=require&channel_binding=require").await,
-        Authentication::ScramSha256Plus
-    );
-    assert_eq!(
-        used("sslmode=require&channel_binding=disable").await,
-        Authentication::ScramSha256
-    );
+    assert_eq!(used("sslmode=require&channel_binding=require").await, Authentication::ScramSha256Plus);
+    assert_eq!(used("sslmode=require&channel_binding=disable").await, Authentication::ScramSha256);
     assert_eq!(used("sslmode=disable").await, Authentication::ScramSha256);
-    let refusal = server
-        .refusal(SERVER_NAME, "sslmode=disable&channel_binding=require", None)
-        .await;
+    let refusal = server.refusal(SERVER_NAME, "sslmode=disable&channel_binding=require", None).await;
     assert!(refusal.contains("channel_binding=require, but"), "{refusal}");
 }
 
@@ -209,11 +138,7 @@ async fn prefer_goes_the_way_pg_hba_leaves_open() {
         role.clone_into(&mut settings.user);
         settings.password = Some(walcast_replication::settings::Password::new("geheim"));
         assert_eq!(identify(&settings).await.unwrap().encrypted, encrypted, "{role}");
-        settings.ssl_mode = if encrypted {
-            SslMode::Disable
-        } else {
-            SslMode::Require
-        };
+        settings.ssl_mode = if encrypted { SslMode::Disable } else { SslMode::Require };
         let error = identify(&settings).await.unwrap_err();
         assert!(matches!(error, ReplicationError::HostRefused { .. }), "{error}");
     }
@@ -227,14 +152,8 @@ async fn changes_stream_over_tls() {
     let mut settings = settings(&server.cluster.url("postgres"), "encrypted");
     settings.connection = server.connection(SERVER_NAME, "sslmode=verify-full", Some(&server.authority));
     let mut consumer = Consumer::start(settings).await;
-    client
-        .batch_execute("INSERT INTO notes SELECT repeat('x', 3000000)")
-        .await
-        .unwrap();
-    client
-        .batch_execute("INSERT INTO notes VALUES ('end')")
-        .await
-        .unwrap();
+    client.batch_execute("INSERT INTO notes SELECT repeat('x', 3000000)").await.unwrap();
+    client.batch_execute("INSERT INTO notes VALUES ('end')").await.unwrap();
     assert_eq!(consumer.next_text().await.len(), 3_000_000);
     assert_eq!(consumer.next_text().await, "end");
     consumer.stop().await.unwrap();
