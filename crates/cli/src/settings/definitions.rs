@@ -144,11 +144,11 @@ pub(super) static MAX_CONNECTIONS: Setting<usize> = Setting::new(
 
 pub(super) static HEADER_BYTES_MAX: Setting<usize> = Setting::new(
     "server.header_bytes_max",
-    parse::count::<1024, 1_048_576>,
-    "Bytes of a request's head. Tokens travel there.",
+    parse::header_bytes,
+    "Bytes of a request's head, where tokens travel. Values under 8192 count as 8192.",
 )
 .environment(&["MAX_HEADER_LENGTH"])
-.default("16384");
+.default("32768");
 
 pub(super) static OPEN_FILES: Setting<u64> = Setting::new(
     "server.open_files",
@@ -244,19 +244,19 @@ pub(super) static MAX_USERS: Setting<usize> =
 pub(super) static MAX_CHANNELS: Setting<usize> =
     Setting::new("limits.max_channels_per_client", parse::count::<1, 100_000>, "Channels of one socket.")
         .environment(&["TENANT_MAX_CHANNELS_PER_CLIENT"])
-        .default("1000");
+        .default("100");
 
-pub(super) static MAX_JOINS: Setting<usize> = Setting::new(
+pub(super) static MAX_JOINS: Setting<u32> = Setting::new(
     "limits.max_joins_per_second",
-    parse::count::<1, 100_000_000>,
+    parse::count32,
     "Joins of all sockets together, per second.",
 )
 .environment(&["TENANT_MAX_JOINS_PER_SECOND"])
 .default("10000");
 
-pub(super) static MAX_EVENTS: Setting<usize> = Setting::new(
+pub(super) static MAX_EVENTS: Setting<u32> = Setting::new(
     "limits.max_events_per_second",
-    parse::count::<1, 1_000_000_000>,
+    parse::count32,
     "Messages of all sockets together, sent and delivered, per second.",
 )
 .environment(&["TENANT_MAX_EVENTS_PER_SECOND"])

@@ -8,7 +8,7 @@ use super::setting::Origin;
 
 /// Why the settings can not be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SettingsError {
+pub enum SettingsError {
     /// There is no database to follow.
     #[error(
         "no database is given: set DATABASE_URL, for example to postgres://user:password@host:5432/database \

@@ -14,7 +14,7 @@ use super::nearest::nearest;
 
 /// The settings that a file gives, as text.
 #[derive(Default)]
-pub(crate) struct ConfigurationFile {
+pub struct ConfigurationFile {
     pub(super) path: PathBuf,
     pub(super) values: BTreeMap<&'static str, FileValue>,
 }
@@ -28,14 +28,14 @@ pub(super) struct FileValue {
 
 impl ConfigurationFile {
     /// Reads and checks a file.
-    pub(crate) fn read(path: &Path) -> Result<Self, SettingsError> {
+    pub fn read(path: &Path) -> Result<Self, SettingsError> {
         let text = std::fs::read_to_string(path)
             .map_err(|problem| SettingsError::File { path: path.to_owned(), problem })?;
         Self::parse(path, &text)
     }
 
     /// Checks the text of a file.
-    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
+    pub fn parse(path: &Path, text: &str) -> Result<Self, SettingsError> {
         let document = DeTable::parse(text).map_err(|error| SettingsError::Syntax {
             path: path.to_owned(),
             line: error.span().map_or(1, |span| line(text, &span)),
@@ -94,10 +94,15 @@ impl ConfigurationFile {
         let known = || definitions::ALL.iter().map(|about| about.key);
         // A right name in the wrong section is the likelier mistake than a typing mistake.
         let name = key.rsplit('.').next().unwrap_or(&key);
-        let elsewhere = known().find(|known| known.rsplit('.').next() == Some(name));
-        let advice = match elsewhere.or_else(|| nearest(&key, known())) {
-            Some(meant) => format!("; did you mean `{meant}`?"),
-            None => "; docs/configuration.md lists them all".to_owned(),
+        let mut meant: Vec<&str> =
+            known().filter(|known| known.rsplit('.').next() == Some(name)).collect();
+        if meant.is_empty() {
+            meant.extend(nearest(&key, known()));
+        }
+        let advice = if meant.is_empty() {
+            "; docs/configuration.md lists them all".to_owned()
+        } else {
+            format!("; did you mean `{}`?", meant.join("` or `"))
         };
         SettingsError::UnknownKey { path: self.path.clone(), line, key, advice }
     }
@@ -166,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
-        assert!(refusal("port = 1\n").ends_with("`port` is not a setting; did you mean `database.port`?"));
+        assert!(refusal("port = 1\n").ends_with("`port` is not a setting; did you mean `database.port` or `server.port`?"));
         assert!(refusal("[server]\ndeletes = \"private\"\n").ends_with("did you mean `changes.deletes`?"));
         assert!(refusal("[nonsense]\nx = 1\n").ends_with("docs/configuration.md lists them all"));
     }

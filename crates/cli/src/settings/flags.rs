@@ -13,30 +13,35 @@ const FILE_ID: &str = "settings.file";
 
 /// What the command line says about settings; `#[command(flatten)]` takes it into a command.
 #[derive(Default, Clone)]
-pub(crate) struct Flags {
+pub struct Flags {
     pub(super) file: Option<PathBuf>,
     pub(super) values: BTreeMap<&'static str, String>,
 }
 
 impl Flags {
     /// `--config`.
-    pub(crate) fn file(&self) -> Option<&Path> {
+    pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 
     /// `--database-url`, when it was given.
-    pub(crate) fn database_url(&self) -> Option<&str> {
+    pub fn database_url(&self) -> Option<&str> {
         self.values.get(definitions::DATABASE_URL.about.key).map(String::as_str)
     }
 
     /// As if `--database-url` had been given: `walcast dev` starts the database itself.
-    pub(crate) fn set_database_url(&mut self, url: String) {
+    pub fn set_database_url(&mut self, url: String) {
         self.values.insert(definitions::DATABASE_URL.about.key, url);
     }
 
     /// As if there were a flag for the secret: `walcast dev` makes it itself.
-    pub(crate) fn set_jwt_secret(&mut self, secret: String) {
+    pub fn set_jwt_secret(&mut self, secret: String) {
         self.values.insert(definitions::JWT_SECRET.about.key, secret);
+    }
+
+    /// As if `--host` had been given, where it was not.
+    pub fn set_host_unless_given(&mut self, host: &str) {
+        self.values.entry(definitions::LISTEN_HOST.about.key).or_insert_with(|| host.to_owned());
     }
 }
 
@@ -56,7 +61,7 @@ impl clap::Args for Flags {
             .value_parser(clap::value_parser!(PathBuf))
             .help("TOML file with settings [env: WALCAST_CONFIG]");
         flagged().fold(command.arg(file), |command, (about, flag)| {
-            command.arg(Arg::new(about.key).long(flag).value_name(value_name(about)).help(help(about)))
+            command.arg(Arg::new(about.key).long(flag).value_name("VALUE").help(help(about)))
         })
     }
 
@@ -89,10 +94,6 @@ fn flagged() -> impl Iterator<Item = (&'static About, &'static str)> {
     definitions::ALL.iter().filter_map(|about| Some((*about, about.flag?)))
 }
 
-fn value_name(about: &About) -> String {
-    about.key.rsplit('.').next().unwrap_or(about.key).to_uppercase()
-}
-
 fn help(about: &About) -> String {
     let default = about.default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
     format!("{} [env: {}]{default}", about.help.replace('`', ""), about.environment.join(", "))
@@ -123,6 +124,6 @@ mod tests {
     fn help_names_variable_and_default() {
         let mut command = Flags::augment_args(Command::new("walcast"));
         let help = command.render_long_help().to_string();
-        assert!(help.contains("--port <PORT>") && help.contains("[env: PORT] [default: 4000]"), "{help}");
+        assert!(help.contains("--port <VALUE>") && help.contains("[env: PORT] [default: 4000]"), "{help}");
     }
 }

@@ -34,6 +34,11 @@ pub(super) fn count32(text: &str) -> Result<u32, String> {
     count::<1, 1_000_000_000>(text).and_then(|number| u32::try_from(number).map_err(|error| error.to_string()))
 }
 
+/// Bytes of a request's head; the HTTP library's least is 8,192, and self-hosters have smaller values set.
+pub(super) fn header_bytes(text: &str) -> Result<usize, String> {
+    count::<1, 1_048_576>(text).map(|bytes| bytes.max(8192))
+}
+
 /// A number of open files.
 pub(super) fn open_files(text: &str) -> Result<u64, String> {
     count::<64, 1_000_000_000>(text).map(|number| number as u64)

@@ -4,31 +4,31 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// A setting of type `T`.
-pub(crate) struct Setting<T> {
+pub struct Setting<T> {
     /// Everything about it that does not depend on its type.
-    pub(crate) about: About,
+    pub about: About,
     /// Reads its text. The error is what was expected, as the end of "expected …".
-    pub(crate) parse: fn(&str) -> Result<T, String>,
+    pub parse: fn(&str) -> Result<T, String>,
 }
 
 /// Names, default and meaning of a setting. The reference in `docs/configuration.md` is made of these.
-pub(crate) struct About {
+pub struct About {
     /// Its place in the TOML file, `section.name`. Units are part of the name.
-    pub(crate) key: &'static str,
+    pub key: &'static str,
     /// The environment variables it is read from; the first one that is set counts.
-    pub(crate) environment: &'static [&'static str],
+    pub environment: &'static [&'static str],
     /// The command-line flag, without dashes. Secrets have none: other users can read command lines.
-    pub(crate) flag: Option<&'static str>,
+    pub flag: Option<&'static str>,
     /// What holds when nobody sets it, as text. `None` means that there is no value then.
-    pub(crate) default: Option<&'static str>,
+    pub default: Option<&'static str>,
     /// Its text must not be shown.
-    pub(crate) secret: bool,
+    pub secret: bool,
     /// What it is for, one or two sentences in Markdown.
-    pub(crate) help: &'static str,
+    pub help: &'static str,
 }
 
 impl<T> Setting<T> {
-    pub(crate) const fn new(
+    pub const fn new(
         key: &'static str,
         parse: fn(&str) -> Result<T, String>,
         help: &'static str,
@@ -36,22 +36,22 @@ impl<T> Setting<T> {
         Self { about: About { key, environment: &[], flag: None, default: None, secret: false, help }, parse }
     }
 
-    pub(crate) const fn environment(mut self, names: &'static [&'static str]) -> Self {
+    pub const fn environment(mut self, names: &'static [&'static str]) -> Self {
         self.about.environment = names;
         self
     }
 
-    pub(crate) const fn flag(mut self, name: &'static str) -> Self {
+    pub const fn flag(mut self, name: &'static str) -> Self {
         self.about.flag = Some(name);
         self
     }
 
-    pub(crate) const fn default(mut self, text: &'static str) -> Self {
+    pub const fn default(mut self, text: &'static str) -> Self {
         self.about.default = Some(text);
         self
     }
 
-    pub(crate) const fn secret(mut self) -> Self {
+    pub const fn secret(mut self) -> Self {
         self.about.secret = true;
         self
     }
@@ -59,7 +59,7 @@ impl<T> Setting<T> {
 
 /// Where a value came from, as an error names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub enum Origin {
     /// A command-line flag, without dashes.
     Flag(&'static str),
     /// An environment variable.

@@ -1,0 +1,450 @@
+//! Everything that can be set, typed.
+//!
+//! One order holds for every setting: flag, environment variable, TOML file, default. In reading order:
+//!
+//! * `setting` — what one setting is;
+//! * `definitions` — all of them; `docs/configuration.md` is made of this file;
+//! * `parse` — texts into values;
+//! * `flags`, `file` — the command line and the TOML file;
+//! * `layers` — the order;
+//! * `database` — the connection, from one URL or from parts;
+//! * `error` — what can be wrong, one sentence each;
+//! * `nearest` — what a mistyped name was meant to be;
+//! * `serving` — from these settings to those of a server;
+//! * `reference` — the page of documentation.
+
+mod database;
+mod definitions;
+mod error;
+mod file;
+mod flags;
+mod layers;
+mod nearest;
+mod parse;
+#[cfg(test)]
+mod reference;
+mod serving;
+mod setting;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use walcast_auth::{JwksSource, Secret, refuse_sample_secret};
+use walcast_engine::{Deletes, RateLimit};
+use walcast_replication::ConnectionSettings;
+
+use layers::Layers;
+
+pub use error::SettingsError;
+pub use file::ConfigurationFile;
+pub use flags::Flags;
+pub use layers::Environment;
+pub use setting::Origin;
+
+/// The variable that names the configuration file.
+const FILE_VARIABLE: &str = "WALCAST_CONFIG";
+
+/// What the settings are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// `walcast serve`: weak secrets are refused.
+    Serve,
+    /// `walcast dev`: any secret will do.
+    Develop,
+}
+
+/// All settings of one process.
+#[derive(Debug)]
+pub struct Settings {
+    /// The database that is followed.
+    pub database: DatabaseSettings,
+    /// What tokens are verified with.
+    pub auth: AuthSettings,
+    /// Sockets and HTTP.
+    pub server: ServerSettings,
+    /// Slot and publications.
+    pub replication: ReplicationSettings,
+    /// Row changes.
+    pub changes: ChangeSettings,
+    /// What clients may do.
+    pub limits: Limits,
+    /// The log.
+    pub log: LogSettings,
+    /// Sentences for the log about settings that were given and mean nothing.
+    pub warnings: Vec<String>,
+}
+
+/// The database that is followed.
+#[derive(Debug)]
+pub struct DatabaseSettings {
+    /// Where it is and who we are there.
+    pub connection: ConnectionSettings,
+    /// SQL for each new connection of the pool.
+    pub after_connect: Option<String>,
+    /// Connections of the pool.
+    pub pool_size: usize,
+    /// How long Postgres may take to decide a policy.
+    pub statement_timeout: Duration,
+}
+
+/// What tokens are verified with; at least one of secret and key set is there.
+#[derive(Debug)]
+pub struct AuthSettings {
+    /// Shared secret of the HS algorithms.
+    pub jwt_secret: Option<Secret>,
+    /// The issuer's key set.
+    pub jwks: Option<JwksSource>,
+    /// Claims that must have these values where they are present.
+    pub claim_validators: Map<String, Value>,
+    /// Shared secret of the tokens for `/metrics`; `None` leaves it open.
+    pub metrics_jwt_secret: Option<Secret>,
+}
+
+/// Sockets and HTTP.
+#[derive(Debug)]
+pub struct ServerSettings {
+    /// Address and port to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Open TCP connections.
+    pub max_connections: usize,
+    /// Bytes of a request's head.
+    pub header_bytes_max: usize,
+    /// Open files to ask the operating system for; `None` asks for as many as allowed.
+    pub open_files: Option<u64>,
+    /// Shards; `None` is one per processor core.
+    pub shards: Option<usize>,
+    /// Bytes that may wait for one socket.
+    pub outbound_bytes_max: usize,
+    /// Delay of the answer to a refused handshake.
+    pub connect_error_backoff: Duration,
+    /// Delay of the answer to a refused join.
+    pub channel_error_backoff: Duration,
+}
+
+/// Slot and publications.
+#[derive(Debug)]
+pub struct ReplicationSettings {
+    /// Name of the slot, suffix included.
+    pub slot: String,
+    /// Publications whose tables are followed, at least one.
+    pub publications: Vec<String>,
+}
+
+/// Row changes.
+#[derive(Debug)]
+pub struct ChangeSettings {
+    /// What happens with deletes that can not be judged.
+    pub deletes: Deletes,
+    /// How often the catalog is compared with what is known.
+    pub catalog_poll: Duration,
+    /// Bytes of one change as JSON.
+    pub record_bytes_max: usize,
+}
+
+/// What clients may do (docs/protocol.md §10.1).
+#[derive(Debug)]
+pub struct Limits {
+    /// Sockets with a joined channel.
+    pub max_concurrent_users: usize,
+    /// Channels of one socket.
+    pub max_channels_per_client: usize,
+    /// Joins per second, of all sockets.
+    pub max_joins_per_second: u32,
+    /// Messages per second, of all sockets, sent and delivered.
+    pub max_events_per_second: u32,
+    /// Bytes of one broadcast or presence payload.
+    pub payload_bytes_max: usize,
+    /// Presence calls of one channel.
+    pub presence_calls: RateLimit,
+}
+
+/// The log.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// A filter in the grammar of tracing-subscriber's `EnvFilter`.
+    pub filter: String,
+    /// Form of the lines.
+    pub format: LogFormat,
+    /// Whether requests of the health endpoints are logged.
+    pub health_checks: bool,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line, for machines.
+    Json,
+}
+
+impl Settings {
+    /// Reads the configuration file that `--config` or `WALCAST_CONFIG` names, and puts everything together.
+    pub fn load(
+        flags: &Flags,
+        environment: &Environment,
+        purpose: Purpose,
+    ) -> Result<Self, SettingsError> {
+        let variable = environment.get(FILE_VARIABLE).filter(|path| !path.is_empty()).map(Path::new);
+        let file = match flags.file().or(variable) {
+            Some(path) => ConfigurationFile::read(path)?,
+            None => ConfigurationFile::default(),
+        };
+        Self::resolve(flags, environment, &file, purpose)
+    }
+
+    /// Puts together what was given. Touches nothing outside its arguments.
+    pub fn resolve(
+        flags: &Flags,
+        environment: &Environment,
+        file: &ConfigurationFile,
+        purpose: Purpose,
+    ) -> Result<Self, SettingsError> {
+        let layers = Layers { flags, environment, file };
+        Ok(Self {
+            database: database_settings(&layers)?,
+            auth: auth_settings(&layers, purpose)?,
+            server: server_settings(&layers)?,
+            replication: replication_settings(&layers)?,
+            changes: ChangeSettings {
+                deletes: layers.get(&definitions::DELETES)?,
+                catalog_poll: layers.get(&definitions::CATALOG_POLL)?,
+                record_bytes_max: layers.get(&definitions::RECORD_BYTES_MAX)?,
+            },
+            limits: limits(&layers)?,
+            log: log_settings(&layers)?,
+            warnings: layers::mistyped_variables(environment),
+        })
+    }
+}
+
+fn database_settings(layers: &Layers<'_>) -> Result<DatabaseSettings, SettingsError> {
+    Ok(DatabaseSettings {
+        connection: database::connection(layers)?,
+        after_connect: layers.find(&definitions::DATABASE_AFTER_CONNECT)?,
+        pool_size: layers.get(&definitions::DATABASE_POOL_SIZE)?,
+        statement_timeout: layers.get(&definitions::DATABASE_STATEMENT_TIMEOUT)?,
+    })
+}
+
+fn auth_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<AuthSettings, SettingsError> {
+    let jwt_secret = layers.find(&definitions::JWT_SECRET)?;
+    let jwks = layers.find(&definitions::JWKS)?;
+    if jwt_secret.is_none() && jwks.is_none() {
+        return Err(SettingsError::MissingTokenKey);
+    }
+    if let (Purpose::Serve, Some(secret), Some(origin)) =
+        (purpose, &jwt_secret, layers.origin(&definitions::JWT_SECRET.about))
+    {
+        refuse_sample_secret(secret.expose())
+            .map_err(|problem| SettingsError::WeakSecret { origin, problem })?;
+    }
+    Ok(AuthSettings {
+        jwt_secret,
+        jwks,
+        claim_validators: layers.get(&definitions::CLAIM_VALIDATORS)?,
+        metrics_jwt_secret: layers.find(&definitions::METRICS_JWT_SECRET)?,
+    })
+}
+
+fn server_settings(layers: &Layers<'_>) -> Result<ServerSettings, SettingsError> {
+    let host: IpAddr = layers.get(&definitions::LISTEN_HOST)?;
+    Ok(ServerSettings {
+        listen: SocketAddr::new(host, layers.get(&definitions::LISTEN_PORT)?),
+        max_connections: layers.get(&definitions::MAX_CONNECTIONS)?,
+        header_bytes_max: layers.get(&definitions::HEADER_BYTES_MAX)?,
+        open_files: layers.find(&definitions::OPEN_FILES)?,
+        shards: layers.find(&definitions::SHARDS)?,
+        outbound_bytes_max: layers.get(&definitions::OUTBOUND_BYTES_MAX)?,
+        connect_error_backoff: layers.get(&definitions::CONNECT_ERROR_BACKOFF)?,
+        channel_error_backoff: layers.get(&definitions::CHANNEL_ERROR_BACKOFF)?,
+    })
+}
+
+fn replication_settings(layers: &Layers<'_>) -> Result<ReplicationSettings, SettingsError> {
+    let mut slot = layers.get(&definitions::SLOT)?;
+    if let Some(suffix) = layers.find(&definitions::SLOT_SUFFIX)? {
+        slot = format!("{slot}_{suffix}");
+        if let (Err(expected), Some(origin)) =
+            (parse::slot(&slot), layers.origin(&definitions::SLOT_SUFFIX.about))
+        {
+            let found = format!("{slot:?} as the whole name of the slot");
+            return Err(SettingsError::Invalid { origin, expected, found });
+        }
+    }
+    Ok(ReplicationSettings { slot, publications: layers.get(&definitions::PUBLICATIONS)? })
+}
+
+fn limits(layers: &Layers<'_>) -> Result<Limits, SettingsError> {
+    Ok(Limits {
+        max_concurrent_users: layers.get(&definitions::MAX_USERS)?,
+        max_channels_per_client: layers.get(&definitions::MAX_CHANNELS)?,
+        max_joins_per_second: layers.get(&definitions::MAX_JOINS)?,
+        max_events_per_second: layers.get(&definitions::MAX_EVENTS)?,
+        payload_bytes_max: layers.get(&definitions::PAYLOAD_BYTES_MAX)?,
+        presence_calls: RateLimit {
+            calls: layers.get(&definitions::PRESENCE_CALLS)?,
+            window: layers.get(&definitions::PRESENCE_WINDOW)?,
+        },
+    })
+}
+
+fn log_settings(layers: &Layers<'_>) -> Result<LogSettings, SettingsError> {
+    Ok(LogSettings {
+        filter: layers.get(&definitions::LOG_LEVEL)?,
+        format: layers.get(&definitions::LOG_FORMAT)?,
+        health_checks: !layers.get(&definitions::DISABLE_HEALTH_LOGGING)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "9vJm1Tq0cWz4hXs7LkRbYfUe2NgPdAoI";
+    const REQUIRED: &[(&str, &str)] = &[("DATABASE_URL", "postgres://ana:pw9@db/app"), ("JWT_SECRET", SECRET)];
+
+    fn resolve_for(purpose: Purpose, variables: &[(&str, &str)], file: &str) -> Result<Settings, SettingsError> {
+        let environment =
+            variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        let file = ConfigurationFile::parse(Path::new("walcast.toml"), file)?;
+        Settings::resolve(&Flags::default(), &environment, &file, purpose)
+    }
+
+    fn resolve(variables: &[(&str, &str)], file: &str) -> Result<Settings, SettingsError> {
+        resolve_for(Purpose::Serve, variables, file)
+    }
+
+    fn refusal(variables: &[(&str, &str)], file: &str) -> String {
+        resolve(variables, file).err().expect("refused").to_string()
+    }
+
+    #[test]
+    fn a_database_url_and_a_secret_are_all_that_is_needed() {
+        let settings = resolve(REQUIRED, "").unwrap();
+        assert_eq!(settings.server.listen.to_string(), "0.0.0.0:4000");
+        assert_eq!(settings.replication.slot, "walcast");
+        assert_eq!(settings.replication.publications, ["supabase_realtime"]);
+        assert_eq!(settings.changes.deletes, Deletes::Private);
+        assert_eq!(settings.changes.catalog_poll, Duration::from_secs(5));
+        assert_eq!(settings.server.outbound_bytes_max, 1 << 20);
+        assert_eq!(settings.server.connect_error_backoff, Duration::from_secs(2));
+        assert!(settings.log.health_checks);
+        assert!(settings.warnings.is_empty());
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert!(refusal(&[("JWT_SECRET", SECRET)], "").contains("DATABASE_URL"));
+        assert!(refusal(&[("DATABASE_URL", "postgres://ana@db/app")], "").contains("JWT_SECRET"));
+    }
+
+    #[test]
+    fn the_environment_of_the_stock_compose_file_is_accepted() {
+        let settings = resolve(
+            &[
+                ("PORT", "4000"),
+                ("DB_HOST", "db"),
+                ("DB_PORT", "5432"),
+                ("DB_USER", "supabase_admin"),
+                ("DB_PASSWORD", "pw9"),
+                ("DB_NAME", "postgres"),
+                ("DB_AFTER_CONNECT_QUERY", "SET search_path TO _realtime"),
+                ("DB_ENC_KEY", "supabaserealtime"),
+                ("API_JWT_SECRET", SECRET),
+                ("SECRET_KEY_BASE", "x"),
+                ("METRICS_JWT_SECRET", SECRET),
+                ("ERL_AFLAGS", "-proto_dist inet_tcp"),
+                ("DNS_NODES", "''"),
+                ("RLIMIT_NOFILE", "10000"),
+                ("APP_NAME", "realtime"),
+                ("SEED_SELF_HOST", "true"),
+                ("RUN_JANITOR", "true"),
+                ("DISABLE_HEALTHCHECK_LOGGING", "true"),
+            ],
+            "",
+        )
+        .unwrap();
+        assert_eq!(settings.database.connection.to_string(), "supabase_admin@db:5432/postgres");
+        assert_eq!(settings.server.open_files, Some(10000));
+        assert!(settings.auth.metrics_jwt_secret.is_some());
+        assert!(!settings.log.health_checks);
+    }
+
+    #[test]
+    fn the_limits_of_a_tenant_are_read_from_their_variables() {
+        let mut variables = REQUIRED.to_vec();
+        variables.extend([
+            ("TENANT_MAX_CONCURRENT_USERS", "1"),
+            ("TENANT_MAX_CHANNELS_PER_CLIENT", "2"),
+            ("TENANT_MAX_JOINS_PER_SECOND", "3"),
+            ("TENANT_MAX_EVENTS_PER_SECOND", "4"),
+            ("CLIENT_PRESENCE_MAX_CALLS", "5"),
+            ("CLIENT_PRESENCE_WINDOW_MS", "6000"),
+        ]);
+        let limits = resolve(&variables, "").unwrap().limits;
+        assert_eq!((limits.max_concurrent_users, limits.max_channels_per_client), (1, 2));
+        assert_eq!((limits.max_joins_per_second, limits.max_events_per_second), (3, 4));
+        assert_eq!(limits.presence_calls, RateLimit { calls: 5, window: Duration::from_secs(6) });
+    }
+
+    #[test]
+    fn a_whole_file_is_understood() {
+        let settings = resolve(
+            &[],
+            "[database]\nurl = \"postgres://ana@db/app\"\npool_size = 2\n\
+             [auth]\njwks = '{\"keys\":[]}'\n[auth.claim_validators]\niss = \"me\"\n\
+             [replication]\nslot_suffix = \"blue\"\npublications = [\"a\", \"b\"]\n\
+             [changes]\ndeletes = \"compatible\"\n[log]\nformat = \"json\"\n",
+        )
+        .unwrap();
+        assert_eq!(settings.database.pool_size, 2);
+        assert_eq!(settings.auth.claim_validators["iss"], "me");
+        assert_eq!(settings.replication.slot, "walcast_blue");
+        assert_eq!(settings.replication.publications, ["a", "b"]);
+        assert_eq!(settings.changes.deletes, Deletes::Compatible);
+        assert_eq!(settings.log.format, LogFormat::Json);
+    }
+
+    #[test]
+    fn a_sample_secret_is_refused_except_in_development() {
+        let variables =
+            [REQUIRED[0], ("API_JWT_SECRET", "your-super-secret-jwt-token-with-at-least-32-characters-long")];
+        assert!(refusal(&variables, "").starts_with("the environment variable API_JWT_SECRET: the JWT secret is"));
+        assert!(resolve_for(Purpose::Develop, &variables, "").is_ok());
+    }
+
+    #[test]
+    fn a_suffix_that_makes_the_slot_name_too_long_is_refused() {
+        let suffix = "a".repeat(60);
+        let mut variables = REQUIRED.to_vec();
+        variables.push(("SLOT_NAME_SUFFIX", &suffix));
+        assert!(refusal(&variables, "").contains("SLOT_NAME_SUFFIX"));
+    }
+
+    #[test]
+    fn a_missing_configuration_file_is_named() {
+        let environment = [(FILE_VARIABLE.to_owned(), "does/not/exist.toml".to_owned())].into();
+        let refused = Settings::load(&Flags::default(), &environment, Purpose::Serve).err().unwrap();
+        assert!(refused.to_string().contains("does/not/exist.toml"), "{refused}");
+    }
+
+    #[test]
+    fn no_secret_is_printed() {
+        let mut variables = REQUIRED.to_vec();
+        variables.extend([("METRICS_JWT_SECRET", "metrics hidden"), ("JWT_JWKS", r#"{"keys":[]}"#)]);
+        let printed = format!("{:?}", resolve(&variables, "").unwrap());
+        for hidden in [SECRET, "pw9", "metrics hidden", "keys"] {
+            assert!(!printed.contains(hidden), "{hidden} in {printed}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_secret_value_is_refused_without_showing_it() {
+        let mut variables = REQUIRED.to_vec();
+        variables.push(("JWT_JWKS", "https://"));
+        assert!(refusal(&variables, "").ends_with("found something else"));
+    }
+}

@@ -1,0 +1,111 @@
+//! From what was set to what a server is started with.
+
+use std::num::NonZero;
+use std::thread;
+
+use walcast_auth::{KeyError, Secret, Verifier, VerifierSettings};
+use walcast_engine::EngineSettings;
+
+use super::Settings;
+use crate::serve::ServeSettings;
+
+impl Settings {
+    /// The settings of a server without the demo.
+    pub fn serve(&self) -> ServeSettings {
+        let mut serve = ServeSettings::new(self.database.connection.clone(), self.verifier());
+        serve.listen = self.server.listen;
+        serve.publications.clone_from(&self.replication.publications);
+        serve.slot.clone_from(&self.replication.slot);
+        serve.pool_size = self.database.pool_size;
+        serve.statement_timeout = self.database.statement_timeout;
+        serve.after_connect.clone_from(&self.database.after_connect);
+        serve.catalog_poll = self.changes.catalog_poll;
+        serve.engine = self.engine();
+        serve.limits.max_concurrent_users = self.limits.max_concurrent_users;
+        serve.limits.max_channels_per_client = self.limits.max_channels_per_client;
+        serve.limits.max_joins_per_second = self.limits.max_joins_per_second;
+        serve.limits.connect_error_backoff = self.server.connect_error_backoff;
+        serve.limits.channel_error_backoff = self.server.channel_error_backoff;
+        serve.listener.connections_max = self.server.max_connections;
+        serve.listener.head_bytes_max = self.server.header_bytes_max;
+        serve
+    }
+
+    /// What sockets and channels are verified with.
+    pub fn verifier(&self) -> VerifierSettings {
+        VerifierSettings {
+            secret: self.auth.jwt_secret.clone(),
+            jwks: self.auth.jwks.clone(),
+            claim_validators: self.auth.claim_validators.clone(),
+        }
+    }
+
+    /// What `/metrics` is guarded with, if it is.
+    pub fn metrics_verifier(&self) -> Result<Option<Verifier>, KeyError> {
+        let guard = |secret: &Secret| {
+            Verifier::new(VerifierSettings { secret: Some(secret.clone()), ..VerifierSettings::default() })
+        };
+        self.auth.metrics_jwt_secret.as_ref().map(guard).transpose()
+    }
+
+    fn engine(&self) -> EngineSettings {
+        let cores = || thread::available_parallelism().map_or(1, NonZero::get);
+        EngineSettings {
+            shards: self.server.shards.unwrap_or_else(cores),
+            outbound_bytes_max: self.server.outbound_bytes_max,
+            payload_bytes_max: self.limits.payload_bytes_max,
+            record_bytes_max: self.changes.record_bytes_max,
+            presence_calls: self.limits.presence_calls,
+            deletes: self.changes.deletes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ConfigurationFile, Environment, Flags, Purpose};
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)]) -> Settings {
+        let required = [
+            ("DATABASE_URL", "postgres://ana@db/app"),
+            ("JWT_SECRET", "9vJm1Tq0cWz4hXs7LkRbYfUe2NgPdAoI"),
+        ];
+        let environment: Environment = required
+            .iter()
+            .chain(variables)
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .collect();
+        let file = ConfigurationFile::default();
+        Settings::resolve(&Flags::default(), &environment, &file, Purpose::Serve).unwrap()
+    }
+
+    #[test]
+    fn what_was_set_reaches_the_server() {
+        let serve = settings(&[
+            ("PORT", "4100"),
+            ("SLOT_NAME_SUFFIX", "blue"),
+            ("DB_POOL_SIZE", "3"),
+            ("WALCAST_SHARDS", "2"),
+            ("WEBSOCKET_MAX_HEAP_SIZE", "50000000"),
+            ("TENANT_MAX_CHANNELS_PER_CLIENT", "7"),
+            ("CHANNEL_ERROR_BACKOFF_MS", "10"),
+            ("MAX_HEADER_LENGTH", "4096"),
+        ])
+        .serve();
+        assert_eq!(serve.listen.port(), 4100);
+        assert_eq!(serve.slot, "walcast_blue");
+        assert_eq!(serve.pool_size, 3);
+        assert_eq!((serve.engine.shards, serve.engine.outbound_bytes_max), (2, 50_000_000));
+        assert_eq!(serve.limits.max_channels_per_client, 7);
+        assert_eq!(serve.limits.channel_error_backoff.as_millis(), 10);
+        assert_eq!(serve.listener.head_bytes_max, 8192);
+    }
+
+    #[test]
+    fn metrics_are_guarded_only_where_a_secret_is_set() {
+        assert!(settings(&[]).metrics_verifier().unwrap().is_none());
+        let guarded = settings(&[("METRICS_JWT_SECRET", "kq81-Zp0dWm3hYs6LtRcXfVe")]);
+        assert!(guarded.metrics_verifier().unwrap().is_some());
+    }
+}
