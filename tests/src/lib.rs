@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde_json::{Value, json};
 use walcast::serve::{ServeSettings, Server};
+use walcast::settings::{DatabaseSettings, Flags};
 use walcast_auth::{Secret, VerifierSettings};
-use walcast_replication::ConnectionSettings;
 use walcast_testkit::{Database, ProtocolClient, ProtocolVersion};
 
 /// The secret that the tests' tokens are signed with.
@@ -99,8 +99,10 @@ fn settings(database: &Database) -> Result<ServeSettings> {
     // The first caller wins, the others find the same provider.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let verifier = VerifierSettings { secret: Some(Secret::new(SECRET)), ..VerifierSettings::default() };
-    let mut settings = ServeSettings::new(ConnectionSettings::parse(database.url())?, verifier);
-    settings.slot = database.slot_name();
+    let flags = Flags::default();
+    let environment = [("DATABASE_URL".to_owned(), database.url().to_owned())].into();
+    let mut settings = ServeSettings::new(DatabaseSettings::load(&flags, &environment)?, verifier);
+    settings.replication.slot = database.slot_name();
     settings.engine.shards = 2;
     settings.limits.connect_error_backoff = Duration::ZERO;
     settings.limits.channel_error_backoff = Duration::ZERO;

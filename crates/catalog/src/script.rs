@@ -11,7 +11,8 @@ use crate::settings::CatalogSettings;
 pub async fn apply(settings: &CatalogSettings, files: &[(&str, &str)]) -> Result<(), CatalogError> {
     let connection = Connection::open(settings).await?;
     let client = &connection.client;
-    client.batch_execute("BEGIN").await?;
+    // "does not exist, skipping" is what a script that may be applied again always says.
+    client.batch_execute("SET client_min_messages = warning; BEGIN").await?;
     for (name, sql) in files {
         client.batch_execute(sql).await?;
         tracing::debug!(name, "applied");

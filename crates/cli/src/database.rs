@@ -1,11 +1,27 @@
 //! One database URL, for the two ways in which the database is spoken to.
 
 use anyhow::{Context, Result};
+use walcast_catalog::CatalogSettings;
 use walcast_replication::settings::Endpoint;
 use walcast_replication::{ConnectionSettings, SslMode};
 
+use crate::settings::DatabaseSettings;
+
+/// How the catalog reaches the database of `settings`.
+pub fn catalog_settings(settings: &DatabaseSettings, publications: &[String]) -> Result<CatalogSettings> {
+    let (config, tls) = query_config(&settings.connection)?;
+    Ok(CatalogSettings {
+        tls,
+        publications: publications.to_vec(),
+        pool_size: settings.pool_size,
+        statement_timeout: settings.statement_timeout,
+        after_connect: settings.after_connect.clone(),
+        ..CatalogSettings::new(config)
+    })
+}
+
 /// The settings of the query connections, made from those of the replication connection.
-pub(crate) fn query_config(
+fn query_config(
     connection: &ConnectionSettings,
 ) -> Result<(tokio_postgres::Config, Option<rustls::ClientConfig>)> {
     let tls = connection.tls().context("the TLS settings of the database URL")?;

@@ -20,8 +20,7 @@ impl DemoDatabase for CatalogDemo {
         parameters: &'a [Option<String>],
     ) -> BoxFuture<'a, Result<Value, DemoError>> {
         async move {
-            let parameters: Vec<_> = parameters.iter().map(Option::as_deref).collect();
-            self.0.run_as(role, claims_json, sql, &parameters).await.map_err(|error| refusal(&error))
+            self.0.run_as(role, claims_json, sql, parameters).await.map_err(|error| refusal(&error))
         }
         .boxed()
     }

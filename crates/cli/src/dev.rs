@@ -2,22 +2,24 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use walcast_auth::{Secret, VerifierSettings};
+use walcast_auth::Secret;
 use walcast_catalog::{install, script};
-use walcast_replication::ConnectionSettings;
 use walcast_testkit::{Cluster, ClusterSettings, DataDirectory, demo};
 
+use crate::database::catalog_settings;
 use crate::serve::{ServeSettings, Server};
+use crate::settings::{Environment, Flags, Purpose, Settings};
 
 /// The database that the demo lives in.
 const DATABASE: &str = "walcast_demo";
 
+/// The page gives a token to whoever asks, so nobody else's machine may ask.
+const LOCAL_ONLY: &str = "127.0.0.1";
 /// Where PostgreSQL's programs are kept that had to be fetched.
 const EMBEDDED_CACHE: &str = ".walcast/postgres";
 
@@ -30,15 +32,10 @@ pub struct DevOptions {
     /// The folder with `postgres` and `initdb`; else PATH and the usual Debian folders, newest first.
     #[arg(long)]
     pub pg_bin: Option<PathBuf>,
-    /// Use this database instead of a private one. The demo schema is applied to it.
-    #[arg(long)]
-    pub database_url: Option<String>,
-    /// The address of the page and the sockets.
-    #[arg(long, default_value = "127.0.0.1")]
-    pub host: std::net::IpAddr,
-    /// The port of the page and the sockets.
-    #[arg(long, env = "PORT", default_value_t = 4000)]
-    pub port: u16,
+    /// Any setting of `walcast serve`. With `--database-url` that database is used instead of a private
+    /// one, and the demo schema is applied to it.
+    #[command(flatten)]
+    pub settings: Flags,
 }
 
 /// The running demo.
@@ -54,23 +51,23 @@ pub struct Dev {
 
 impl Dev {
     /// Starts PostgreSQL (unless one is given) and the server.
-    pub async fn start(options: DevOptions) -> Result<Dev> {
+    pub async fn start(options: DevOptions, environment: &Environment) -> Result<Dev> {
         fs::create_dir_all(&options.data_dir)
             .with_context(|| format!("cannot create {}", options.data_dir.display()))?;
         let secret = kept_secret(&options.data_dir.join("jwt-secret"))?;
-        let (cluster, database_url) = match &options.database_url {
-            Some(url) => (None, url.clone()),
+        let mut flags = options.settings.clone();
+        let (cluster, database_url) = match flags.database_url() {
+            Some(url) => (None, url.to_owned()),
             None => {
                 let cluster = private_cluster(&options).await?;
                 let url = demo_database(&cluster).await?;
                 (Some(cluster), url)
             }
         };
-        let connection = ConnectionSettings::parse(&database_url)?;
-        let verifier = VerifierSettings { secret: Some(Secret::new(&secret)), ..VerifierSettings::default() };
-        let mut settings = ServeSettings::new(connection, verifier);
-        settings.listen = SocketAddr::new(options.host, options.port);
-        settings.slot = "walcast_dev".to_owned();
+        flags.set_database_url(database_url.clone());
+        flags.set_jwt_secret(secret.clone());
+        flags.set_host_unless_given(LOCAL_ONLY);
+        let mut settings = Settings::load(&flags, environment, Purpose::Develop)?.serve();
         settings.demo = Some(Secret::new(&secret));
         apply_demo(&settings).await?;
         let server = Server::start(settings).await?;
@@ -108,7 +105,7 @@ async fn demo_database(cluster: &Cluster) -> Result<String> {
 }
 
 async fn apply_demo(settings: &ServeSettings) -> Result<()> {
-    let catalog = settings.catalog()?;
+    let catalog = catalog_settings(&settings.database, &settings.replication.publications)?;
     script::apply(&catalog, demo::FILES).await.context("the demo schema can not be applied")?;
     install::apply(&catalog).await.context("walcast can not be installed in the demo database")?;
     Ok(())

@@ -1,9 +1,17 @@
 //! walcast, put together: settings, wiring, start and stop. The binary is a thin `main` over this.
 //!
-//! In reading order: [`serve`] (one running server), `pipeline` (the log to the engine), `database` (one
-//! URL for both kinds of connection), `demo` (the demo's door to the database).
+//! In reading order: [`settings`] (what can be set), [`logging`], [`serve`] (one
+//! running server), `pipeline` (the log to the engine), [`database`] (one URL for both kinds of connection),
+//! `health`; then [`dev`] (a server with a database of its own), `demo` (the demo's
+//! door to the database), [`health_check`], [`signal`].
 
-mod database;
+pub mod database;
 mod demo;
+pub mod dev;
+mod health;
+pub mod health_check;
+pub mod logging;
 mod pipeline;
 pub mod serve;
+pub mod settings;
+pub mod signal;

@@ -9,16 +9,20 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use walcast_auth::{Verifier, VerifierSettings};
-use walcast_catalog::{Catalog, CatalogSettings, preflight};
+use walcast_auth::{Secret, Verifier, VerifierSettings};
+use walcast_catalog::{Catalog, preflight};
 use walcast_engine::{Engine, EngineSettings};
-use walcast_replication::{ConnectionSettings, Progress, StreamSettings, StreamStatus};
+use walcast_replication::{Progress, StreamSettings, StreamStatus};
+use walcast_server::health::HealthSource;
+use walcast_server::metrics::Metrics;
 use walcast_server::{Gateway, Limits, ListenerSettings};
 use walcast_wire::Frame;
 
-use crate::database::query_config;
+use crate::database::catalog_settings;
 use crate::demo::CatalogDemo;
+use crate::health::Health;
 use crate::pipeline::Pipeline;
+use crate::settings::{DatabaseSettings, ReplicationSettings};
 
 /// RFC 6455 §7.4.1 and its registry: "Service Restart"; clients reconnect.
 const SERVICE_RESTART: u16 = 1012;
@@ -29,21 +33,15 @@ pub struct ServeSettings {
     /// Where to listen.
     pub listen: SocketAddr,
     /// The database.
-    pub connection: ConnectionSettings,
-    /// The publications whose tables are served.
-    pub publications: Vec<String>,
-    /// The replication slot.
-    pub slot: String,
-    /// Query connections at most.
-    pub pool_size: usize,
-    /// How long PostgreSQL may take for one statement of ours.
-    pub statement_timeout: Duration,
-    /// SQL to run on every new query connection.
-    pub after_connect: Option<String>,
+    pub database: DatabaseSettings,
+    /// The slot, and the publications whose tables are served.
+    pub replication: ReplicationSettings,
     /// How often the catalog is looked at for changes that the log does not announce.
     pub catalog_poll: Duration,
     /// The keys that tokens are verified with.
     pub verifier: VerifierSettings,
+    /// The secret of the tokens that `/metrics` asks for; `None` leaves it open.
+    pub metrics_secret: Option<Secret>,
     /// The engine's limits.
     pub engine: EngineSettings,
     /// The gateway's limits.
@@ -53,41 +51,25 @@ pub struct ServeSettings {
     /// How long sockets may take to be told that the server stops.
     pub drain: Duration,
     /// Serve the demo page, whose people's tokens are signed with this secret. For development only.
-    pub demo: Option<walcast_auth::Secret>,
+    pub demo: Option<Secret>,
 }
 
 impl ServeSettings {
     /// Defaults for all but the database and the keys.
-    pub fn new(connection: ConnectionSettings, verifier: VerifierSettings) -> Self {
+    pub fn new(database: DatabaseSettings, verifier: VerifierSettings) -> Self {
         ServeSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            connection,
-            publications: vec!["supabase_realtime".to_owned()],
-            slot: "walcast".to_owned(),
-            pool_size: 5,
-            statement_timeout: Duration::from_secs(5),
-            after_connect: None,
+            database,
+            replication: ReplicationSettings::default(),
             catalog_poll: Duration::from_secs(5),
             verifier,
+            metrics_secret: None,
             engine: EngineSettings::default(),
             limits: Limits::default(),
             listener: ListenerSettings::default(),
             drain: Duration::from_secs(5),
             demo: None,
         }
-    }
-
-    /// How the catalog reaches the database.
-    pub fn catalog(&self) -> Result<CatalogSettings> {
-        let (config, tls) = query_config(&self.connection)?;
-        Ok(CatalogSettings {
-            tls,
-            publications: self.publications.clone(),
-            pool_size: self.pool_size,
-            statement_timeout: self.statement_timeout,
-            after_connect: self.after_connect.clone(),
-            ..CatalogSettings::new(config)
-        })
     }
 }
 
@@ -107,8 +89,9 @@ pub struct Server {
 impl Server {
     /// Starts a server; returns when changes flow and sockets are accepted.
     pub async fn start(settings: ServeSettings) -> Result<Server> {
-        let catalog_settings = settings.catalog()?;
-        let findings = preflight::check(&catalog_settings, &settings.slot).await?;
+        let ReplicationSettings { slot, publications } = &settings.replication;
+        let catalog_settings = catalog_settings(&settings.database, publications)?;
+        let findings = preflight::check(&catalog_settings, slot).await?;
         for publication in &findings.created_publications {
             tracing::info!(publication, "the publication was missing and has been created, without tables");
         }
@@ -127,13 +110,29 @@ impl Server {
             move |lsn| confirmed.confirm(lsn),
         );
         let (accepting, reading) = (CancellationToken::new(), CancellationToken::new());
-        let stream =
-            StreamSettings::new(settings.connection.clone(), &settings.slot, settings.publications.clone());
+        let stream = StreamSettings::new(settings.database.connection.clone(), slot, publications.clone());
         let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
 
         let gateway = Gateway::new(engine.clone(), Arc::clone(&verifier), settings.limits.clone());
-        let mut app = walcast_server::gateway_router(gateway);
+        let health: Arc<dyn HealthSource> = Arc::new(Health {
+            replication: pipeline.status.clone(),
+            progress: Arc::clone(&progress),
+            catalog: Arc::clone(&catalog),
+            catalog_poll: settings.catalog_poll,
+            stopping: accepting.clone(),
+        });
+        let metrics_verifier = settings
+            .metrics_secret
+            .map(|secret| Verifier::new(VerifierSettings { secret: Some(secret), ..Default::default() }))
+            .transpose()?;
+        let mut app = walcast_server::gateway_router(gateway)
+            .merge(walcast_server::metrics::router(Metrics::new(
+                engine.clone(),
+                Arc::clone(&health),
+                metrics_verifier,
+            )))
+            .merge(walcast_server::health::router(health));
         if let Some(secret) = settings.demo {
             let database = Arc::new(CatalogDemo(catalog));
             app = app.merge(walcast_server::demo::router(walcast_server::demo::Demo::new(
@@ -146,7 +145,7 @@ impl Server {
         let address = socket.local_addr()?;
         let listener =
             tokio::spawn(walcast_server::serve(socket, app, settings.listener, accepting.clone()));
-        tracing::info!(%address, slot = settings.slot, postgres = findings.server_version, "walcast is up");
+        tracing::info!(%address, slot, postgres = findings.server_version, "walcast is up");
         let drain = settings.drain;
         Ok(Server { address, engine, pipeline, progress, accepting, reading, listener, poll, drain })
     }

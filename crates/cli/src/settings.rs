@@ -77,7 +77,7 @@ pub struct Settings {
 }
 
 /// The database that is followed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DatabaseSettings {
     /// Where it is and who we are there.
     pub connection: ConnectionSettings,
@@ -124,7 +124,7 @@ pub struct ServerSettings {
 }
 
 /// Slot and publications.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ReplicationSettings {
     /// Name of the slot, suffix included.
     pub slot: String,
@@ -187,12 +187,7 @@ impl Settings {
         environment: &Environment,
         purpose: Purpose,
     ) -> Result<Self, SettingsError> {
-        let variable = environment.get(FILE_VARIABLE).filter(|path| !path.is_empty()).map(Path::new);
-        let file = match flags.file().or(variable) {
-            Some(path) => ConfigurationFile::read(path)?,
-            None => ConfigurationFile::default(),
-        };
-        Self::resolve(flags, environment, &file, purpose)
+        Self::resolve(flags, environment, &configuration_file(flags, environment)?, purpose)
     }
 
     /// Puts together what was given. Touches nothing outside its arguments.
@@ -217,6 +212,45 @@ impl Settings {
             log: log_settings(&layers)?,
             warnings: layers::mistyped_variables(environment),
         })
+    }
+}
+
+impl DatabaseSettings {
+    /// The database alone, for commands that need no keys.
+    pub fn load(flags: &Flags, environment: &Environment) -> Result<Self, SettingsError> {
+        let file = configuration_file(flags, environment)?;
+        database_settings(&Layers { flags, environment, file: &file })
+    }
+}
+
+impl ReplicationSettings {
+    /// Slot and publications alone, for commands that need no database.
+    pub fn load(flags: &Flags, environment: &Environment) -> Result<Self, SettingsError> {
+        let file = configuration_file(flags, environment)?;
+        replication_settings(&Layers { flags, environment, file: &file })
+    }
+}
+
+impl Default for ReplicationSettings {
+    fn default() -> Self {
+        ReplicationSettings {
+            slot: "walcast".to_owned(),
+            publications: vec!["supabase_realtime".to_owned()],
+        }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { filter: "info".to_owned(), format: LogFormat::Text, health_checks: true }
+    }
+}
+
+fn configuration_file(flags: &Flags, environment: &Environment) -> Result<ConfigurationFile, SettingsError> {
+    let variable = environment.get(FILE_VARIABLE).filter(|path| !path.is_empty()).map(Path::new);
+    match flags.file().or(variable) {
+        Some(path) => ConfigurationFile::read(path),
+        None => Ok(ConfigurationFile::default()),
     }
 }
 

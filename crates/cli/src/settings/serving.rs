@@ -3,7 +3,7 @@
 use std::num::NonZero;
 use std::thread;
 
-use walcast_auth::{KeyError, Secret, Verifier, VerifierSettings};
+use walcast_auth::VerifierSettings;
 use walcast_engine::EngineSettings;
 
 use super::Settings;
@@ -12,13 +12,10 @@ use crate::serve::ServeSettings;
 impl Settings {
     /// The settings of a server without the demo.
     pub fn serve(&self) -> ServeSettings {
-        let mut serve = ServeSettings::new(self.database.connection.clone(), self.verifier());
+        let mut serve = ServeSettings::new(self.database.clone(), self.verifier());
         serve.listen = self.server.listen;
-        serve.publications.clone_from(&self.replication.publications);
-        serve.slot.clone_from(&self.replication.slot);
-        serve.pool_size = self.database.pool_size;
-        serve.statement_timeout = self.database.statement_timeout;
-        serve.after_connect.clone_from(&self.database.after_connect);
+        serve.replication = self.replication.clone();
+        serve.metrics_secret.clone_from(&self.auth.metrics_jwt_secret);
         serve.catalog_poll = self.changes.catalog_poll;
         serve.engine = self.engine();
         serve.limits.max_concurrent_users = self.limits.max_concurrent_users;
@@ -38,14 +35,6 @@ impl Settings {
             jwks: self.auth.jwks.clone(),
             claim_validators: self.auth.claim_validators.clone(),
         }
-    }
-
-    /// What `/metrics` is guarded with, if it is.
-    pub fn metrics_verifier(&self) -> Result<Option<Verifier>, KeyError> {
-        let guard = |secret: &Secret| {
-            Verifier::new(VerifierSettings { secret: Some(secret.clone()), ..VerifierSettings::default() })
-        };
-        self.auth.metrics_jwt_secret.as_ref().map(guard).transpose()
     }
 
     fn engine(&self) -> EngineSettings {
@@ -94,18 +83,11 @@ mod tests {
         ])
         .serve();
         assert_eq!(serve.listen.port(), 4100);
-        assert_eq!(serve.slot, "walcast_blue");
-        assert_eq!(serve.pool_size, 3);
+        assert_eq!(serve.replication.slot, "walcast_blue");
+        assert_eq!(serve.database.pool_size, 3);
         assert_eq!((serve.engine.shards, serve.engine.outbound_bytes_max), (2, 50_000_000));
         assert_eq!(serve.limits.max_channels_per_client, 7);
         assert_eq!(serve.limits.channel_error_backoff.as_millis(), 10);
         assert_eq!(serve.listener.head_bytes_max, 8192);
-    }
-
-    #[test]
-    fn metrics_are_guarded_only_where_a_secret_is_set() {
-        assert!(settings(&[]).metrics_verifier().unwrap().is_none());
-        let guarded = settings(&[("METRICS_JWT_SECRET", "kq81-Zp0dWm3hYs6LtRcXfVe")]);
-        assert!(guarded.metrics_verifier().unwrap().is_some());
     }
 }

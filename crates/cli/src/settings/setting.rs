@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// A setting of type `T`.
-pub struct Setting<T> {
+pub(crate) struct Setting<T> {
     /// Everything about it that does not depend on its type.
     pub about: About,
     /// Reads its text. The error is what was expected, as the end of "expected …".
@@ -12,7 +12,7 @@ pub struct Setting<T> {
 }
 
 /// Names, default and meaning of a setting. The reference in `docs/configuration.md` is made of these.
-pub struct About {
+pub(crate) struct About {
     /// Its place in the TOML file, `section.name`. Units are part of the name.
     pub key: &'static str,
     /// The environment variables it is read from; the first one that is set counts.
@@ -28,7 +28,7 @@ pub struct About {
 }
 
 impl<T> Setting<T> {
-    pub const fn new(
+    pub(crate) const fn new(
         key: &'static str,
         parse: fn(&str) -> Result<T, String>,
         help: &'static str,
@@ -36,22 +36,22 @@ impl<T> Setting<T> {
         Self { about: About { key, environment: &[], flag: None, default: None, secret: false, help }, parse }
     }
 
-    pub const fn environment(mut self, names: &'static [&'static str]) -> Self {
+    pub(crate) const fn environment(mut self, names: &'static [&'static str]) -> Self {
         self.about.environment = names;
         self
     }
 
-    pub const fn flag(mut self, name: &'static str) -> Self {
+    pub(crate) const fn flag(mut self, name: &'static str) -> Self {
         self.about.flag = Some(name);
         self
     }
 
-    pub const fn default(mut self, text: &'static str) -> Self {
+    pub(crate) const fn default(mut self, text: &'static str) -> Self {
         self.about.default = Some(text);
         self
     }
 
-    pub const fn secret(mut self) -> Self {
+    pub(crate) const fn secret(mut self) -> Self {
         self.about.secret = true;
         self
     }

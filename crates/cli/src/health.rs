@@ -1,0 +1,42 @@
+//! What `/readyz` and `/metrics` say of the database's side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use walcast_catalog::Catalog;
+use walcast_replication::{Progress, StreamStatus};
+use walcast_server::health::{HealthReport, HealthSource, ReplicationHealth};
+
+/// A catalog that has not been confirmed for so many polls can not be relied on.
+const POLLS_MISSED_MAX: u32 = 6;
+/// The same for polls that are very frequent.
+const CATALOG_AGE_MIN: Duration = Duration::from_secs(30);
+
+/// Everything the report is made of.
+pub(crate) struct Health {
+    pub(crate) replication: watch::Receiver<StreamStatus>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) catalog_poll: Duration,
+    pub(crate) stopping: CancellationToken,
+}
+
+impl HealthSource for Health {
+    fn report(&self) -> HealthReport {
+        let (received, confirmed) = (self.progress.received(), self.progress.confirmed());
+        HealthReport {
+            replication: match &*self.replication.borrow() {
+                StreamStatus::Connecting => ReplicationHealth::Connecting,
+                StreamStatus::Streaming { .. } => ReplicationHealth::Streaming,
+                StreamStatus::Broken { error, .. } => ReplicationHealth::Broken { error: error.clone() },
+                StreamStatus::Stopped => ReplicationHealth::Stopped,
+            },
+            lag_bytes: (received.0 > 0).then(|| received.0.saturating_sub(confirmed.0)),
+            catalog_age: Some(self.catalog.age()),
+            catalog_age_max: (self.catalog_poll * POLLS_MISSED_MAX).max(CATALOG_AGE_MIN),
+            stopping: self.stopping.is_cancelled(),
+        }
+    }
+}
