@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
@@ -12,7 +12,7 @@ use walcast_policy::schema::Snapshot;
 
 use crate::error::CatalogError;
 use crate::fingerprint::{self, Fingerprint};
-use crate::pool::{Lease, Pool, milliseconds};
+use crate::pool::{Lease, Pool, milliseconds, within};
 use crate::quoting::RoleName;
 use crate::read::{self, Scope};
 use crate::settings::CatalogSettings;
@@ -29,6 +29,8 @@ pub struct Catalog {
     pub(crate) pool: Pool,
     current: ArcSwap<Snapshot>,
     changes: watch::Sender<Arc<Snapshot>>,
+    /// When the snapshot was last known to be right.
+    looked_at: std::sync::Mutex<Instant>,
     /// Held while the catalog is read, so that snapshots follow each other in order.
     reading: Mutex<Reading>,
 }
@@ -51,6 +53,7 @@ impl Catalog {
             pool: Pool::new(settings),
             current: ArcSwap::default(),
             changes: watch::Sender::new(Arc::default()),
+            looked_at: std::sync::Mutex::new(Instant::now()),
             reading: Mutex::default(),
         };
         catalog.look_again().await?;
@@ -62,6 +65,12 @@ impl Catalog {
         self.changes.subscribe()
     }
 
+    /// How long ago the snapshot was last known to be right.
+    pub fn age(&self) -> Duration {
+        // The instant is replaced in one step, so that a panic elsewhere can not have spoilt it.
+        self.looked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed()
+    }
+
     /// Looks for changes at every interval until cancelled. The only source of changes where no event
     /// trigger may be installed, and of role memberships anywhere: event triggers do not fire for them
     /// (PostgreSQL docs, "Overview of Event Trigger Behavior").
@@ -70,7 +79,7 @@ impl Catalog {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
         while cancel.run_until_cancelled(ticks.tick()).await.is_some() {
-            let looked = cancel.run_until_cancelled(self.look_again()).await;
+            let looked = cancel.run_until_cancelled(Box::pin(self.look_again())).await;
             let error = match looked {
                 None => return,
                 Some(looked) => looked.err(),
@@ -114,40 +123,41 @@ impl Catalog {
         reading.roles.insert(role.as_str().to_owned());
         reading.fingerprint = None;
         let snapshot = self.look(&mut reading).await?;
-        if snapshot.roles.contains_key(name) {
-            Ok(snapshot)
-        } else {
-            Err(RoleName::missing(name))
-        }
+        if snapshot.roles.contains_key(name) { Ok(snapshot) } else { Err(RoleName::missing(name)) }
     }
 
     async fn role_exists(&self, role: &RoleName) -> Result<bool, CatalogError> {
-        let mut retries = self.pool.retries();
-        loop {
-            let lease = self.pool.lease().await?;
-            let sql = "SELECT true FROM pg_catalog.pg_roles WHERE rolname = $1::text";
-            let found = lease.query_opt(sql, &[&role.as_str()]).await;
-            if let Some(found) = retries.settle(lease, found.map_err(CatalogError::from)) {
-                return Ok(found?.is_some());
+        let talk = async {
+            let mut retries = self.pool.retries();
+            loop {
+                let lease = self.pool.lease().await?;
+                let sql = "SELECT true FROM pg_catalog.pg_roles WHERE rolname = $1::text";
+                let found = lease.query_opt(sql, &[&role.as_str()]).await;
+                if let Some(found) = retries.settle(lease, found.map_err(CatalogError::from)) {
+                    return Ok(found?.is_some());
+                }
             }
-        }
+        };
+        within(self.pool.patience(), talk).await
     }
 
     async fn look(&self, reading: &mut Reading) -> Result<Arc<Snapshot>, CatalogError> {
         let before = self.now();
         let roles: Vec<String> = reading.roles.iter().cloned().collect();
-        let scope = Scope {
-            publications: &self.pool.settings().publications,
-            roles: &roles,
-        };
-        let mut retries = self.pool.retries();
-        let found = loop {
-            let lease = self.pool.lease().await?;
-            let found = look_in_transaction(&lease, scope, &before, reading.fingerprint.as_ref()).await;
-            if let Some(found) = retries.settle(lease, found) {
-                break found?;
+        let scope = Scope { publications: &self.pool.settings().publications, roles: &roles };
+        let talk = async {
+            let mut retries = self.pool.retries();
+            loop {
+                let lease = self.pool.lease().await?;
+                let found = look_in_transaction(&lease, scope, &before, reading.fingerprint.as_ref()).await;
+                if let Some(found) = retries.settle(lease, found) {
+                    return found;
+                }
             }
         };
+        let patience = self.pool.patience().max(LOOK_TIMEOUT);
+        let found = within(patience, talk).await?;
+        *self.looked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
         let Some((snapshot, fingerprint)) = found else {
             return Ok(before);
         };
@@ -174,18 +184,13 @@ async fn look_in_transaction(
     last: Option<&Fingerprint>,
 ) -> Result<Option<(Arc<Snapshot>, Fingerprint)>, CatalogError> {
     let timeout = milliseconds(LOOK_TIMEOUT.max(lease.statement_timeout()));
-    lease
-        .batch_execute(&format!(
-            "{}; SET LOCAL statement_timeout = {timeout}",
-            read::BEGIN
-        ))
-        .await?;
+    lease.batch_execute(&format!("{}; SET LOCAL statement_timeout = {timeout}", read::BEGIN)).await?;
     let found = if last.is_some()
         && last == Some(&fingerprint::take(lease, scope.publications, &before.types).await?)
     {
         None
     } else {
-        let snapshot = read::look(lease, scope).await?.after(before);
+        let snapshot = Box::pin(read::look(lease, scope)).await?.after(before);
         let fingerprint = fingerprint::take(lease, scope.publications, &snapshot.types).await?;
         Some((snapshot, fingerprint))
     };

@@ -125,11 +125,7 @@ mod tests {
     use super::*;
 
     fn raised(code: &str) -> OracleError {
-        CatalogError::Statement {
-            code: code.to_owned(),
-            message: "so".to_owned(),
-        }
-        .into()
+        CatalogError::Statement { code: code.to_owned(), message: "so".to_owned() }.into()
     }
 
     #[test]

@@ -17,8 +17,6 @@ pub(crate) async fn take(
     types: &Types,
 ) -> Result<Fingerprint, CatalogError> {
     let types: Vec<u32> = types.0.keys().map(|oid| oid.0).collect();
-    let row = client
-        .query_one(include_str!("fingerprint.sql"), &[&publications, &types])
-        .await?;
+    let row = client.query_one(include_str!("fingerprint.sql"), &[&publications, &types]).await?;
     Ok(Fingerprint(row.try_get(0)?))
 }

@@ -30,13 +30,10 @@ impl Image<'_> {
     /// A column that the image does not carry is not in scope at all, so that an expression which reads
     /// it after all fails instead of taking it for NULL.
     pub(crate) fn question(&self, expression: &str) -> String {
-        format!(
-            "SELECT coalesce((\n{expression}\n), false) FROM {}",
-            self.from_clause()
-        )
+        format!("SELECT coalesce((\n{expression}\n), false) FROM {}", self.source())
     }
 
-    fn from_clause(&self) -> String {
+    fn source(&self) -> String {
         let alias = identifier(&self.table.name);
         let record = format!(
             "pg_catalog.json_populate_record(NULL::{}, $1::text::json)",
@@ -56,12 +53,12 @@ impl Image<'_> {
             return format!("pg_catalog.json_to_record($1::text::json) AS {alias}({columns})");
         }
         let columns = listed(&present, |column| format!("given.{}", name(column)));
-        let source = if present.is_empty() {
+        let given = if present.is_empty() {
             "(SELECT $1::text) AS given".to_owned()
         } else {
             format!("{record} AS given")
         };
-        format!("(SELECT {columns} FROM {source}) AS {alias}")
+        format!("(SELECT {columns} FROM {given}) AS {alias}")
     }
 
     fn is_domain(&self, column: usize) -> bool {
@@ -151,12 +148,7 @@ mod tests {
 
     fn types() -> Types {
         let entry = |oid: u32, name: &str, kind: TypeKind| {
-            let found = Type {
-                oid: Oid(oid),
-                name: name.to_owned(),
-                schema: "pg_catalog".to_owned(),
-                kind,
-            };
+            let found = Type { oid: Oid(oid), name: name.to_owned(), schema: "pg_catalog".to_owned(), kind };
             (Oid(oid), found)
         };
         let domain = TypeKind::Domain { base: Oid(3802) };
@@ -173,24 +165,14 @@ mod tests {
     }
 
     fn with_image<T>(values: &[Datum<'_>], then: impl Fn(Image<'_>) -> T) -> T {
-        let row = RowImage {
-            values: values.to_vec(),
-        };
+        let row = RowImage { values: values.to_vec() };
         let (table, types) = (table(), types());
-        then(Image {
-            table: &table,
-            row: &row,
-            types: &types,
-        })
+        then(Image { table: &table, row: &row, types: &types })
     }
 
     #[test]
     fn values_are_strings_but_json_is_json_even_below_a_domain() {
-        let values = [
-            Datum::Text("7"),
-            Datum::Text("a\"b\n"),
-            Datum::Text(r#"{"a": "1"}"#),
-        ];
+        let values = [Datum::Text("7"), Datum::Text("a\"b\n"), Datum::Text(r#"{"a": "1"}"#)];
         let json = with_image(&values, |image| image.json()).unwrap();
         assert_eq!(json, r#"{"id":"7","it's":"a\"b\n","details":{"a": "1"}}"#);
     }
@@ -206,15 +188,9 @@ mod tests {
     fn a_column_the_image_does_not_carry_is_not_in_scope() {
         let values = [Datum::Text("7"), Datum::Missing, Datum::Null];
         let question = with_image(&values, |image| image.question("id = 7"));
-        assert!(
-            question.contains(r#"(SELECT given."id", given."details" FROM"#),
-            "{question}"
-        );
+        assert!(question.contains(r#"(SELECT given."id", given."details" FROM"#), "{question}");
         let values = [Datum::Text("7"), Datum::Null, Datum::Missing];
         let question = with_image(&values, |image| image.question("id = 7"));
-        assert!(
-            question.ends_with(r#"AS "odd ""name"""("id" integer, "it's" text)"#),
-            "{question}"
-        );
+        assert!(question.ends_with(r#"AS "odd ""name"""("id" integer, "it's" text)"#), "{question}");
     }
 }

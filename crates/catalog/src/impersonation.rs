@@ -58,19 +58,12 @@ impl<'a> ClaimSettings<'a> {
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
         };
-        ClaimSettings {
-            all: claims,
-            subject: text("sub"),
-            role: text("role"),
-            email: text("email"),
-        }
+        ClaimSettings { all: claims, subject: text("sub"), role: text("role"), email: text("email") }
     }
 
     /// Sets them until the transaction, or the savepoint, ends.
     pub(crate) async fn apply(&self, client: &Client, statement: &Statement) -> Result<(), CatalogError> {
-        client
-            .execute(statement, &[&self.all, &self.subject, &self.role, &self.email])
-            .await?;
+        client.execute(statement, &[&self.all, &self.subject, &self.role, &self.email]).await?;
         Ok(())
     }
 }

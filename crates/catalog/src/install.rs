@@ -21,10 +21,8 @@ const UNINSTALL_SQL: &str = include_str!("../../../sql/install/uninstall.sql");
 
 /// The SQL that installs everything, for `publications`.
 pub fn sql(publications: &[String]) -> String {
-    let mut sql: String = publications
-        .iter()
-        .map(|publication| publication_sql(publication) + "\n")
-        .collect();
+    let mut sql: String =
+        publications.iter().map(|publication| publication_sql(publication) + "\n").collect();
     sql.push_str(CATALOG_CHANGES_SQL);
     sql
 }
@@ -59,9 +57,7 @@ pub async fn apply(settings: &CatalogSettings) -> Result<Installed, CatalogError
             &[],
         )
         .await?;
-    Ok(Installed {
-        announces_catalog_changes: row.try_get(0)?,
-    })
+    Ok(Installed { announces_catalog_changes: row.try_get(0)? })
 }
 
 /// Takes back what [`apply`] installed, except for publications and slots.
@@ -70,10 +66,7 @@ pub async fn apply(settings: &CatalogSettings) -> Result<Installed, CatalogError
 /// No connection, or PostgreSQL refuses.
 pub async fn remove(settings: &CatalogSettings) -> Result<(), CatalogError> {
     let connection = Connection::open(settings).await?;
-    connection
-        .client
-        .batch_execute(&format!("BEGIN;\n{UNINSTALL_SQL}\nCOMMIT"))
-        .await?;
+    connection.client.batch_execute(&format!("BEGIN;\n{UNINSTALL_SQL}\nCOMMIT")).await?;
     Ok(())
 }
 
@@ -87,10 +80,7 @@ fn publication_sql(publication: &str) -> String {
     PUBLICATION_SQL
         .replace("$publication$", &format!("${tag}$"))
         .replace(&literal(PUBLICATION), literal(publication).trim_start())
-        .replace(
-            &format!("PUBLICATION {PUBLICATION}"),
-            &format!("PUBLICATION {}", identifier(publication)),
-        )
+        .replace(&format!("PUBLICATION {PUBLICATION}"), &format!("PUBLICATION {}", identifier(publication)))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub mod preflight;
 mod quoting;
 mod read;
 mod run_as;
+pub mod script;
 mod settings;
 
 pub use catalog::Catalog;

@@ -6,7 +6,6 @@
 //! checked as the policy is run.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join, join3};
@@ -19,7 +18,7 @@ use crate::error::CatalogError;
 use crate::image::Image;
 use crate::impersonation::{self, Access, ClaimSettings};
 use crate::pipeline;
-use crate::pool::{Lease, Prepared};
+use crate::pool::{Lease, Prepared, within};
 use crate::quoting::RoleName;
 
 /// How many claims are asked about before the answers are awaited.
@@ -27,9 +26,6 @@ const PIPELINED_MAX: usize = 64;
 
 /// How many bytes of parameters are on their way at once.
 const PIPELINED_BYTES: usize = 1 << 20;
-
-/// All the claims of one question together may take so many times one statement's time-out.
-const PATIENCE: u32 = 4;
 
 impl Oracle for Catalog {
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -45,7 +41,7 @@ impl Oracle for Catalog {
     }
 
     fn check_expression<'a>(&'a self, expression: &'a str) -> BoxFuture<'a, Result<(), OracleError>> {
-        async { Ok(self.check(expression).await?) }.boxed()
+        async { Ok(within(self.pool.patience(), self.check(expression)).await?) }.boxed()
     }
 
     fn constants<'a>(
@@ -58,12 +54,8 @@ impl Oracle for Catalog {
             let Some(sql) = constants_sql(expressions) else {
                 return Ok(Vec::new());
             };
-            let inquiry = Inquiry {
-                role: RoleName::new(role)?,
-                sql,
-                parameter: None,
-                version: self.now().version,
-            };
+            let inquiry =
+                Inquiry { role: RoleName::new(role)?, sql, parameter: None, version: self.now().version };
             let answers = self.inquire(&inquiry, &[claims], every_text).await?;
             let missing = || CatalogError::Unexpected("no answer".to_owned());
             Ok(answers.into_iter().next().ok_or_else(missing)??)
@@ -81,11 +73,7 @@ impl Oracle for Catalog {
                 return Ok(Vec::new());
             }
             let snapshot = self.now();
-            let image = Image {
-                table: question.table,
-                row: question.row,
-                types: &snapshot.types,
-            };
+            let image = Image { table: question.table, row: question.row, types: &snapshot.types };
             let inquiry = Inquiry {
                 role: RoleName::new(question.role)?,
                 sql: image.question(question.expression),
@@ -93,13 +81,8 @@ impl Oracle for Catalog {
                 version: snapshot.version,
             };
             let claims: Vec<&str> = claims.iter().map(|claims| &**claims).collect();
-            let answers = self
-                .inquire(&inquiry, &claims, |row| row.try_get::<_, bool>(0))
-                .await?;
-            Ok(answers
-                .into_iter()
-                .map(|answer| answer.map_err(OracleError::from))
-                .collect())
+            let answers = self.inquire(&inquiry, &claims, |row| row.try_get::<_, bool>(0)).await?;
+            Ok(answers.into_iter().map(|answer| answer.map_err(OracleError::from)).collect())
         }
         .boxed()
     }
@@ -144,12 +127,6 @@ impl Catalog {
         claims: &[&str],
         read: Reader<T>,
     ) -> Result<Answers<T>, CatalogError> {
-        let patience = self
-            .pool
-            .settings()
-            .statement_timeout
-            .max(Duration::from_millis(1))
-            * PATIENCE;
         let talk = async {
             let mut retries = self.pool.retries();
             loop {
@@ -160,10 +137,7 @@ impl Catalog {
                 }
             }
         };
-        // Dropped in the middle, the conversation takes its connection with it.
-        tokio::time::timeout(patience, talk)
-            .await
-            .map_err(|_| CatalogError::Late(patience))?
+        within(self.pool.patience(), talk).await
     }
 
     async fn check(&self, expression: &str) -> Result<(), CatalogError> {
@@ -200,15 +174,9 @@ async fn ask<T: Send>(
             Ok(prepared) => prepared,
             Err(refused) => return Ok(Err(refused)),
         };
-        let statements = Statements {
-            set_claims: &set_claims,
-            query: &prepared.statement,
-        };
+        let statements = Statements { set_claims: &set_claims, query: &prepared.statement };
         let answers = ask_all(lease, inquiry, statements, claims, read).await?;
-        let stale = !prepared.fresh
-            && answers
-                .as_ref()
-                .is_ok_and(|answers| answers.iter().any(may_be_stale));
+        let stale = !prepared.fresh && answers.as_ref().is_ok_and(|answers| answers.iter().any(may_be_stale));
         if !stale {
             return Ok(answers);
         }
@@ -267,10 +235,7 @@ async fn ask_all<T: Send>(
     claims: &[&str],
     read: Reader<T>,
 ) -> Result<Result<Answers<T>, CatalogError>, CatalogError> {
-    let begin = format!(
-        "{}; SAVEPOINT asked",
-        impersonation::begin(&inquiry.role, Access::ReadOnly, lease)
-    );
+    let begin = format!("{}; SAVEPOINT asked", impersonation::begin(&inquiry.role, Access::ReadOnly, lease));
     let control =
         |sql: &'static str| async move { Step::Control(lease.batch_execute(sql).await.map_err(Into::into)) };
     let mut answers = Vec::with_capacity(claims.len());
@@ -282,11 +247,7 @@ async fn ask_all<T: Send>(
                 .push(async { Step::Control(lease.batch_execute(&begin).await.map_err(Into::into)) }.boxed());
         }
         for claims in *stride {
-            steps.push(
-                ask_one(lease, inquiry, statements, claims, read)
-                    .map(Step::Answer)
-                    .boxed(),
-            );
+            steps.push(ask_one(lease, inquiry, statements, claims, read).map(Step::Answer).boxed());
             steps.push(control("ROLLBACK TO SAVEPOINT asked").boxed());
         }
         let last = index + 1 == strides.len();
@@ -345,10 +306,8 @@ async fn ask_one<T>(
 }
 
 fn constants_sql(expressions: &[String]) -> Option<String> {
-    let columns: Vec<String> = expressions
-        .iter()
-        .map(|expression| format!("(\n{expression}\n)::text"))
-        .collect();
+    let columns: Vec<String> =
+        expressions.iter().map(|expression| format!("(\n{expression}\n)::text")).collect();
     (!columns.is_empty()).then(|| format!("SELECT {}", columns.join(", ")))
 }
 

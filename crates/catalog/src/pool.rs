@@ -21,6 +21,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many prepared statements a connection keeps before it forgets them all.
 const STATEMENTS_MAX: usize = 256;
 
+/// A conversation may take so many times the time-out of one statement.
+const PATIENCE: u32 = 4;
+
 /// What sessions must agree on so that text means the same as in the replication stream.
 const PINNED: &str = "SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; \
                       SET bytea_output = 'hex'; SET extra_float_digits = 3; SET row_security = on";
@@ -44,6 +47,12 @@ impl Pool {
         }))
     }
 
+    /// How long a conversation of several statements may take.
+    pub(crate) fn patience(&self) -> Duration {
+        let statement = self.settings().statement_timeout;
+        statement.max(Duration::from_secs(1)).saturating_mul(PATIENCE)
+    }
+
     /// How the connections are made.
     pub(crate) fn settings(&self) -> &CatalogSettings {
         &self.0.settings
@@ -59,13 +68,10 @@ impl Pool {
             .map_err(|_| CatalogError::PoolExhausted(patience))?;
         let connection = match self.0.take_idle() {
             Some(connection) => connection,
-            None => Connection::open(self.settings()).await?,
+            // Boxed: connecting takes 20 kB of future, and every conversation would carry them.
+            None => Box::pin(Connection::open(self.settings())).await?,
         };
-        Ok(Lease {
-            connection,
-            home: Arc::clone(&self.0),
-            _permit: permit,
-        })
+        Ok(Lease { connection, home: Arc::clone(&self.0), _permit: permit })
     }
 }
 
@@ -152,25 +158,17 @@ impl Lease {
     ) -> Result<Prepared, CatalogError> {
         let key = (owner.to_owned(), sql.to_owned());
         if let Some(statement) = self.connection.statements.get(&key) {
-            return Ok(Prepared {
-                statement: statement.clone(),
-                fresh: false,
-            });
+            return Ok(Prepared { statement: statement.clone(), fresh: false });
         }
         let types = vec![Type::TEXT; parameters];
         let statement = self.connection.client.prepare_typed(sql, &types).await?;
         self.remember(key, statement.clone());
-        Ok(Prepared {
-            statement,
-            fresh: true,
-        })
+        Ok(Prepared { statement, fresh: true })
     }
 
     /// Forgets what [`Lease::prepare`] remembers of `sql`.
     pub(crate) fn forget(&mut self, owner: &str, sql: &str) {
-        self.connection
-            .statements
-            .remove(&(owner.to_owned(), sql.to_owned()));
+        self.connection.statements.remove(&(owner.to_owned(), sql.to_owned()));
     }
 
     fn remember(&mut self, key: (String, String), statement: Statement) {
@@ -224,36 +222,23 @@ impl Connection {
             connection.client.batch_execute(&session_sql(settings)).await?;
             Ok(connection)
         };
-        tokio::time::timeout(patience, opening)
-            .await
-            .map_err(|_| CatalogError::Late(patience))?
+        within(patience, opening).await
     }
 
     async fn connect(
         config: &tokio_postgres::Config,
         tls: Option<rustls::ClientConfig>,
     ) -> Result<Self, CatalogError> {
-        let (client, driver) = match tls {
-            Some(tls) => {
-                let (client, connection) = config
-                    .connect(MakeRustlsConnect::new(tls))
-                    .await
-                    .map_err(|error| CatalogError::connecting(&error))?;
-                (client, tokio::spawn(drive(connection)))
-            }
-            None => {
-                let (client, connection) = config
-                    .connect(NoTls)
-                    .await
-                    .map_err(|error| CatalogError::connecting(&error))?;
-                (client, tokio::spawn(drive(connection)))
-            }
+        let connecting = |error| CatalogError::connecting(&error);
+        let (client, driver) = if let Some(tls) = tls {
+            let tls = MakeRustlsConnect::new(tls);
+            let (client, connection) = config.connect(tls).await.map_err(connecting)?;
+            (client, tokio::spawn(drive(connection)))
+        } else {
+            let (client, connection) = config.connect(NoTls).await.map_err(connecting)?;
+            (client, tokio::spawn(drive(connection)))
         };
-        Ok(Connection {
-            client,
-            statements: HashMap::new(),
-            driver,
-        })
+        Ok(Connection { client, statements: HashMap::new(), driver })
     }
 }
 
@@ -279,19 +264,22 @@ fn session_sql(settings: &CatalogSettings) -> String {
         sql.push_str("\n;\n");
     }
     // Writing to a String does not fail.
-    let _ = write!(
-        sql,
-        "{PINNED}; SET statement_timeout = {}",
-        milliseconds(settings.statement_timeout)
-    );
+    let _ = write!(sql, "{PINNED}; SET statement_timeout = {}", milliseconds(settings.statement_timeout));
     sql
+}
+
+/// What `talk` comes to, or [`CatalogError::Late`]: PostgreSQL's own time-outs do not help where the network
+/// has swallowed the answer. A conversation that is cut off takes its connection with it.
+pub(crate) async fn within<T>(
+    patience: Duration,
+    talk: impl Future<Output = Result<T, CatalogError>>,
+) -> Result<T, CatalogError> {
+    tokio::time::timeout(patience, talk).await.unwrap_or(Err(CatalogError::Late(patience)))
 }
 
 /// A duration as PostgreSQL's `statement_timeout` takes it; never 0, which would mean no limit.
 pub(crate) fn milliseconds(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis())
-        .unwrap_or(u32::MAX)
-        .clamp(1, i32::MAX.unsigned_abs())
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).clamp(1, i32::MAX.unsigned_abs())
 }
 
 #[cfg(test)]

@@ -53,18 +53,14 @@ async fn examine(
     }
     let mut failures = server.failures();
     failures.extend(slot_failure(client, slot).await?);
-    let mut findings = Findings {
-        server_version: server.version,
-        ..Findings::default()
-    };
+    let mut findings = Findings { server_version: server.version, ..Findings::default() };
     for publication in &settings.publications {
         match ensure_publication(client, publication).await? {
             Publication::Exists => {}
             Publication::Created => findings.created_publications.push(publication.clone()),
-            Publication::Refused(reason) => failures.push(Failure::PublicationMissing {
-                publication: publication.clone(),
-                reason,
-            }),
+            Publication::Refused(reason) => {
+                failures.push(Failure::PublicationMissing { publication: publication.clone(), reason });
+            }
         }
     }
     if !failures.is_empty() {
@@ -115,19 +111,13 @@ impl Server {
     fn failures(&self) -> Vec<Failure> {
         let mut failures = Vec::new();
         if self.wal_level != "logical" {
-            failures.push(Failure::WalLevel {
-                wal_level: self.wal_level.clone(),
-            });
+            failures.push(Failure::WalLevel { wal_level: self.wal_level.clone() });
         }
         if !self.may_replicate {
-            failures.push(Failure::NoReplication {
-                role: self.role.clone(),
-            });
+            failures.push(Failure::NoReplication { role: self.role.clone() });
         }
         if self.senders >= self.senders_max {
-            failures.push(Failure::NoFreeSender {
-                max: self.senders_max,
-            });
+            failures.push(Failure::NoFreeSender { max: self.senders_max });
         }
         failures
     }
@@ -137,9 +127,7 @@ impl Server {
 async fn slot_failure(client: &Client, slot: &str) -> Result<Option<Failure>, CatalogError> {
     let permitted = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'_';
     if slot.is_empty() || slot.len() > 63 || !slot.bytes().all(permitted) {
-        return Ok(Some(Failure::SlotName {
-            slot: slot.to_owned(),
-        }));
+        return Ok(Some(Failure::SlotName { slot: slot.to_owned() }));
     }
     let found = client
         .query_opt(
@@ -185,10 +173,7 @@ enum Publication {
 
 async fn ensure_publication(client: &Client, publication: &str) -> Result<Publication, CatalogError> {
     let exists = client
-        .query_opt(
-            "SELECT true FROM pg_catalog.pg_publication WHERE pubname = $1::text",
-            &[&publication],
-        )
+        .query_opt("SELECT true FROM pg_catalog.pg_publication WHERE pubname = $1::text", &[&publication])
         .await?;
     if exists.is_some() {
         return Ok(Publication::Exists);
@@ -228,10 +213,9 @@ async fn warnings(client: &Client, publications: &[String]) -> Result<Vec<Warnin
     let mut warnings = BTreeSet::new();
     for row in rows {
         let publication: String = row.try_get(0)?;
-        let (Some(schema), Some(name)) = (
-            row.try_get::<_, Option<&str>>(1)?,
-            row.try_get::<_, Option<&str>>(2)?,
-        ) else {
+        let (Some(schema), Some(name)) =
+            (row.try_get::<_, Option<&str>>(1)?, row.try_get::<_, Option<&str>>(2)?)
+        else {
             warnings.insert(Warning::PublicationEmpty { publication });
             continue;
         };

@@ -88,9 +88,6 @@ mod tests {
             let error = RoleName::new(name).unwrap_err();
             assert!(error.to_string().ends_with("does not exist"), "{error}");
         }
-        assert_eq!(
-            RoleName::new(r#"odd "role""#).unwrap().quoted(),
-            r#""odd ""role""""#
-        );
+        assert_eq!(RoleName::new(r#"odd "role""#).unwrap().quoted(), r#""odd ""role""""#);
     }
 }

@@ -38,25 +38,15 @@ pub(crate) struct Content {
 
 /// Looks at the catalog; the caller has opened the transaction with [`BEGIN`].
 pub(crate) async fn look(client: &Client, scope: Scope<'_>) -> Result<Content, CatalogError> {
-    let tables = client
-        .query(include_str!("read/tables.sql"), &[&scope.publications])
-        .await?;
+    let tables = client.query(include_str!("read/tables.sql"), &[&scope.publications]).await?;
     let mut tables = rows::tables(&tables)?;
     let oids: Vec<u32> = tables.keys().map(|oid| oid.0).collect();
     let (columns, policies, functions, roles, privileges) = try_join!(
         async { client.query(include_str!("read/columns.sql"), &[&oids]).await },
         async { client.query(include_str!("read/policies.sql"), &[&oids]).await },
         async { client.query(include_str!("read/functions.sql"), &[&oids]).await },
-        async {
-            client
-                .query(include_str!("read/roles.sql"), &[&scope.roles])
-                .await
-        },
-        async {
-            client
-                .query(include_str!("read/privileges.sql"), &[&scope.roles, &oids])
-                .await
-        },
+        async { client.query(include_str!("read/roles.sql"), &[&scope.roles]).await },
+        async { client.query(include_str!("read/privileges.sql"), &[&scope.roles, &oids]).await },
     )?;
     rows::add_columns(&mut tables, &columns)?;
     rows::add_policies(&mut tables, &policies)?;
@@ -64,25 +54,13 @@ pub(crate) async fn look(client: &Client, scope: Scope<'_>) -> Result<Content, C
     let mut roles = rows::roles(&roles)?;
     rows::add_privileges(&mut roles, &privileges)?;
 
-    let types = client
-        .query(
-            include_str!("read/types.sql"),
-            &[&named_types(&tables, &functions)],
-        )
-        .await?;
-    Ok(Content {
-        tables,
-        types: rows::types(&types)?,
-        functions,
-        roles,
-    })
+    let types = client.query(include_str!("read/types.sql"), &[&named_types(&tables, &functions)]).await?;
+    Ok(Content { tables, types: rows::types(&types)?, functions, roles })
 }
 
 /// The types that columns and functions name themselves.
 fn named_types(tables: &FxHashMap<Oid, Table>, functions: &FxHashMap<String, Vec<Function>>) -> Vec<u32> {
-    let of_columns = tables
-        .values()
-        .flat_map(|table| table.columns.iter().map(|column| column.type_oid));
+    let of_columns = tables.values().flat_map(|table| table.columns.iter().map(|column| column.type_oid));
     let of_functions = functions
         .values()
         .flatten()
@@ -133,11 +111,7 @@ fn shared<K: std::hash::Hash + Eq, V: PartialEq>(
 }
 
 fn kept<V: PartialEq>(now: V, before: &Arc<V>) -> Arc<V> {
-    if now == **before {
-        Arc::clone(before)
-    } else {
-        Arc::new(now)
-    }
+    if now == **before { Arc::clone(before) } else { Arc::new(now) }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::catalog::Catalog;
 use crate::error::CatalogError;
 use crate::impersonation::{self, Access, ClaimSettings};
-use crate::pool::Lease;
+use crate::pool::{Lease, within};
 use crate::quoting::RoleName;
 
 impl Catalog {
@@ -24,17 +24,20 @@ impl Catalog {
         role: &str,
         claims: &str,
         sql: &str,
-        parameters: &[Option<&str>],
+        parameters: &[Option<String>],
     ) -> Result<Value, CatalogError> {
         let role = RoleName::new(role)?;
-        let mut lease = self.pool.lease().await?;
-        let outcome = run(&mut lease, &role, claims, sql, parameters).await;
-        let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        lease.batch_execute(end).await?;
-        // Unlike a roll-back, a commit keeps what the statement may have set in the session.
-        lease.reset().await?;
-        lease.give_back();
-        let rows = outcome?;
+        let talk = async {
+            let mut lease = self.pool.lease().await?;
+            let outcome = run(&mut lease, &role, claims, sql, parameters).await;
+            let end = if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            lease.batch_execute(end).await?;
+            // Unlike a roll-back, a commit keeps what the statement may have set in the session.
+            lease.reset().await?;
+            lease.give_back();
+            outcome
+        };
+        let rows = within(self.pool.patience(), talk).await?;
         serde_json::from_str(&rows).map_err(|error| CatalogError::Unexpected(error.to_string()))
     }
 }
@@ -44,7 +47,7 @@ async fn run(
     role: &RoleName,
     claims: &str,
     sql: &str,
-    parameters: &[Option<&str>],
+    parameters: &[Option<String>],
 ) -> Result<String, CatalogError> {
     let set_claims = impersonation::claims_statement(lease).await?;
     let begin = impersonation::begin(role, Access::ReadWrite, lease);
@@ -52,13 +55,9 @@ async fn run(
     ClaimSettings::new(claims).apply(lease, &set_claims).await?;
     let wrapped =
         format!("WITH affected AS (\n{sql}\n) SELECT coalesce(json_agg(affected), '[]')::text FROM affected");
-    let typed: Vec<(&(dyn ToSql + Sync), Type)> = parameters
-        .iter()
-        .map(|parameter| (parameter as &(dyn ToSql + Sync), Type::TEXT))
-        .collect();
+    let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+        parameters.iter().map(|parameter| (parameter as &(dyn ToSql + Sync), Type::TEXT)).collect();
     let rows = lease.query_typed(&wrapped, &typed).await?;
-    let row = rows
-        .first()
-        .ok_or_else(|| CatalogError::Unexpected("no row".to_owned()))?;
+    let row = rows.first().ok_or_else(|| CatalogError::Unexpected("no row".to_owned()))?;
     Ok(row.try_get(0)?)
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct CatalogSettings {
     /// Host, user, password, database. Its `Debug` does not print the password.
     pub config: tokio_postgres::Config,
-    /// How to speak TLS; `None` speaks plain text whatever `sslmode` prefers.
+    /// Whom to trust when speaking TLS; `None` speaks plain text. Whether TLS is demanded or only preferred
+    /// is `config`'s `ssl_mode`: set it to `Require` where certificates must be checked.
     pub tls: Option<rustls::ClientConfig>,
     /// The publications whose tables are served.
     pub publications: Vec<String>,

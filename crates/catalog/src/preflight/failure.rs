@@ -193,16 +193,13 @@ impl Failure {
             other => other.to_string(),
         };
         match error.code() {
-            Some("3D000") => Failure::NoDatabase {
-                database: config.get_dbname().unwrap_or(&role).to_owned(),
-            },
+            Some("3D000") => {
+                Failure::NoDatabase { database: config.get_dbname().unwrap_or(&role).to_owned() }
+            }
             Some(code) if code.starts_with("28") => Failure::Refused { role, reason },
             Some("53300") => Failure::TooManyConnections { reason },
             // The session began: then it is a statement of ours that failed.
-            None | Some("57P03") => Failure::Unreachable {
-                address: address(config),
-                reason,
-            },
+            None | Some("57P03") => Failure::Unreachable { address: address(config), reason },
             Some(_) => Failure::Unreadable(error),
         }
     }

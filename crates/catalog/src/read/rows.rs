@@ -115,12 +115,7 @@ pub(super) fn types(rows: &[Row]) -> Result<Types, CatalogError> {
     let mut types = Types::default();
     for row in rows {
         let oid = Oid(row.try_get(0)?);
-        let found = Type {
-            oid,
-            name: row.try_get(1)?,
-            schema: row.try_get(2)?,
-            kind: type_kind(row)?,
-        };
+        let found = Type { oid, name: row.try_get(1)?, schema: row.try_get(2)?, kind: type_kind(row)? };
         types.0.insert(oid, found);
     }
     Ok(types)
@@ -128,23 +123,14 @@ pub(super) fn types(rows: &[Row]) -> Result<Types, CatalogError> {
 
 fn type_kind(row: &Row) -> Result<TypeKind, CatalogError> {
     if let Some(element) = row.try_get::<_, Option<u32>>(5)? {
-        return Ok(TypeKind::Array {
-            element: Oid(element),
-            delimiter: letter(row, 6)?,
-        });
+        return Ok(TypeKind::Array { element: Oid(element), delimiter: letter(row, 6)? });
     }
     Ok(match letter(row, 3)? {
-        'd' => TypeKind::Domain {
-            base: Oid(row.try_get(4)?),
-        },
-        'e' => TypeKind::Enum {
-            labels: row.try_get(7)?,
-        },
+        'd' => TypeKind::Domain { base: Oid(row.try_get(4)?) },
+        'e' => TypeKind::Enum { labels: row.try_get(7)? },
         'c' => {
             let names: Vec<String> = row.try_get(8)?;
-            TypeKind::Composite {
-                fields: names.into_iter().zip(oids(row.try_get(9)?)).collect(),
-            }
+            TypeKind::Composite { fields: names.into_iter().zip(oids(row.try_get(9)?)).collect() }
         }
         'r' | 'm' => TypeKind::Range,
         _ => TypeKind::Base,
@@ -177,9 +163,7 @@ pub(super) fn add_privileges(roles: &mut FxHashMap<String, Role>, rows: &[Row]) 
         if let Some(holder) = holder
             && selectable.contains(&true)
         {
-            holder
-                .privileges
-                .insert(Oid(row.try_get(1)?), Privileges { selectable });
+            holder.privileges.insert(Oid(row.try_get(1)?), Privileges { selectable });
         }
     }
     Ok(())

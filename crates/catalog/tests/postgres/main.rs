@@ -1,0 +1,13 @@
+//! The catalog against a real PostgreSQL. One test program, so that there is one cluster.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests do")]
+
+mod changes;
+mod install;
+mod oracle;
+mod oracle_session;
+mod preflight;
+mod run_as;
+mod snapshot;
+mod support;
+mod tls;
