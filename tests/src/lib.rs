@@ -1,4 +1,9 @@
-//! Scenery of the end-to-end tests: a database, a server in front of it, people with tokens.
+//! Scenery of the end-to-end tests: a database, a server in front of it, people with tokens, and in [`watching`]
+//! how row changes are awaited.
+
+pub mod watching;
+
+pub mod script;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -50,12 +55,13 @@ impl World {
         Ok(World { database, client, settings, server })
     }
 
-    /// The demo application of `sql/demo/`.
+    /// The demo application of `sql/demo/`, with its page.
     pub async fn demo(name: &str) -> Result<World> {
         let database = walcast_testkit::database(name).await;
         let mut client = database.client().await;
         walcast_testkit::demo::apply(&mut client).await?;
-        let settings = settings(&database)?;
+        let mut settings = settings(&database)?;
+        settings.demo = Some(Secret::new(SECRET));
         let server = Server::start(settings.clone()).await?;
         Ok(World { database, client, settings, server })
     }

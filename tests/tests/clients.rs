@@ -1,0 +1,44 @@
+//! The stock client libraries, unchanged from their registries, against a real server. What each checks is
+//! in `tests/clients/`.
+
+use std::cell::RefCell;
+
+use anyhow::{Context, Result};
+use tokio::process::Command;
+use walcast_tests::{SECRET, World, script};
+
+/// Runs one of the scripts of `tests/clients` against a server of its own, which it may restart.
+async fn check(name: &str, program: &str, arguments: &[&str]) -> Result<()> {
+    let schema = include_str!("../clients/schema.sql");
+    let world = World::with_sql(name, schema).await?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(script::folder("clients"))
+        .env("WALCAST_URL", world.http())
+        .env("WALCAST_JWT_SECRET", SECRET)
+        .env("DATABASE_URL", world.database.url());
+    let world = RefCell::new(Some(world));
+    script::run(&mut command, async || {
+        let running = world.borrow_mut().take().context("the server is being restarted already")?;
+        let restarted = running.restart().await?;
+        *world.borrow_mut() = Some(restarted);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_supabase_js_works_unchanged() -> Result<()> {
+    check("clients_js", "node", &["js/check.mjs", "@supabase/supabase-js"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_supabase_js_with_serializer_1_0_0_works_unchanged() -> Result<()> {
+    check("clients_js_v1", "node", &["js/check.mjs", "supabase-js-v1-serializer"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_client_works_unchanged() -> Result<()> {
+    check("clients_python", "python/.venv/bin/python", &["python/check.py"]).await
+}
