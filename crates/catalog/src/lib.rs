@@ -17,6 +17,7 @@
 //! - `run_as`: one statement as a role, for the demo's writes.
 //! - [`preflight`]: what must hold before walcast serves, and the SQL that mends it.
 //! - [`install`]: what walcast puts into a database on request.
+//! - [`script`]: SQL files applied in one transaction, for `walcast dev`.
 
 mod catalog;
 mod error;
