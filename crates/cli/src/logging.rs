@@ -9,7 +9,8 @@ use crate::settings::{LogFormat, LogSettings};
 
 /// Libraries that print request lines, frames or statements at their debug level, where tokens and rows stand.
 /// They stay at `info` unless the filter names them.
-const QUIET: &[&str] = &["h2", "hyper", "hyper_util", "reqwest", "rustls", "tokio_postgres", "tokio_tungstenite", "tungstenite"];
+const QUIET: &[&str] =
+    &["h2", "hyper", "hyper_util", "reqwest", "rustls", "tokio_postgres", "tokio_tungstenite", "tungstenite"];
 
 /// The log could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +29,9 @@ pub fn start(settings: &LogSettings) -> Result<(), LoggingError> {
     let colours = std::io::stderr().is_terminal();
     let writer = BoxMakeWriter::new(std::io::stderr);
     match settings.format {
-        LogFormat::Text => subscriber().with_env_filter(filter).with_ansi(colours).with_writer(writer).try_init(),
+        LogFormat::Text => {
+            subscriber().with_env_filter(filter).with_ansi(colours).with_writer(writer).try_init()
+        }
         LogFormat::Json => subscriber()
             .with_env_filter(filter)
             .with_ansi(false)
@@ -46,7 +49,8 @@ fn subscriber() -> tracing_subscriber::fmt::SubscriberBuilder {
 
 fn filter(wanted: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
     let named = |library: &&&str| {
-        let mut targets = wanted.split(',').map(|directive| directive.split(['=', '[']).next().unwrap_or(directive));
+        let mut targets =
+            wanted.split(',').map(|directive| directive.split(['=', '[']).next().unwrap_or(directive));
         targets.any(|target| target.split("::").next() == Some(**library))
     };
     // Only makes libraries quieter: where no more than `info` is wanted of all, that holds.

@@ -146,7 +146,7 @@ pub struct ChangeSettings {
 /// What clients may do (docs/protocol.md §10.1).
 #[derive(Debug)]
 pub struct Limits {
-    /// Sockets with a joined channel.
+    /// Open sockets.
     pub max_concurrent_users: usize,
     /// Channels of one socket.
     pub max_channels_per_client: usize,
@@ -182,11 +182,7 @@ pub enum LogFormat {
 
 impl Settings {
     /// Reads the configuration file that `--config` or `WALCAST_CONFIG` names, and puts everything together.
-    pub fn load(
-        flags: &Flags,
-        environment: &Environment,
-        purpose: Purpose,
-    ) -> Result<Self, SettingsError> {
+    pub fn load(flags: &Flags, environment: &Environment, purpose: Purpose) -> Result<Self, SettingsError> {
         Self::resolve(flags, environment, &configuration_file(flags, environment)?, purpose)
     }
 
@@ -233,10 +229,7 @@ impl ReplicationSettings {
 
 impl Default for ReplicationSettings {
     fn default() -> Self {
-        ReplicationSettings {
-            slot: "walcast".to_owned(),
-            publications: vec!["supabase_realtime".to_owned()],
-        }
+        ReplicationSettings { slot: "walcast".to_owned(), publications: vec!["supabase_realtime".to_owned()] }
     }
 }
 
@@ -338,9 +331,14 @@ mod tests {
     use super::*;
 
     const SECRET: &str = "9vJm1Tq0cWz4hXs7LkRbYfUe2NgPdAoI";
-    const REQUIRED: &[(&str, &str)] = &[("DATABASE_URL", "postgres://ana:pw9@db/app"), ("JWT_SECRET", SECRET)];
+    const REQUIRED: &[(&str, &str)] =
+        &[("DATABASE_URL", "postgres://ana:pw9@db/app"), ("JWT_SECRET", SECRET)];
 
-    fn resolve_for(purpose: Purpose, variables: &[(&str, &str)], file: &str) -> Result<Settings, SettingsError> {
+    fn resolve_for(
+        purpose: Purpose,
+        variables: &[(&str, &str)],
+        file: &str,
+    ) -> Result<Settings, SettingsError> {
         let environment =
             variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
         let file = ConfigurationFile::parse(Path::new("walcast.toml"), file)?;
@@ -352,7 +350,7 @@ mod tests {
     }
 
     fn refusal(variables: &[(&str, &str)], file: &str) -> String {
-        resolve(variables, file).err().expect("refused").to_string()
+        resolve(variables, file).expect_err("refused").to_string()
     }
 
     #[test]
@@ -446,7 +444,9 @@ mod tests {
     fn a_sample_secret_is_refused_except_in_development() {
         let variables =
             [REQUIRED[0], ("API_JWT_SECRET", "your-super-secret-jwt-token-with-at-least-32-characters-long")];
-        assert!(refusal(&variables, "").starts_with("the environment variable API_JWT_SECRET: the JWT secret is"));
+        assert!(
+            refusal(&variables, "").starts_with("the environment variable API_JWT_SECRET: the JWT secret is")
+        );
         assert!(resolve_for(Purpose::Develop, &variables, "").is_ok());
     }
 

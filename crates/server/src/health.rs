@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use axum::Router;
 use serde_json::{Value, json};
 
 use crate::redact::redact_text;
@@ -148,7 +148,7 @@ mod tests {
             replication: ReplicationHealth::Streaming,
             lag_bytes: Some(120),
             catalog_age: Some(Duration::from_secs(3)),
-            catalog_age_max: Duration::from_secs(60),
+            catalog_age_max: Duration::from_mins(1),
             stopping: false,
         }
     }

@@ -1,4 +1,4 @@
-//! `/metrics`: what the engine counts, in the text form of OpenMetrics.
+//! `/metrics`: what the engine counts, in the text form of `OpenMetrics`.
 //!
 //! Counters live in the structs that increment them; here they are only read, when somebody asks.
 
@@ -255,7 +255,7 @@ mod tests {
                 replication: ReplicationHealth::Broken { error: String::new() },
                 lag_bytes: Some(4096),
                 catalog_age: None,
-                catalog_age_max: Duration::from_secs(60),
+                catalog_age_max: Duration::from_mins(1),
                 stopping: false,
             }
         }
@@ -277,8 +277,7 @@ mod tests {
         if let Some(value) = authorization {
             request = request.header("authorization", value);
         }
-        let response =
-            router(metrics(secret)).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let response = router(metrics(secret)).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let status = response.status();
         let body = to_bytes(response.into_body(), 100_000).await.unwrap();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -307,7 +306,8 @@ mod tests {
         let token = walcast_auth::sign(&json!({}), SECRET).unwrap();
         let foreign = walcast_auth::sign(&json!({}), "another secret of sufficient length").unwrap();
         assert_eq!(ask(Some(SECRET), Some(format!("Bearer {token}"))).await.0, StatusCode::OK);
-        for refused in [None, Some(format!("Bearer {foreign}")), Some(format!("Basic {token}")), Some(token)] {
+        for refused in [None, Some(format!("Bearer {foreign}")), Some(format!("Basic {token}")), Some(token)]
+        {
             let answer = ask(Some(SECRET), refused.clone()).await;
             assert_eq!(answer, (StatusCode::FORBIDDEN, String::new()), "{refused:?}");
         }

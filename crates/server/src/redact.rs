@@ -106,7 +106,8 @@ fn redact_word(word: &str, announced: bool) -> Option<String> {
 }
 
 fn is_delimiter(character: char) -> bool {
-    character.is_whitespace() || matches!(character, '"' | '\'' | '&' | '?' | ';' | ',' | '(' | ')' | '<' | '>' | '`')
+    character.is_whitespace()
+        || matches!(character, '"' | '\'' | '&' | '?' | ';' | ',' | '(' | ')' | '<' | '>' | '`')
 }
 
 /// A word after which a secret comes.
@@ -175,7 +176,10 @@ mod tests {
     fn texts_lose_tokens_parameters_headers_and_passwords() {
         for (text, clean) in [
             (format!("bad token {TOKEN}, sorry"), "bad token [redacted], sorry".to_owned()),
-            (format!("GET /websocket?apikey={TOKEN}&vsn=1"), "GET /websocket?apikey=[redacted]&vsn=1".to_owned()),
+            (
+                format!("GET /websocket?apikey={TOKEN}&vsn=1"),
+                "GET /websocket?apikey=[redacted]&vsn=1".to_owned(),
+            ),
             ("Authorization: Bearer abc".to_owned(), "Authorization: Bearer [redacted]".to_owned()),
             ("x-api-key: sb_secret_1 next".to_owned(), "x-api-key: [redacted] next".to_owned()),
             (
@@ -190,7 +194,9 @@ mod tests {
 
     #[test]
     fn harmless_texts_are_left_alone() {
-        for text in ["", "the slot \"walcast\" is active", "a=b", "https://host/path", "token expired", "é?&é"] {
+        for text in
+            ["", "the slot \"walcast\" is active", "a=b", "https://host/path", "token expired", "é?&é"]
+        {
             assert!(matches!(redact_text(text), Cow::Borrowed(same) if same == text), "{text}");
         }
     }

@@ -91,8 +91,7 @@ mod tests {
 
     #[test]
     fn the_url_stands_before_the_parts() {
-        let connection =
-            read(&[("DATABASE_URL", "postgres://ana@one/app"), ("DB_HOST", "other")]).unwrap();
+        let connection = read(&[("DATABASE_URL", "postgres://ana@one/app"), ("DB_HOST", "other")]).unwrap();
         assert_eq!(connection.to_string(), "ana@one:5432/app");
     }
 
@@ -117,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_broken_url_names_its_origin_and_hides_the_password() {
-        let refused = read(&[("DATABASE_URL", "postgres://ana:hidden@db:notaport/app")]).err().unwrap().to_string();
+        let refused =
+            read(&[("DATABASE_URL", "postgres://ana:hidden@db:notaport/app")]).err().unwrap().to_string();
         assert!(refused.starts_with("the environment variable DATABASE_URL: "), "{refused}");
         assert!(!refused.contains("hidden"), "{refused}");
     }

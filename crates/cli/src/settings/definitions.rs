@@ -180,10 +180,13 @@ pub(super) static CONNECT_ERROR_BACKOFF: Setting<Duration> = Setting::new(
 .environment(&["CONNECT_ERROR_BACKOFF_MS"])
 .default("2000");
 
-pub(super) static CHANNEL_ERROR_BACKOFF: Setting<Duration> =
-    Setting::new("server.channel_error_backoff_ms", parse::milliseconds, "Delay of the answer to a refused join.")
-        .environment(&["CHANNEL_ERROR_BACKOFF_MS"])
-        .default("5000");
+pub(super) static CHANNEL_ERROR_BACKOFF: Setting<Duration> = Setting::new(
+    "server.channel_error_backoff_ms",
+    parse::milliseconds,
+    "Delay of the answer to a refused join.",
+)
+.environment(&["CHANNEL_ERROR_BACKOFF_MS"])
+.default("5000");
 
 pub(super) static SLOT: Setting<String> = Setting::new(
     "replication.slot",
@@ -236,23 +239,23 @@ pub(super) static RECORD_BYTES_MAX: Setting<usize> = Setting::new(
 .environment(&["WALCAST_RECORD_BYTES_MAX"])
 .default("1048576");
 
-pub(super) static MAX_USERS: Setting<usize> =
-    Setting::new("limits.max_concurrent_users", parse::count::<1, 10_000_000>, "Sockets with a joined channel.")
-        .environment(&["TENANT_MAX_CONCURRENT_USERS"])
-        .default("100000");
+pub(super) static MAX_USERS: Setting<usize> = Setting::new(
+    "limits.max_concurrent_users",
+    parse::count::<1, 10_000_000>,
+    "Open sockets; further handshakes are refused.",
+)
+.environment(&["TENANT_MAX_CONCURRENT_USERS"])
+.default("100000");
 
 pub(super) static MAX_CHANNELS: Setting<usize> =
     Setting::new("limits.max_channels_per_client", parse::count::<1, 100_000>, "Channels of one socket.")
         .environment(&["TENANT_MAX_CHANNELS_PER_CLIENT"])
         .default("100");
 
-pub(super) static MAX_JOINS: Setting<u32> = Setting::new(
-    "limits.max_joins_per_second",
-    parse::count32,
-    "Joins of all sockets together, per second.",
-)
-.environment(&["TENANT_MAX_JOINS_PER_SECOND"])
-.default("10000");
+pub(super) static MAX_JOINS: Setting<u32> =
+    Setting::new("limits.max_joins_per_second", parse::count32, "Joins of all sockets together, per second.")
+        .environment(&["TENANT_MAX_JOINS_PER_SECOND"])
+        .default("10000");
 
 pub(super) static MAX_EVENTS: Setting<u32> = Setting::new(
     "limits.max_events_per_second",

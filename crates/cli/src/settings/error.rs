@@ -45,7 +45,6 @@ pub enum SettingsError {
         /// Where it was given.
         origin: String,
         /// What is wrong, without the password.
-        #[source]
         problem: walcast_replication::SettingsError,
     },
     /// Anyone could sign tokens.
@@ -54,7 +53,6 @@ pub enum SettingsError {
         /// Where it was given.
         origin: Origin,
         /// What is wrong with it.
-        #[source]
         problem: WeakSecret,
     },
     /// The configuration file can not be read.
@@ -63,7 +61,6 @@ pub enum SettingsError {
         /// The file.
         path: PathBuf,
         /// What the operating system says.
-        #[source]
         problem: std::io::Error,
     },
     /// The configuration file is not TOML.

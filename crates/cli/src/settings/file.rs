@@ -94,8 +94,7 @@ impl ConfigurationFile {
         let known = || definitions::ALL.iter().map(|about| about.key);
         // A right name in the wrong section is the likelier mistake than a typing mistake.
         let name = key.rsplit('.').next().unwrap_or(&key);
-        let mut meant: Vec<&str> =
-            known().filter(|known| known.rsplit('.').next() == Some(name)).collect();
+        let mut meant: Vec<&str> = known().filter(|known| known.rsplit('.').next() == Some(name)).collect();
         if meant.is_empty() {
             meant.extend(nearest(&key, known()));
         }
@@ -171,7 +170,10 @@ mod tests {
 
     #[test]
     fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
-        assert!(refusal("port = 1\n").ends_with("`port` is not a setting; did you mean `database.port` or `server.port`?"));
+        assert!(
+            refusal("port = 1\n")
+                .ends_with("`port` is not a setting; did you mean `database.port` or `server.port`?")
+        );
         assert!(refusal("[server]\ndeletes = \"private\"\n").ends_with("did you mean `changes.deletes`?"));
         assert!(refusal("[nonsense]\nx = 1\n").ends_with("docs/configuration.md lists them all"));
     }

@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn flags_are_read_by_their_settings_key() {
-        let flags = flags(&["--port", "5000", "--database-url=postgres://a:hidden@b/c", "--config", "a.toml"]);
+        let flags =
+            flags(&["--port", "5000", "--database-url=postgres://a:hidden@b/c", "--config", "a.toml"]);
         assert_eq!(flags.values["server.port"], "5000");
         assert_eq!(flags.database_url(), Some("postgres://a:hidden@b/c"));
         assert_eq!(flags.file(), Some(Path::new("a.toml")));

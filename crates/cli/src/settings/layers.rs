@@ -135,7 +135,8 @@ mod tests {
             ("WALCAST_SOMETHING_ELSE", ""),
             ("POTR", "1"),
         ]));
-        let expected = "the environment variable WALCAST_DELETE is not a setting; did you mean WALCAST_DELETES?";
+        let expected =
+            "the environment variable WALCAST_DELETE is not a setting; did you mean WALCAST_DELETES?";
         assert_eq!(found, [expected]);
     }
 }

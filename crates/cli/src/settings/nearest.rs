@@ -31,7 +31,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_counted() {
-        for (one, other, expected) in [("", "abc", 3), ("port", "port", 0), ("prt", "port", 1), ("kitten", "sitting", 3)] {
+        for (one, other, expected) in
+            [("", "abc", 3), ("port", "port", 0), ("prt", "port", 1), ("kitten", "sitting", 3)]
+        {
             assert_eq!(mistakes(one, other), expected, "{one} {other}");
             assert_eq!(mistakes(other, one), expected, "{other} {one}");
         }

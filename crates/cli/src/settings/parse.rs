@@ -31,7 +31,8 @@ pub(super) fn count<const MIN: usize, const MAX: usize>(text: &str) -> Result<us
 
 /// A count that fits 32 bits.
 pub(super) fn count32(text: &str) -> Result<u32, String> {
-    count::<1, 1_000_000_000>(text).and_then(|number| u32::try_from(number).map_err(|error| error.to_string()))
+    count::<1, 1_000_000_000>(text)
+        .and_then(|number| u32::try_from(number).map_err(|error| error.to_string()))
 }
 
 /// Bytes of a request's head; the HTTP library's least is 8,192, and self-hosters have smaller values set.
@@ -98,8 +99,9 @@ pub(super) fn names(text: &str) -> Result<Vec<String>, String> {
 /// A part of a slot's name (PostgreSQL documentation, "Replication Slots").
 pub(super) fn slot(text: &str) -> Result<String, String> {
     let name = text.trim();
-    let allowed =
-        |character: char| matches!(character, '_') || character.is_ascii_lowercase() || character.is_ascii_digit();
+    let allowed = |character: char| {
+        matches!(character, '_') || character.is_ascii_lowercase() || character.is_ascii_digit()
+    };
     if (1..=63).contains(&name.len()) && name.chars().all(allowed) {
         return Ok(name.to_owned());
     }

@@ -56,10 +56,8 @@ mod tests {
     use super::*;
 
     fn settings(variables: &[(&str, &str)]) -> Settings {
-        let required = [
-            ("DATABASE_URL", "postgres://ana@db/app"),
-            ("JWT_SECRET", "9vJm1Tq0cWz4hXs7LkRbYfUe2NgPdAoI"),
-        ];
+        let required =
+            [("DATABASE_URL", "postgres://ana@db/app"), ("JWT_SECRET", "9vJm1Tq0cWz4hXs7LkRbYfUe2NgPdAoI")];
         let environment: Environment = required
             .iter()
             .chain(variables)
