@@ -25,11 +25,7 @@ pub async fn watched(name: &str, sql: &str) -> Result<World> {
 }
 
 /// The same, with other settings.
-pub async fn watched_with(
-    name: &str,
-    sql: &str,
-    change: impl FnOnce(&mut ServeSettings),
-) -> Result<World> {
+pub async fn watched_with(name: &str, sql: &str, change: impl FnOnce(&mut ServeSettings)) -> Result<World> {
     World::with_settings(name, &format!("{sql}\n;{MARKS}"), change).await
 }
 
