@@ -81,7 +81,11 @@ pub(crate) fn read(element: &Kind, text: &str) -> Result<Array, Unreadable> {
     }
     let lengths = reader.lengths;
     if reader.elements.is_empty() {
-        return if lengths.len() > 1 || bounds.is_some() { Err(Unreadable::Unsure) } else { Ok(Array::default()) };
+        return if lengths.len() > 1 || bounds.is_some() {
+            Err(Unreadable::Unsure)
+        } else {
+            Ok(Array::default())
+        };
     }
     let lower = bounds.unwrap_or_else(|| lengths.iter().map(|length| (1, *length)).collect());
     if lower.len() != lengths.len() || lower.iter().zip(&lengths).any(|(bound, length)| bound.1 != *length) {
@@ -101,11 +105,7 @@ fn bounds(rest: &mut &str) -> Result<Vec<(i32, i32)>, Unreadable> {
         let length = high.checked_sub(low)?.checked_add(1)?;
         (length > 0).then_some((low, length))
     };
-    inside
-        .ok_or(Unreadable::Unsure)?
-        .split("][")
-        .map(|bound| each(bound).ok_or(Unreadable::Unsure))
-        .collect()
+    inside.ok_or(Unreadable::Unsure)?.split("][").map(|bound| each(bound).ok_or(Unreadable::Unsure)).collect()
 }
 
 /// More dimensions than this PostgreSQL refuses.
@@ -241,7 +241,19 @@ mod tests {
     fn dimensions_and_bounds_are_kept_and_must_fit() {
         assert_eq!(integers("{{1,2},{3,4}}").unwrap().dimensions, [(1, 2), (1, 2)]);
         assert_eq!(integers("[2:3]={1,2}").unwrap().dimensions, [(2, 2)]);
-        for wrong in ["", "{", "{1,}", "{1}{2}", "{{1},{2,3}}", "{1,{2}}", "{{1},2}", "[1:3]={1}", "{{}}", "1", "{\"1}"] {
+        for wrong in [
+            "",
+            "{",
+            "{1,}",
+            "{1}{2}",
+            "{{1},{2,3}}",
+            "{1,{2}}",
+            "{{1},2}",
+            "[1:3]={1}",
+            "{{}}",
+            "1",
+            "{\"1}",
+        ] {
             assert!(integers(wrong).is_err(), "{wrong}");
         }
     }

@@ -90,6 +90,23 @@ impl Cast {
         }
     }
 
+    /// Whether some values raise.
+    pub(crate) fn may_fail(&self) -> bool {
+        match self {
+            Cast::BoolToInteger
+            | Cast::IntegerToBool
+            | Cast::ToText
+            | Cast::LabelToText(_)
+            | Cast::UuidToText
+            | Cast::TrimBlanks
+            | Cast::TimestampToDate
+            | Cast::TextTo(Kind::Text | Kind::Char)
+            | Cast::IntegerTo(Kind::Numeric | Kind::Float8) => false,
+            Cast::Elements(cast) => cast.may_fail(),
+            _ => true,
+        }
+    }
+
     /// Applies it to a value that is not NULL.
     pub(crate) fn apply<'a>(&self, value: Value<'a>) -> Result<Option<Value<'a>>, Stop> {
         Ok(Some(match (self, value) {
@@ -214,14 +231,7 @@ fn to_text(value: &Value<'_>) -> Result<String, Stop> {
 
 fn uuid_text(value: u128) -> String {
     let digits = format!("{value:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &digits[..8],
-        &digits[8..12],
-        &digits[12..16],
-        &digits[16..20],
-        &digits[20..]
-    )
+    format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
 }
 
 #[cfg(test)]

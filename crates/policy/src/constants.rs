@@ -10,6 +10,7 @@ use walcast_pgoutput::PgTimestamp;
 
 use crate::evaluate::{Outcome, Scope, evaluate};
 use crate::expression::{Expression, Setting};
+use crate::operation::Stop;
 use crate::row::RowImage;
 use crate::value::{Kind, Value};
 
@@ -54,27 +55,57 @@ pub(crate) fn setting_value<'a>(setting: &Setting, settings: Settings<'a>) -> Op
 }
 
 /// Replaces every largest constant sub-expression by a literal, or by a slot where it reads settings.
-pub(crate) fn hoist(expression: &mut Expression, slots: &mut Vec<Expression>) {
+///
+/// As PostgreSQL's planner does, an AND with a false literal, an OR with a true one and an operation on a
+/// NULL literal are replaced by their value, whatever else is in them. The error is one that a
+/// sub-expression of literals alone raises: PostgreSQL raises it while planning, even where evaluation
+/// would never get there.
+pub(crate) fn hoist(expression: &mut Expression, slots: &mut Vec<Expression>) -> Result<(), Stop> {
     if matches!(expression, Expression::Literal(_)) {
-        return;
+        return Ok(());
     }
-    if !expression.is_constant() {
+    if expression.is_constant() && expression.reads_settings() {
+        let slot = slots.iter().position(|known| known == expression).unwrap_or_else(|| {
+            slots.push(expression.clone());
+            slots.len() - 1
+        });
+        *expression = Expression::Constant(slot);
+        return Ok(());
+    }
+    if !matches!(expression, Expression::Case { .. } | Expression::Coalesce(_)) {
         for child in expression.children_mut() {
-            hoist(child, slots);
+            hoist(child, slots)?;
         }
-        return;
     }
-    if !expression.reads_settings()
-        && let Ok(value) = constant_value(expression, None)
-    {
+    if expression.is_constant() {
+        *expression = Expression::Literal(constant_value(expression, None)?);
+        return Ok(());
+    }
+    if let Expression::Case { .. } | Expression::Coalesce(_) = expression {
+        // Which of these are reached depends on the row, and so does what they raise.
+        for child in expression.children_mut() {
+            hoist(child, slots)?;
+        }
+    }
+    if let Some(value) = foregone(expression) {
         *expression = Expression::Literal(value);
-        return;
     }
-    let slot = slots.iter().position(|known| known == expression).unwrap_or_else(|| {
-        slots.push(expression.clone());
-        slots.len() - 1
-    });
-    *expression = Expression::Constant(slot);
+    Ok(())
+}
+
+/// The value of an expression that one literal in it settles.
+fn foregone(expression: &Expression) -> Option<Option<Value<'static>>> {
+    let has = |operands: &[Expression], literal: Option<Value<'static>>| {
+        operands.contains(&Expression::Literal(literal))
+    };
+    match expression {
+        Expression::And(operands) if has(operands, Some(Value::Bool(false))) => {
+            Some(Some(Value::Bool(false)))
+        }
+        Expression::Or(operands) if has(operands, Some(Value::Bool(true))) => Some(Some(Value::Bool(true))),
+        Expression::Call(_, operands) if has(operands, None) => Some(None),
+        _ => None,
+    }
 }
 
 /// The values of the slots for one set of claims.

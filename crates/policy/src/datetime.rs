@@ -62,8 +62,8 @@ impl Interval {
             }
         }
         // `1 hour 02:00:00` is an error in PostgreSQL.
-        let both = seen.contains(&"time")
-            && seen.iter().any(|unit| matches!(*unit, "hour" | "minute" | "second"));
+        let both =
+            seen.contains(&"time") && seen.iter().any(|unit| matches!(*unit, "hour" | "minute" | "second"));
         (!seen.is_empty() && !both).then_some(interval)
     }
 
@@ -248,7 +248,8 @@ fn read_day(text: &str, before_christ: bool) -> Option<i64> {
     if parts.next().is_some() || !(4..=7).contains(&year.len()) || month.len() != 2 || day.len() != 2 {
         return None;
     }
-    let (year, month, day) = (digits(year)?, u32::try_from(digits(month)?).ok()?, u32::try_from(digits(day)?).ok()?);
+    let (year, month, day) =
+        (digits(year)?, u32::try_from(digits(month)?).ok()?, u32::try_from(digits(day)?).ok()?);
     if year == 0 || !(1..=12).contains(&month) {
         return None;
     }

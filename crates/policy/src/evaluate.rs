@@ -2,7 +2,7 @@
 //!
 //! AND and OR go from left to right as PostgreSQL's executor does. An operand that raises stops there, as
 //! it does in PostgreSQL; one that only PostgreSQL can decide, or that reads a column the image lacks, is
-//! passed over, and counts only where the other operands do not settle the result.
+//! passed over where it can not raise, and counts only if the other operands do not settle the result.
 
 use std::borrow::Cow;
 
@@ -64,21 +64,19 @@ pub(crate) fn evaluate<'a>(expression: &'a Expression, scope: &Scope<'a>) -> Out
         }
         Expression::Now => Ok(Some(Value::Timestamp(scope.now.0))),
         Expression::Oracle => Err(Stop::Ask),
-        Expression::And(operands) => {
-            truth(all_of(operands.iter().map(|operand| evaluate_condition(operand, scope))))
+        Expression::And(operands) => truth(junction(operands, false, scope)),
+        Expression::Or(operands) => truth(any_of(operands, scope)),
+        Expression::Not(operand) => {
+            truth(evaluate_condition(operand, scope).map(|value| value.map(|value| !value)))
         }
-        Expression::Or(operands) => {
-            truth(any_of(operands.iter().map(|operand| evaluate_condition(operand, scope))))
-        }
-        Expression::Not(operand) => truth(evaluate_condition(operand, scope).map(|value| value.map(|value| !value))),
         Expression::IsNull(operand) => is_null(operand, scope),
         Expression::IsTruth { operand, truth: wanted } => {
             let value = evaluate_condition(operand, scope)?;
             Ok(Some(Value::Bool(value == Some(*wanted))))
         }
         Expression::IsDistinct(left, right) => {
-            distinct(evaluate(left, scope)?.as_ref(), evaluate(right, scope)?.as_ref())
-                .map(|distinct| Some(Value::Bool(distinct)))
+            let (left, right) = both(left, right, scope)?;
+            distinct(left.as_ref(), right.as_ref()).map(|distinct| Some(Value::Bool(distinct)))
         }
         Expression::Case { branches, otherwise } => {
             for (condition, result) in branches {
@@ -97,8 +95,7 @@ pub(crate) fn evaluate<'a>(expression: &'a Expression, scope: &Scope<'a>) -> Out
             Ok(None)
         }
         Expression::NullIf(left, right) => {
-            let left = evaluate(left, scope)?;
-            let right = evaluate(right, scope)?;
+            let (left, right) = both(left, right, scope)?;
             match (&left, &right) {
                 (Some(a), Some(b)) if a.equals(b).ok_or(Stop::Ask)? => Ok(None),
                 _ => Ok(left),
@@ -106,46 +103,40 @@ pub(crate) fn evaluate<'a>(expression: &'a Expression, scope: &Scope<'a>) -> Out
         }
         Expression::Extreme { greatest, operands } => extreme(*greatest, operands, scope),
         Expression::Quantified { all, operation, operand, array } => {
-            truth(quantified(*all, operation, evaluate(operand, scope)?, evaluate(array, scope)?))
+            let (operand, array) = both(operand, array, scope)?;
+            truth(quantified(*all, operation, operand, array))
         }
         Expression::ArrayOf(elements) => {
-            let mut values = Vec::with_capacity(elements.len());
-            for element in elements {
-                values.push(evaluate(element, scope)?.map(Value::into_owned));
-            }
+            let values = every(elements, scope)?;
+            let values = values.into_iter().map(|value| value.map(Value::into_owned)).collect();
             Ok(Some(Value::Array(Cow::Owned(Array::of(values)))))
         }
         Expression::Call(operation, operands) => call(operation, operands, scope),
     }
 }
 
-/// The conjunction of conditions in order.
-pub(crate) fn all_of(conditions: impl Iterator<Item = Result<Option<bool>, Stop>>) -> Result<Option<bool>, Stop> {
-    junction(conditions, false)
-}
-
-/// The disjunction of conditions in order.
-pub(crate) fn any_of(conditions: impl Iterator<Item = Result<Option<bool>, Stop>>) -> Result<Option<bool>, Stop> {
-    junction(conditions, true)
+/// The disjunction of conditions, in their order.
+pub(crate) fn any_of(conditions: &[Expression], scope: &Scope<'_>) -> Result<Option<bool>, Stop> {
+    junction(conditions, true, scope)
 }
 
 /// `settling` is the truth value that decides alone: true for OR, false for AND.
-fn junction(
-    conditions: impl Iterator<Item = Result<Option<bool>, Stop>>,
-    settling: bool,
-) -> Result<Option<bool>, Stop> {
+fn junction(conditions: &[Expression], settling: bool, scope: &Scope<'_>) -> Result<Option<bool>, Stop> {
     let mut open: Option<Stop> = None;
     let mut null = false;
     for condition in conditions {
-        match condition {
+        match evaluate_condition(condition, scope) {
             Ok(Some(value)) if value == settling => return Ok(Some(settling)),
             Ok(Some(_)) => {}
             Ok(None) => null = true,
             // An error behind something open is reached only if that does not settle the result.
             Err(Stop::Failed(message)) => return Err(open.unwrap_or(Stop::Failed(message))),
-            Err(missing @ Stop::Missing(_)) => open = Some(missing),
-            Err(Stop::Ask) => {
-                open.get_or_insert(Stop::Ask);
+            Err(stop) => {
+                open = Some(graver(open, stop));
+                if condition.may_fail() {
+                    // It might raise, and then nothing behind it counts.
+                    break;
+                }
             }
         }
     }
@@ -153,6 +144,15 @@ fn junction(
         Some(stop) => Err(stop),
         None if null => Ok(None),
         None => Ok(Some(!settling)),
+    }
+}
+
+/// Of two reasons to have no value the one that is harder to mend: an error is certain, a column that
+/// is missing can not be asked about.
+fn graver(known: Option<Stop>, stop: Stop) -> Stop {
+    match (known, stop) {
+        (None | Some(Stop::Ask), stop) | (Some(Stop::Missing(_)), stop @ Stop::Failed(_)) => stop,
+        (Some(known), _) => known,
     }
 }
 
@@ -201,8 +201,7 @@ fn distinct(left: Option<&Value<'_>>, right: Option<&Value<'_>>) -> Result<bool,
 
 fn extreme<'a>(greatest: bool, operands: &'a [Expression], scope: &Scope<'a>) -> Outcome<'a> {
     let mut found: Option<Value<'a>> = None;
-    for operand in operands {
-        let Some(value) = evaluate(operand, scope)? else { continue };
+    for value in every(operands, scope)?.into_iter().flatten() {
         let better = match &found {
             None => true,
             Some(best) => {
@@ -249,14 +248,35 @@ fn quantified<'a>(
 }
 
 fn call<'a>(operation: &'a Operation, operands: &'a [Expression], scope: &Scope<'a>) -> Outcome<'a> {
-    let mut values: Operands<'a> = SmallVec::new();
-    let mut null = false;
+    let values: Option<Operands<'a>> = every(operands, scope)?.into_iter().collect();
+    values.map_or(Ok(None), |values| operation.apply(values))
+}
+
+/// Evaluates all operands, also those behind one that has no value: they may raise.
+fn every<'a>(
+    operands: &'a [Expression],
+    scope: &Scope<'a>,
+) -> Result<SmallVec<[Option<Value<'a>>; 3]>, Stop> {
+    let mut values = SmallVec::new();
+    let mut stopped = None;
     for operand in operands {
-        match evaluate(operand, scope)? {
-            Some(value) => values.push(value),
-            // The other operands are still evaluated: they may raise.
-            None => null = true,
+        match evaluate(operand, scope) {
+            Ok(value) => values.push(value),
+            Err(stop) => stopped = Some(graver(stopped, stop)),
         }
     }
-    if null { Ok(None) } else { operation.apply(values) }
+    stopped.map_or(Ok(values), Err)
+}
+
+/// As [`every`], for two.
+fn both<'a>(
+    left: &'a Expression,
+    right: &'a Expression,
+    scope: &Scope<'a>,
+) -> Result<(Option<Value<'a>>, Option<Value<'a>>), Stop> {
+    match (evaluate(left, scope), evaluate(right, scope)) {
+        (Ok(left), Ok(right)) => Ok((left, right)),
+        (Err(left), Err(right)) => Err(graver(Some(left), right)),
+        (Err(stop), Ok(_)) | (Ok(_), Err(stop)) => Err(stop),
+    }
 }

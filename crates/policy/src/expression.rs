@@ -92,7 +92,9 @@ impl Expression {
     /// Whether its value is the same for every row and at every moment, given role and claims.
     pub(crate) fn is_constant(&self) -> bool {
         match self {
-            Expression::Column { .. } | Expression::Now | Expression::Oracle | Expression::Constant(_) => false,
+            Expression::Column { .. } | Expression::Now | Expression::Oracle | Expression::Constant(_) => {
+                false
+            }
             other => other.children().into_iter().all(Expression::is_constant),
         }
     }
@@ -113,6 +115,16 @@ impl Expression {
         own || self.children().into_iter().any(Expression::may_ask)
     }
 
+    /// Whether it may raise for some values. What is left to PostgreSQL is taken not to: a plan would be
+    /// of little use if every look-up next to an equality had to be made first.
+    pub(crate) fn may_fail(&self) -> bool {
+        let own = match self {
+            Expression::Call(operation, _) | Expression::Quantified { operation, .. } => operation.may_fail(),
+            _ => false,
+        };
+        own || self.children().into_iter().any(Expression::may_fail)
+    }
+
     /// The expressions directly below, in the order of evaluation.
     pub(crate) fn children(&self) -> Vec<&Expression> {
         match self {
@@ -129,9 +141,9 @@ impl Expression {
             | Expression::Extreme { operands, .. }
             | Expression::ArrayOf(operands)
             | Expression::Call(_, operands) => operands.iter().collect(),
-            Expression::Not(operand)
-            | Expression::IsNull(operand)
-            | Expression::IsTruth { operand, .. } => vec![operand],
+            Expression::Not(operand) | Expression::IsNull(operand) | Expression::IsTruth { operand, .. } => {
+                vec![operand]
+            }
             Expression::IsDistinct(left, right) | Expression::NullIf(left, right) => vec![left, right],
             Expression::Quantified { operand, array, .. } => vec![operand, array],
             Expression::Case { branches, otherwise } => branches
@@ -158,9 +170,9 @@ impl Expression {
             | Expression::Extreme { operands, .. }
             | Expression::ArrayOf(operands)
             | Expression::Call(_, operands) => operands.iter_mut().collect(),
-            Expression::Not(operand)
-            | Expression::IsNull(operand)
-            | Expression::IsTruth { operand, .. } => vec![operand],
+            Expression::Not(operand) | Expression::IsNull(operand) | Expression::IsTruth { operand, .. } => {
+                vec![operand]
+            }
             Expression::IsDistinct(left, right) | Expression::NullIf(left, right) => vec![left, right],
             Expression::Quantified { operand, array, .. } => vec![operand, array],
             Expression::Case { branches, otherwise } => branches

@@ -36,7 +36,9 @@ pub(crate) fn call(
         .or_else(|| Some(Kind::of(&surroundings.snapshot.types, function.returns)))
         .filter(|kind| !matches!(kind, Kind::Opaque(_)))
         .ok_or_else(|| format!("the type that the function {name} returns"))?;
-    let inlined = if arguments == 0 { inline(name, function, &declared, surroundings) } else {
+    let inlined = if arguments == 0 {
+        inline(name, function, &declared, surroundings)
+    } else {
         Err(format!("the function {name} has arguments"))
     };
     match inlined {

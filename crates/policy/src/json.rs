@@ -39,7 +39,10 @@ impl Json {
             }
             (Json::Object(left), Json::Object(right)) => {
                 left.len() == right.len()
-                    && left.iter().zip(right).all(|(left, right)| left.0 == right.0 && left.1.equals(&right.1))
+                    && left
+                        .iter()
+                        .zip(right)
+                        .all(|(left, right)| left.0 == right.0 && left.1.equals(&right.1))
             }
             _ => self == other,
         }
@@ -413,8 +416,22 @@ mod tests {
     #[test]
     fn what_jsonb_refuses_is_refused() {
         for wrong in [
-            "", "{", "[1,]", "{\"a\"}", "01", "+1", "1.", ".5", "'a'", "\"\\u0000\"", "\"\\ud800\"", "\"\n\"",
-            "nul", "1 2", "\"\\x\"", "-",
+            "",
+            "{",
+            "[1,]",
+            "{\"a\"}",
+            "01",
+            "+1",
+            "1.",
+            ".5",
+            "'a'",
+            "\"\\u0000\"",
+            "\"\\ud800\"",
+            "\"\n\"",
+            "nul",
+            "1 2",
+            "\"\\x\"",
+            "-",
         ] {
             assert!(matches!(Json::read(wrong), Err(Unreadable::Invalid(_))), "{wrong}");
         }

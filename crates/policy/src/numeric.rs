@@ -120,8 +120,7 @@ impl Numeric {
     /// Rounded to a whole number, halves away from zero; `None` when not finite or beyond `i64`.
     pub(crate) fn to_integer(&self) -> Option<i64> {
         let digits = self.digits()?;
-        let magnitude =
-            if digits.integer.is_empty() { 0 } else { digits.integer.parse::<i128>().ok()? };
+        let magnitude = if digits.integer.is_empty() { 0 } else { digits.integer.parse::<i128>().ok()? };
         let up = digits.fraction.as_bytes().first().is_some_and(|digit| *digit >= b'5');
         let rounded = magnitude + i128::from(up);
         i64::try_from(if digits.negative { -rounded } else { rounded }).ok()

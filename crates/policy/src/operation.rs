@@ -167,6 +167,28 @@ impl Operation {
         }
     }
 
+    /// Whether some operands raise.
+    pub(crate) fn may_fail(&self) -> bool {
+        match self {
+            Operation::Arithmetic(..)
+            | Operation::Negate(_)
+            | Operation::Absolute(_)
+            | Operation::AddDays
+            | Operation::SubtractDays
+            | Operation::DaysBetween
+            | Operation::AddInterval { .. }
+            | Operation::SubtractInterval { .. }
+            | Operation::TimeBetween
+            | Operation::SplitPart
+            | Operation::Substring
+            | Operation::Like { .. }
+            | Operation::JsonArrayLength
+            | Operation::JsonElementTexts => true,
+            Operation::Cast(cast) => cast.may_fail(),
+            _ => false,
+        }
+    }
+
     /// Applies it. `Ok(None)` is NULL.
     pub(crate) fn apply<'a>(&self, operands: Operands<'a>) -> Result<Option<Value<'a>>, Stop> {
         let mut operands = operands.into_iter();
@@ -179,7 +201,10 @@ impl Operation {
                 return self.on_text(&text(first)?).map(Some);
             }
             Operation::Matches(expression) => {
-                return expression.matches(&text(first)?).map(|found| Some(Value::Bool(found))).ok_or(Stop::Ask);
+                return expression
+                    .matches(&text(first)?)
+                    .map(|found| Some(Value::Bool(found)))
+                    .ok_or(Stop::Ask);
             }
             Operation::JsonTypeof | Operation::JsonArrayLength | Operation::JsonElementTexts => {
                 return self.on_json(json(first)?.as_ref()).map(Some);
@@ -202,11 +227,11 @@ impl Operation {
             Operation::JsonField { .. } | Operation::JsonElement { .. } | Operation::JsonPath { .. } => {
                 self.json_access(json(first)?, &second)
             }
-            Operation::JsonContains => {
-                Ok(Some(Value::Bool(json(first)?.contains(json(second)?.as_ref()))))
-            }
+            Operation::JsonContains => Ok(Some(Value::Bool(json(first)?.contains(json(second)?.as_ref())))),
             Operation::JsonHas => Ok(Some(Value::Bool(json(first)?.has(&text(second)?)))),
-            Operation::JsonHasAny => Ok(Some(json_has(json(first)?.as_ref(), array(second)?.as_ref(), false))),
+            Operation::JsonHasAny => {
+                Ok(Some(json_has(json(first)?.as_ref(), array(second)?.as_ref(), false)))
+            }
             Operation::JsonHasAll => Ok(Some(json_has(json(first)?.as_ref(), array(second)?.as_ref(), true))),
             Operation::ArrayContains => answer(array(first)?.contains(array(second)?.as_ref())),
             Operation::ArrayOverlaps => answer(array(first)?.overlaps(array(second)?.as_ref())),
@@ -467,10 +492,7 @@ fn out_of_range(kind: &Kind) -> Stop {
 
 fn within(kind: &Kind, value: Option<i64>) -> Result<Value<'static>, Stop> {
     let (least, most) = kind.integer_range();
-    value
-        .filter(|value| (least..=most).contains(value))
-        .map(Value::Int)
-        .ok_or_else(|| out_of_range(kind))
+    value.filter(|value| (least..=most).contains(value)).map(Value::Int).ok_or_else(|| out_of_range(kind))
 }
 
 fn negate<'a>(kind: &Kind, value: Value<'a>) -> Result<Value<'a>, Stop> {
@@ -495,7 +517,12 @@ fn division_by_zero() -> Stop {
     Stop::Failed("division by zero".to_owned())
 }
 
-fn arithmetic<'a>(operator: Arithmetic, kind: &Kind, left: Value<'a>, right: Value<'a>) -> Result<Value<'a>, Stop> {
+fn arithmetic<'a>(
+    operator: Arithmetic,
+    kind: &Kind,
+    left: Value<'a>,
+    right: Value<'a>,
+) -> Result<Value<'a>, Stop> {
     match (left, right) {
         (Value::Int(left), Value::Int(right)) => integers(operator, kind, left, right),
         (Value::Float(left), Value::Float(right)) => floats(operator, left.0, right.0),

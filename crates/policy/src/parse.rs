@@ -165,14 +165,18 @@ impl<'a> Compiler<'a> {
             Expr::IsTrue(operand) => Ok(self.is_truth(operand, true)),
             Expr::IsNotTrue(operand) => Ok(Typed::boolean(self.is_truth(operand, true).expression.negated())),
             Expr::IsFalse(operand) => Ok(self.is_truth(operand, false)),
-            Expr::IsNotFalse(operand) => Ok(Typed::boolean(self.is_truth(operand, false).expression.negated())),
+            Expr::IsNotFalse(operand) => {
+                Ok(Typed::boolean(self.is_truth(operand, false).expression.negated()))
+            }
             Expr::IsUnknown(operand) => {
                 Ok(Typed::boolean(Expression::IsNull(Box::new(self.condition(operand)))))
             }
             Expr::IsNotUnknown(operand) => {
                 Ok(Typed::boolean(Expression::IsNull(Box::new(self.condition(operand))).negated()))
             }
-            Expr::IsDistinctFrom(left, right) => Ok(resolve::distinct(self.typed(left)?, self.typed(right)?)?),
+            Expr::IsDistinctFrom(left, right) => {
+                Ok(resolve::distinct(self.typed(left)?, self.typed(right)?)?)
+            }
             Expr::IsNotDistinctFrom(left, right) => {
                 let distinct = resolve::distinct(self.typed(left)?, self.typed(right)?)?;
                 Ok(Typed::boolean(distinct.expression.negated()))
@@ -336,7 +340,9 @@ impl<'a> Compiler<'a> {
             }
             [name] => self.built_in(parsed, &name.value, &arguments),
             [schema, name] if schema.value == "pg_catalog" => self.built_in(parsed, &name.value, &arguments),
-            [schema, name] => self.user_function(parsed, &format!("{}.{}", schema.value, name.value), &arguments),
+            [schema, name] => {
+                self.user_function(parsed, &format!("{}.{}", schema.value, name.value), &arguments)
+            }
             _ => here("this function"),
         }
     }

@@ -178,7 +178,8 @@ impl Translation {
         if insensitive && written.contains(['i', 'I', '[', '\\']) {
             return Err("ignoring case depends on the locale for this regular expression");
         }
-        let mut translation = Translation { text: String::with_capacity(written.len() + 8), has_class: false };
+        let mut translation =
+            Translation { text: String::with_capacity(written.len() + 8), has_class: false };
         translation.branches(written.as_bytes())?;
         Ok(translation)
     }
@@ -403,8 +404,27 @@ mod tests {
     #[test]
     fn forms_with_another_meaning_are_not_translated() {
         for pattern in [
-            "(?i)a", "***:a", "a**", "\\mfoo", "(a)\\1", "(?=a)", "a|", "()", "[[:alpha:]]", "a{256}", "{a", "[a-Z]",
-            "^*", "é", "a^b", "[\\d]", "a{,2}", "(", ")", "[", "a\\",
+            "(?i)a",
+            "***:a",
+            "a**",
+            "\\mfoo",
+            "(a)\\1",
+            "(?=a)",
+            "a|",
+            "()",
+            "[[:alpha:]]",
+            "a{256}",
+            "{a",
+            "[a-Z]",
+            "^*",
+            "é",
+            "a^b",
+            "[\\d]",
+            "a{,2}",
+            "(",
+            ")",
+            "[",
+            "a\\",
         ] {
             assert!(Expression::translate(pattern, false).is_err(), "{pattern}");
         }

@@ -110,7 +110,13 @@ impl Plan {
         let mut explanation = Vec::with_capacity(policies.len());
         for (policy, using) in policies {
             let mut expression = compiler.policy(using);
-            constants::hoist(&mut expression, &mut rules.slots);
+            if constants::hoist(&mut expression, &mut rules.slots).is_err() {
+                expression = Expression::Oracle;
+                compiler.unsupported.push(Unsupported {
+                    expression: using.to_owned(),
+                    reason: "a part of it has the same error for every row".to_owned(),
+                });
+            }
             rules.may_ask |= expression.may_ask();
             if policy.permissive {
                 rules.permissive.push(expression);
@@ -204,17 +210,14 @@ impl BoundPlan {
     /// Every restrictive policy must hold, and one permissive one.
     fn judge(&self, scope: &Scope<'_>) -> Verdict {
         let rules = &self.0.rules;
-        let conditions = |expressions: &'_ [Expression]| -> Vec<Result<Option<bool>, Stop>> {
-            expressions.iter().map(|expression| evaluate_condition(expression, scope)).collect()
-        };
         let mut open: Option<Stop> = None;
         // The cheap part first: most rows are not for most subscribers.
-        let permitted = any_of(rules.permissive.iter().map(|one| evaluate_condition(one, scope)));
+        let permitted = any_of(&rules.permissive, scope);
         let hidden = |condition: &Result<Option<bool>, Stop>| matches!(condition, Ok(None | Some(false)));
         if hidden(&permitted) {
             return Verdict::Hidden;
         }
-        let restricted = conditions(&rules.restrictive);
+        let restricted: Vec<_> = rules.restrictive.iter().map(|one| evaluate_condition(one, scope)).collect();
         if restricted.iter().any(hidden) {
             return Verdict::Hidden;
         }
@@ -232,7 +235,8 @@ impl BoundPlan {
             None => Verdict::Visible,
             Some(Stop::Missing(column)) => Verdict::Missing { column },
             Some(_) => {
-                let missing = rules.asked_columns.iter().find(|column| scope.row.get(**column) == Datum::Missing);
+                let missing =
+                    rules.asked_columns.iter().find(|column| scope.row.get(**column) == Datum::Missing);
                 missing.map_or(Verdict::Ask, |column| Verdict::Missing { column: *column })
             }
         }
@@ -271,9 +275,7 @@ fn applicable<'a>(table: &'a Table, role: &Role) -> Vec<(&'a Policy, &'a str)> {
         .policies
         .iter()
         .filter(|policy| matches!(policy.command, PolicyCommand::All | PolicyCommand::Select))
-        .filter(|policy| {
-            policy.roles.is_empty() || policy.roles.iter().any(|oid| role.acts_as.contains(oid))
-        })
+        .filter(|policy| policy.roles.is_empty() || policy.roles.iter().any(|oid| role.acts_as.contains(oid)))
         .filter_map(|policy| Some((policy, policy.using.as_deref()?)))
         .collect()
 }
@@ -304,9 +306,8 @@ fn combined(policies: &[(&Policy, &str)]) -> String {
 }
 
 fn asked_columns(table: &Table, policies: &[(&Policy, &str)]) -> Vec<usize> {
-    let read = |number: i16| {
-        policies.iter().any(|(policy, _)| policy.whole_row || policy.columns.contains(&number))
-    };
+    let read =
+        |number: i16| policies.iter().any(|(policy, _)| policy.whole_row || policy.columns.contains(&number));
     (0..table.columns.len()).filter(|index| read(table.columns[*index].number)).collect()
 }
 
@@ -314,10 +315,6 @@ fn explain(policy: &Policy, unsupported: Vec<Unsupported>) -> Explanation {
     Explanation {
         policy: policy.name.clone(),
         permissive: policy.permissive,
-        decided: if unsupported.is_empty() {
-            DecidedBy::Process
-        } else {
-            DecidedBy::Oracle(unsupported)
-        },
+        decided: if unsupported.is_empty() { DecidedBy::Process } else { DecidedBy::Oracle(unsupported) },
     }
 }

@@ -28,13 +28,23 @@ pub(crate) enum Infix {
     Compare(Comparison),
     Arithmetic(Arithmetic),
     Concatenate,
-    Like { insensitive: bool, negated: bool },
-    Match { insensitive: bool, negated: bool },
+    Like {
+        insensitive: bool,
+        negated: bool,
+    },
+    Match {
+        insensitive: bool,
+        negated: bool,
+    },
     StartsWith,
     /// `->` and `->>`
-    Access { as_text: bool },
+    Access {
+        as_text: bool,
+    },
     /// `#>` and `#>>`
-    AccessPath { as_text: bool },
+    AccessPath {
+        as_text: bool,
+    },
     Contains,
     ContainedBy,
     Overlaps,
@@ -122,11 +132,8 @@ fn shared_collation(left: &Typed, right: &Typed) -> Result<Option<Collation>, Re
 /// Both operands with the types of each other's literals.
 fn settle_both(left: Typed, right: Typed) -> Result<(Typed, Typed), Reason> {
     let both_open = left.kind == Kind::Untyped && right.kind == Kind::Untyped;
-    let (left_kind, right_kind) = if both_open {
-        (Kind::Text, Kind::Text)
-    } else {
-        (left.kind.clone(), right.kind.clone())
-    };
+    let (left_kind, right_kind) =
+        if both_open { (Kind::Text, Kind::Text) } else { (left.kind.clone(), right.kind.clone()) };
     Ok((left.settled(&right_kind)?, right.settled(&left_kind)?))
 }
 
@@ -196,7 +203,9 @@ pub(crate) fn infix(operator: Infix, left: Typed, right: Typed) -> Result<Typed,
             let (left, right) = same_arrays(left, right)?;
             Ok(predicate(Operation::ArrayOverlaps, left, right))
         }
-        Infix::Has => Ok(predicate(Operation::JsonHas, left.expect(&Kind::Jsonb)?, right.expect(&Kind::Text)?)),
+        Infix::Has => {
+            Ok(predicate(Operation::JsonHas, left.expect(&Kind::Jsonb)?, right.expect(&Kind::Text)?))
+        }
         Infix::HasAny | Infix::HasAll => {
             let any = operator == Infix::HasAny;
             let operation = if any { Operation::JsonHasAny } else { Operation::JsonHasAll };
@@ -221,7 +230,9 @@ fn arithmetic(operator: Arithmetic, left: Typed, right: Typed) -> Result<Typed, 
         _ => (left, right),
     };
     let (operation, kind) = match (operator, &left.kind, &right.kind) {
-        (Arithmetic::Remainder, a, b) if a != b => return Err(format!("{} % {}", a.sql_name(), b.sql_name())),
+        (Arithmetic::Remainder, a, b) if a != b => {
+            return Err(format!("{} % {}", a.sql_name(), b.sql_name()));
+        }
         (Arithmetic::Remainder, Kind::Float8, _) | (Arithmetic::Divide, Kind::Numeric, _) => {
             return Err(format!("this arithmetic on {}", left.kind.sql_name()));
         }

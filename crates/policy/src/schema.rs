@@ -25,9 +25,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// The published table `schema.name`.
     pub fn table(&self, schema: &str, name: &str) -> Option<&Arc<Table>> {
-        self.tables
-            .values()
-            .find(|table| table.schema == schema && table.name == name)
+        self.tables.values().find(|table| table.schema == schema && table.name == name)
     }
 }
 

@@ -263,7 +263,10 @@ impl Kind {
         let mantissa = unsigned.split('e').next().unwrap_or("");
         let lost = parsed == 0.0 && mantissa.bytes().any(|byte| matches!(byte, b'1'..=b'9'));
         if parsed.is_infinite() || lost {
-            return Err(Unreadable::Invalid(format!("\"{text}\" is out of range for type {}", self.sql_name())));
+            return Err(Unreadable::Invalid(format!(
+                "\"{text}\" is out of range for type {}",
+                self.sql_name()
+            )));
         }
         Ok(parsed)
     }
@@ -412,7 +415,9 @@ mod tests {
 
     #[test]
     fn booleans_are_read_from_any_unambiguous_beginning() {
-        for (text, value) in [("t", true), (" YES ", true), ("on", true), ("1", true), ("of", false), ("fal", false)] {
+        for (text, value) in
+            [("t", true), (" YES ", true), ("on", true), ("1", true), ("of", false), ("fal", false)]
+        {
             assert_eq!(Kind::Bool.read(text), Ok(Value::Bool(value)), "{text}");
         }
         for text in ["", "o", "truex", "2", "tt"] {
@@ -426,8 +431,14 @@ mod tests {
         for form in ["0D8B1F4E-0000-4000-8000-0000000000AB", "{0d8b1f4e000040008000-0000000000ab}"] {
             assert_eq!(Kind::Uuid.read(form).unwrap(), canonical);
         }
-        for wrong in ["", "0d8b", "0d8b1f4e-0000-4000-8000-0000000000a", "0d8b1f4e-0000-4000-8000-0000000000ab-",
-            "{0d8b1f4e-0000-4000-8000-0000000000ab", "0d-8b1f4e00004000800000000000000ab"] {
+        for wrong in [
+            "",
+            "0d8b",
+            "0d8b1f4e-0000-4000-8000-0000000000a",
+            "0d8b1f4e-0000-4000-8000-0000000000ab-",
+            "{0d8b1f4e-0000-4000-8000-0000000000ab",
+            "0d-8b1f4e00004000800000000000000ab",
+        ] {
             assert!(matches!(Kind::Uuid.read(wrong), Err(Unreadable::Invalid(_))), "{wrong}");
         }
     }

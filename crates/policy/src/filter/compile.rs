@@ -94,7 +94,9 @@ impl Subject<'_> {
         match operator {
             FilterOperator::In => match value {
                 FilterValue::List(elements) => self.any_of(elements),
-                FilterValue::One(_) => Err(invalid("`in` filter value must be wrapped by parentheses".to_owned())),
+                FilterValue::One(_) => {
+                    Err(invalid("`in` filter value must be wrapped by parentheses".to_owned()))
+                }
             },
             FilterOperator::Is => self.is(one()?),
             FilterOperator::Like => self.pattern(one()?, "like", "~~"),
@@ -122,9 +124,9 @@ impl Subject<'_> {
         resolve: impl FnOnce(Typed, Typed) -> Result<Typed, String>,
     ) -> Result<Compiled, FilterError> {
         let quoted = self.literal(literal)?;
-        let resolved = self.read(literal).and_then(|value| {
-            resolve(self.operand(), Typed::literal(Some(value), self.kind.clone())).ok()
-        });
+        let resolved = self
+            .read(literal)
+            .and_then(|value| resolve(self.operand(), Typed::literal(Some(value), self.kind.clone())).ok());
         let known = resolved.is_some() && !self.is_domain;
         Ok(Compiled {
             expression: resolved.map_or(Expression::Oracle, |typed| typed.expression),
@@ -267,7 +269,6 @@ impl Subject<'_> {
         };
         if built_in && !self.is_domain { self.kind.sql_name() } else { self.column.sql_type.clone() }
     }
-
 }
 
 /// SQL that raises where the literal or the operator is not valid for the type.

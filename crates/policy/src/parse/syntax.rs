@@ -45,11 +45,7 @@ pub(super) fn look_up(query: &Query) -> String {
         SetExpr::Select(select) => select.from.iter().map(ToString::to_string).collect(),
         _ => Vec::new(),
     };
-    if tables.is_empty() {
-        "a sub-select".to_owned()
-    } else {
-        format!("a look-up in {}", tables.join(", "))
-    }
+    if tables.is_empty() { "a sub-select".to_owned() } else { format!("a look-up in {}", tables.join(", ")) }
 }
 
 /// The arguments of a call, by position.

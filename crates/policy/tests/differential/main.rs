@@ -1,0 +1,88 @@
+//! Plans and filters against PostgreSQL itself: the same expressions over the same rows, decided by both.
+
+mod expressions;
+mod filters;
+mod generator;
+mod harness;
+
+use harness::{Decision, Harness};
+use walcast_policy::Verdict;
+
+/// The first difference of each expression.
+fn report(differences: &[&Decision]) -> String {
+    let mut text = format!("{} differences", differences.len());
+    let mut last = "";
+    for one in differences {
+        if one.expression != last {
+            let Decision { expression, row, claims, plan, postgres, .. } = one;
+            text.push_str(&format!(
+                "\n  {expression}\n    row {row}, claims {claims}: {plan:?}, but {postgres:?}"
+            ));
+            last = expression;
+        }
+    }
+    text
+}
+
+fn owned(expressions: &[&str]) -> Vec<String> {
+    expressions.iter().map(|expression| (*expression).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn expressions_decided_in_process_are_decided_as_postgres_decides() {
+    let harness = Harness::start("policy_expressions").await;
+    let (decisions, refused) = harness.decide(&owned(expressions::IN_PROCESS)).await;
+    assert!(refused.is_empty(), "not valid: {refused:#?}");
+    let differences: Vec<&Decision> = decisions.iter().filter(|one| !one.agrees()).collect();
+    assert!(differences.is_empty(), "{}", report(&differences));
+    let open: Vec<&Decision> = decisions.iter().filter(|one| one.plan == Verdict::Ask || one.left).collect();
+    assert!(open.is_empty(), "left to PostgreSQL: {}", report(&open));
+}
+
+#[tokio::test]
+async fn expressions_with_uncertain_values_ask_only_for_those() {
+    let harness = Harness::start("policy_uncertain").await;
+    let (decisions, refused) = harness.decide(&owned(expressions::SOMETIMES_ASKING)).await;
+    assert!(refused.is_empty(), "not valid: {refused:#?}");
+    let differences: Vec<&Decision> = decisions.iter().filter(|one| !one.agrees() || one.left).collect();
+    assert!(differences.is_empty(), "{}", report(&differences));
+    for expression in expressions::SOMETIMES_ASKING {
+        let asked = |asked: bool| {
+            decisions.iter().any(|one| one.expression == *expression && (one.plan == Verdict::Ask) == asked)
+        };
+        assert!(asked(true) && asked(false), "{expression} is always or never asked about");
+    }
+}
+
+#[tokio::test]
+async fn expressions_with_another_meaning_are_left_to_postgres() {
+    let harness = Harness::start("policy_left").await;
+    let (decisions, refused) = harness.decide(&owned(expressions::LEFT)).await;
+    assert!(refused.is_empty(), "not valid: {refused:#?}");
+    let wrong: Vec<&Decision> = decisions.iter().filter(|one| !one.agrees() || !one.left).collect();
+    assert!(wrong.is_empty(), "{}", report(&wrong));
+}
+
+/// `POLICY_SEED` repeats a run, `POLICY_DECISIONS` sets how long it is.
+#[tokio::test]
+async fn random_expressions_are_decided_as_postgres_decides() {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
+    };
+    let (seed, wanted) = (number("POLICY_SEED", 20_240_229), number("POLICY_DECISIONS", 3_000));
+    println!("POLICY_SEED={seed} POLICY_DECISIONS={wanted}");
+    let harness = Harness::start("policy_random").await;
+    let mut generator = generator::Generator::new(seed);
+    let (mut decided, mut asked) = (0u64, 0u64);
+    while decided < wanted {
+        let expressions: Vec<String> = (0..50).map(|_| generator.condition(3)).collect();
+        let (decisions, refused) = harness.decide(&expressions).await;
+        assert!(refused.is_empty(), "the generator made what is not valid: {refused:#?}");
+        let differences: Vec<&Decision> = decisions.iter().filter(|one| !one.agrees()).collect();
+        assert!(differences.is_empty(), "seed {seed}: {}", report(&differences));
+        decided += decisions.len() as u64;
+        asked += decisions.iter().filter(|one| one.plan == Verdict::Ask).count() as u64;
+    }
+    println!("{decided} decisions, {asked} of them left to PostgreSQL");
+    assert!(asked * 2 < decided, "more than half of the decisions are left to PostgreSQL");
+}
