@@ -3,7 +3,7 @@
 //! In reading order: [`settings`] (what can be set), [`logging`], [`serve`] (one
 //! running server), `pipeline` (the log to the engine), [`database`] (one URL for both kinds of connection),
 //! `health`; then [`dev`] (a server with a database of its own), `demo` (the demo's
-//! door to the database), [`health_check`], [`signal`].
+//! door to the database), [`health_check`], [`open_files`], [`signal`].
 
 pub mod database;
 mod demo;
@@ -11,6 +11,7 @@ pub mod dev;
 mod health;
 pub mod health_check;
 pub mod logging;
+pub mod open_files;
 mod pipeline;
 pub mod serve;
 pub mod settings;

@@ -1,5 +1,6 @@
 //! The walcast binary: the command line, and nothing else.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,7 +12,7 @@ use walcast::serve::Server;
 use walcast::settings::{
     DatabaseSettings, Environment, Flags, LogSettings, Purpose, ReplicationSettings, Settings,
 };
-use walcast::{health_check, logging, signal};
+use walcast::{health_check, logging, open_files, signal};
 use walcast_catalog::install;
 
 #[global_allocator]
@@ -74,8 +75,18 @@ struct TokenOptions {
     secret: String,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match start(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One sentence with its causes; never a backtrace, which says nothing to an operator.
+            eprintln!("walcast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> Result<()> {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("the TLS provider is set twice"))?;
@@ -99,6 +110,7 @@ async fn serve(flags: &Flags, environment: &Environment) -> Result<()> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
+    open_files::raise(settings.server.open_files);
     let mut server = Server::start(settings.serve()).await?;
     tokio::select! {
         failed = server.failed() => return failed,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
@@ -15,7 +15,7 @@ use walcast_engine::{Engine, EngineSettings};
 use walcast_replication::{Progress, StreamSettings, StreamStatus};
 use walcast_server::health::HealthSource;
 use walcast_server::metrics::Metrics;
-use walcast_server::{Gateway, Limits, ListenerSettings};
+use walcast_server::{Gateway, HealthRequests, Limits, ListenerSettings};
 use walcast_wire::Frame;
 
 use crate::database::catalog_settings;
@@ -48,6 +48,8 @@ pub struct ServeSettings {
     pub limits: Limits,
     /// How HTTP connections are treated.
     pub listener: ListenerSettings,
+    /// Whether requests of the health endpoints are logged.
+    pub health_requests: HealthRequests,
     /// How long sockets may take to be told that the server stops.
     pub drain: Duration,
     /// Serve the demo page, whose people's tokens are signed with this secret. For development only.
@@ -67,6 +69,7 @@ impl ServeSettings {
             engine: EngineSettings::default(),
             limits: Limits::default(),
             listener: ListenerSettings::default(),
+            health_requests: HealthRequests::Logged,
             drain: Duration::from_secs(5),
             demo: None,
         }
@@ -100,6 +103,10 @@ impl Server {
         }
         let catalog = Catalog::connect(catalog_settings).await.context("the catalog can not be read")?;
         let verifier = Arc::new(Verifier::new(settings.verifier.clone())?);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        if let Err(error) = verifier.load_keys(now).await {
+            tracing::warn!(%error, "the key set can not be read yet; it is tried again with the first token");
+        }
 
         let progress = Arc::new(Progress::default());
         let confirmed = Arc::clone(&progress);
@@ -139,6 +146,7 @@ impl Server {
                 database, verifier, secret,
             )));
         }
+        let app = walcast_server::logged(app, settings.health_requests);
         let socket = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {}: choose another PORT", settings.listen))?;

@@ -152,8 +152,6 @@ pub struct Limits {
     pub max_channels_per_client: usize,
     /// Joins per second, of all sockets.
     pub max_joins_per_second: u32,
-    /// Messages per second, of all sockets, sent and delivered.
-    pub max_events_per_second: u32,
     /// Bytes of one broadcast or presence payload.
     pub payload_bytes_max: usize,
     /// Presence calls of one channel.
@@ -309,7 +307,6 @@ fn limits(layers: &Layers<'_>) -> Result<Limits, SettingsError> {
         max_concurrent_users: layers.get(&definitions::MAX_USERS)?,
         max_channels_per_client: layers.get(&definitions::MAX_CHANNELS)?,
         max_joins_per_second: layers.get(&definitions::MAX_JOINS)?,
-        max_events_per_second: layers.get(&definitions::MAX_EVENTS)?,
         payload_bytes_max: layers.get(&definitions::PAYLOAD_BYTES_MAX)?,
         presence_calls: RateLimit {
             calls: layers.get(&definitions::PRESENCE_CALLS)?,
@@ -412,13 +409,12 @@ mod tests {
             ("TENANT_MAX_CONCURRENT_USERS", "1"),
             ("TENANT_MAX_CHANNELS_PER_CLIENT", "2"),
             ("TENANT_MAX_JOINS_PER_SECOND", "3"),
-            ("TENANT_MAX_EVENTS_PER_SECOND", "4"),
             ("CLIENT_PRESENCE_MAX_CALLS", "5"),
             ("CLIENT_PRESENCE_WINDOW_MS", "6000"),
         ]);
         let limits = resolve(&variables, "").unwrap().limits;
         assert_eq!((limits.max_concurrent_users, limits.max_channels_per_client), (1, 2));
-        assert_eq!((limits.max_joins_per_second, limits.max_events_per_second), (3, 4));
+        assert_eq!(limits.max_joins_per_second, 3);
         assert_eq!(limits.presence_calls, RateLimit { calls: 5, window: Duration::from_secs(6) });
     }
 

@@ -27,6 +27,18 @@ pub enum Command {
     Write(SessionId, Bytes),
     /// A close frame; nothing follows it.
     Close(SessionId, Frame),
+    /// A join of a topic that is joined already has begun: this channel is over. Its `phx_close` follows the
+    /// answer to the join (docs/protocol.md §3.7).
+    Supersede(SessionId, ChannelId),
+    /// A join is refused with this frame.
+    Refuse {
+        /// The session.
+        session: SessionId,
+        /// The topic of the join.
+        topic: Arc<str>,
+        /// The error reply.
+        frame: Frame,
+    },
     /// A channel is joined; see [`Joining`].
     Join(Box<Joining>),
     /// A message on a topic.

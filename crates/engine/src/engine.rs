@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use walcast_pgoutput::Lsn;
@@ -215,37 +216,38 @@ impl Engine {
             session.send(Command::Join(joining)).await;
             return Ok(joined);
         }
-        match self.resolve(&bindings, &identity).await {
-            Ok(resolved) => {
-                let subscribing = Subscribing {
-                    shard: session.shard,
-                    target: Target { session: session.id, channel },
-                    topic,
-                    serializer: session.serializer,
-                    legacy: payload.legacy,
-                    identity,
-                    bindings,
-                    resolved,
-                    joining: Some(joining),
-                };
-                let _ = self.subscribe.send(subscribing).await;
-                Ok(joined)
-            }
+        let resolving = self.resolve(&bindings, &identity);
+        let resolved = match payload.wait {
+            None => resolving.await,
+            Some(wait) => tokio::time::timeout(Duration::from_millis(wait.timeout_ms), resolving)
+                .await
+                .map_err(|_| JoinRefused(wait.timeout_reason()))?,
+        };
+        let resolved = match resolved {
+            Ok(resolved) => Ok(resolved),
             Err(SubscribeError::Refused(message)) if payload.wait.is_some() => {
-                Err(JoinRefused(format!("RealtimeDisabledForConfiguration: {message}")))
+                return Err(JoinRefused(format!("RealtimeDisabledForConfiguration: {message}")));
             }
-            Err(SubscribeError::Refused(message)) => {
-                joining.system.push(("postgres_changes", Status::Error, message));
-                session.send(Command::Join(joining)).await;
-                Ok(joined)
-            }
+            Err(SubscribeError::Refused(message)) => Err(message),
             Err(SubscribeError::Unavailable(reason)) => {
                 tracing::warn!(code = "UnableToConnectToProject", reason, "a join could not be decided");
-                let reason =
-                    "UnableToConnectToProject: Realtime was unable to connect to the project database";
-                Err(JoinRefused(reason.to_owned()))
+                let reason = "UnableToConnectToProject: Realtime was unable to connect to the project database";
+                return Err(JoinRefused(reason.to_owned()));
             }
-        }
+        };
+        let subscribing = Subscribing {
+            shard: session.shard,
+            target: Target { session: session.id, channel },
+            topic,
+            serializer: session.serializer,
+            legacy: payload.legacy,
+            identity,
+            bindings,
+            resolved,
+            joining: Some(joining),
+        };
+        let _ = self.subscribe.send(subscribing).await;
+        Ok(joined)
     }
 
     /// Applies a new token to a joined channel: its bindings are judged by the new claims from the next
@@ -256,10 +258,12 @@ impl Engine {
         }
         let target = Target { session: session.id, channel: joined.id };
         let resolved = match self.resolve(&joined.bindings, &identity).await {
-            Ok(resolved) => resolved,
-            Err(error) => {
-                // The old claims no longer hold, so the channel can not go on with them.
-                let message = error.to_string();
+            Ok(resolved) => Ok(resolved),
+            Err(SubscribeError::Refused(message)) => Err(message),
+            Err(SubscribeError::Unavailable(reason)) => {
+                // The old claims no longer hold, and what the new ones allow is not known.
+                tracing::warn!(code = "UnableToConnectToProject", reason, "a new token could not be applied");
+                let message = "Realtime was unable to connect to the project database".to_owned();
                 let Target { session: id, channel } = target;
                 return session.send(Command::CloseChannel { session: id, channel, message }).await;
             }

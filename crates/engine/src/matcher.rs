@@ -47,7 +47,9 @@ pub(crate) struct Subscribing {
     pub(crate) legacy: bool,
     pub(crate) identity: Identity,
     pub(crate) bindings: Arc<[Binding]>,
-    pub(crate) resolved: Resolved,
+    /// The bindings against the catalog, or the text that tells the client why they can not be subscribed.
+    /// They are tried again whenever the catalog changes.
+    pub(crate) resolved: Result<Resolved, String>,
     /// The join to pass on to the shard; `None` where a joined channel gets a new token.
     pub(crate) joining: Option<Box<Joining>>,
 }
@@ -308,44 +310,31 @@ impl State {
     }
 
     async fn subscribe(&mut self, subscribing: Subscribing) {
-        let Subscribing {
-            shard,
-            target,
-            topic,
-            serializer,
-            legacy,
-            identity,
-            bindings,
-            mut resolved,
-            joining,
-        } = subscribing;
-        let known = self.entries.contains_key(&target.channel);
-        if joining.is_none() && !known {
+        let Subscribing { shard, target, topic, serializer, legacy, identity, bindings, resolved, joining } =
+            subscribing;
+        if joining.is_none() && !self.entries.contains_key(&target.channel) {
             // The channel was left while its new token was being checked.
             return;
         }
-        let mut failure = None;
-        if resolved.snapshot_version != self.snapshot.version {
-            match self.resolve(&bindings, &identity).await {
-                Ok(again) => resolved = again,
-                Err(error) => {
-                    resolved.placements.clear();
-                    failure = Some(error.to_string());
-                }
+        let resolved = match resolved {
+            Ok(resolved) if resolved.snapshot_version != self.snapshot.version => {
+                self.resolve(&bindings, &identity).await.map_err(|error| error.to_string())
             }
-        }
+            other => other,
+        };
+        let (resolved, system) = match resolved {
+            Ok(resolved) => {
+                let notices = resolved.notices.iter().map(|notice| (Status::Ok, notice.clone()));
+                let system: Vec<_> =
+                    std::iter::once((Status::Ok, SUBSCRIBED.to_owned())).chain(notices).collect();
+                (resolved, system)
+            }
+            Err(message) => (Resolved::nothing(), vec![(Status::Error, message)]),
+        };
         self.unsubscribe(target.channel);
         let address = Address { shard, target, topic, serializer, legacy };
         self.audiences.insert(&address, &resolved.placements);
         self.matcher.counters.subscriptions.fetch_add(bindings.len() as u64, Relaxed);
-        let mut system = Vec::new();
-        match failure {
-            None => {
-                system.push((Status::Ok, SUBSCRIBED.to_owned()));
-                system.extend(resolved.notices.iter().map(|notice| (Status::Ok, notice.clone())));
-            }
-            Some(message) => system.push((Status::Error, message)),
-        }
         let entry = Entry { address: address.clone(), identity, bindings, resolved };
         self.entries.insert(target.channel, entry);
         match joining {

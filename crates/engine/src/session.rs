@@ -15,6 +15,8 @@ pub(crate) struct Session {
     pub(crate) outbound: Outbound,
     /// Few per session: searched from the front, which beats hashing a topic.
     pub(crate) channels: Vec<Channel>,
+    /// Topics whose join is being decided anew, and the `join_ref` of the channel that it ended.
+    pub(crate) superseded: Vec<(Arc<str>, Ref)>,
     /// Already on the shard's list of queues to write.
     pub(crate) queued: bool,
 }
@@ -63,7 +65,7 @@ impl CallWindow {
 
 impl Session {
     pub(crate) fn new(serializer: Serializer, outbound: Outbound) -> Self {
-        Session { serializer, outbound, channels: Vec::new(), queued: false }
+        Session { serializer, outbound, channels: Vec::new(), superseded: Vec::new(), queued: false }
     }
 
     /// Queues a frame and notes that this queue must be written.

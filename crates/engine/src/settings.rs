@@ -72,6 +72,8 @@ pub struct Counters {
     pub failures: AtomicU64,
     /// Questions put to PostgreSQL.
     pub oracle_questions: AtomicU64,
+    /// Refused handshakes and joins, and frames that were no messages; the gateway counts them.
+    pub errors: AtomicU64,
     /// Sockets closed as too slow.
     pub slow_closes: AtomicU64,
     /// Subscriptions registered now.

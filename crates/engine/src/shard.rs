@@ -127,6 +127,11 @@ impl Shard {
                 }
             }
             Command::Close(session, frame) => self.close(session, &frame, false),
+            Command::Supersede(session, channel) => self.supersede(session, channel),
+            Command::Refuse { session, topic, frame } => {
+                self.write(session, &frame);
+                self.close_superseded(session, &topic);
+            }
             Command::Join(joining) => self.join(*joining),
             Command::Push(push) => self.push(push),
             Command::System(message) => self.system(&message),
@@ -214,19 +219,10 @@ impl Shard {
             let _ = self.unsubscribe.send(channel);
             return;
         };
-        let replaced = found.take_channel(&topic);
         let serializer = found.serializer;
         let reply = walcast_wire::reply(serializer, &join_ref, &reference, &topic, Status::Ok, &response);
         self.write(session, &reply);
-        if let Some(old) = replaced {
-            // docs/protocol.md §3.7: version 2.0.0 clients tell the late close by its join_ref, the
-            // Python client (1.0.0) would close the new channel.
-            if serializer == Serializer::V2 {
-                let close = walcast_wire::channel_close(serializer, &old.join_ref, &topic);
-                self.write(session, &close);
-            }
-            self.forget(session, &old);
-        }
+        self.close_superseded(session, &topic);
         for (extension, status, message) in &joining.system {
             let frame = walcast_wire::system(serializer, &join_ref, &topic, extension, *status, message);
             self.write(session, &frame);
@@ -248,6 +244,28 @@ impl Shard {
         });
         if joining.presence_enabled {
             self.want_state(&topic, target);
+        }
+    }
+
+    fn supersede(&mut self, session: SessionId, channel: ChannelId) {
+        let Some(found) = self.sessions.get_mut(&session) else { return };
+        let Some(old) = found.take_channel_by_id(channel) else { return };
+        found.superseded.push((Arc::clone(&old.topic), old.join_ref.clone()));
+        self.forget(session, &old);
+    }
+
+    /// docs/protocol.md §3.7: version 2.0.0 clients tell the late close by its join_ref; the Python client
+    /// (1.0.0) would close the new channel, so it is told nothing.
+    fn close_superseded(&mut self, session: SessionId, topic: &Arc<str>) {
+        let Some(found) = self.sessions.get_mut(&session) else { return };
+        let serializer = found.serializer;
+        let (closed, waiting) =
+            std::mem::take(&mut found.superseded).into_iter().partition(|(other, _)| other == topic);
+        found.superseded = waiting;
+        if serializer == Serializer::V2 {
+            for (topic, join_ref) in closed {
+                self.write(session, &walcast_wire::channel_close(serializer, &join_ref, &topic));
+            }
         }
     }
 

@@ -50,6 +50,13 @@ pub(crate) struct Resolved {
     pub(crate) snapshot_version: u64,
 }
 
+impl Resolved {
+    /// No placement at all: nothing is delivered.
+    pub(crate) fn nothing() -> Self {
+        Resolved { placements: Vec::new(), notices: Vec::new(), snapshot_version: 0 }
+    }
+}
+
 /// The bindings can not be subscribed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SubscribeError {

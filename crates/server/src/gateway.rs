@@ -10,6 +10,7 @@ mod push;
 mod socket;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::routing::get;
@@ -36,6 +37,13 @@ impl Gateway {
             limits,
             admission: Admission::default(),
         })
+    }
+}
+
+impl Gateway {
+    /// Counts something that a client did wrong or may not do.
+    fn count_error(&self) {
+        self.engine.counters().errors.fetch_add(1, Ordering::Relaxed);
     }
 }
 

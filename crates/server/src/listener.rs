@@ -35,7 +35,12 @@ impl Default for ListenerSettings {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `app` until `cancel`, then lets requests in flight finish.
-pub async fn serve(listener: TcpListener, app: Router, settings: ListenerSettings, cancel: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    app: Router,
+    settings: ListenerSettings,
+    cancel: CancellationToken,
+) {
     let tasks = TaskTracker::new();
     let places = std::sync::Arc::new(tokio::sync::Semaphore::new(settings.connections_max));
     loop {

@@ -117,6 +117,12 @@ const READINGS: &[Reading] = &[
         read: |counters| counters.deliveries.load(Ordering::Relaxed),
     },
     Reading {
+        name: "ws_errors",
+        help: "Refused handshakes and joins, and frames that were no messages",
+        gauge: false,
+        read: |counters| counters.errors.load(Ordering::Relaxed),
+    },
+    Reading {
         name: "ws_slow_closes",
         help: "Sockets closed because they could not keep up",
         gauge: false,

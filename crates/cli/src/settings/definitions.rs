@@ -257,14 +257,6 @@ pub(super) static MAX_JOINS: Setting<u32> =
         .environment(&["TENANT_MAX_JOINS_PER_SECOND"])
         .default("10000");
 
-pub(super) static MAX_EVENTS: Setting<u32> = Setting::new(
-    "limits.max_events_per_second",
-    parse::count32,
-    "Messages of all sockets together, sent and delivered, per second.",
-)
-.environment(&["TENANT_MAX_EVENTS_PER_SECOND"])
-.default("1000000");
-
 pub(super) static PAYLOAD_BYTES_MAX: Setting<usize> = Setting::new(
     "limits.payload_bytes_max",
     parse::count::<1024, 100_000_000>,
@@ -345,7 +337,6 @@ pub(super) static ALL: &[&About] = &[
     &MAX_USERS.about,
     &MAX_CHANNELS.about,
     &MAX_JOINS.about,
-    &MAX_EVENTS.about,
     &PAYLOAD_BYTES_MAX.about,
     &PRESENCE_CALLS.about,
     &PRESENCE_WINDOW.about,

@@ -5,6 +5,7 @@ use std::thread;
 
 use walcast_auth::VerifierSettings;
 use walcast_engine::EngineSettings;
+use walcast_server::HealthRequests;
 
 use super::Settings;
 use crate::serve::ServeSettings;
@@ -16,6 +17,8 @@ impl Settings {
         serve.listen = self.server.listen;
         serve.replication = self.replication.clone();
         serve.metrics_secret.clone_from(&self.auth.metrics_jwt_secret);
+        serve.health_requests =
+            if self.log.health_checks { HealthRequests::Logged } else { HealthRequests::LeftOut };
         serve.catalog_poll = self.changes.catalog_poll;
         serve.engine = self.engine();
         serve.limits.max_concurrent_users = self.limits.max_concurrent_users;

@@ -130,6 +130,7 @@ impl JoinTask {
     }
 
     async fn refuse(&self, reason: &str) {
+        self.gateway.count_error();
         tracing::info!(topic = %self.topic, reason, "join refused");
         tokio::time::sleep(self.gateway.limits.channel_error_backoff).await;
         let serializer = self.session.serializer();
@@ -143,8 +144,7 @@ impl JoinTask {
             Status::Error,
             &response,
         );
-        self.session
-            .send(Command::Write(self.session.id, frame.bytes().clone()))
-            .await;
+        let (session, topic) = (self.session.id, Arc::clone(&self.topic));
+        self.session.send(Command::Refuse { session, topic, frame }).await;
     }
 }

@@ -223,6 +223,7 @@ impl Connection {
         let message = match parsed {
             Ok(message) => message,
             Err(error) => {
+                self.gateway.count_error();
                 tracing::debug!(code = "MalformedWebSocketMessage", %error, "a frame was dropped");
                 return None;
             }
@@ -295,7 +296,12 @@ impl Connection {
         let topic: Arc<str> = Arc::from(&*message.topic);
         let checked = self.check_join(sub_topic, message, place);
         match place {
-            Some(place) => self.channels[place].stage = Stage::Joining,
+            Some(place) => {
+                let before = std::mem::replace(&mut self.channels[place].stage, Stage::Joining);
+                if let Stage::Joined { channel, .. } = before {
+                    self.session.send(Command::Supersede(self.session.id, channel.id)).await;
+                }
+            }
             None => self.channels.push(ChannelState {
                 topic: Arc::clone(&topic),
                 stage: Stage::Joining,

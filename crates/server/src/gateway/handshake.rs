@@ -41,6 +41,7 @@ pub(crate) async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Re
     let credentials = match admit(&gateway, request.headers(), parameters.apikey).await {
         Ok(credentials) => credentials,
         Err(refused) => {
+            gateway.count_error();
             tracing::info!(code = refused.code, reason = refused.message, "handshake refused");
             tokio::time::sleep(gateway.limits.connect_error_backoff).await;
             let body = serde_json::json!({ "error": refused.message }).to_string();
