@@ -118,7 +118,7 @@ impl Cast {
             (Cast::ToText, value) => owned(to_text(&value)?),
             (Cast::UuidToText, Value::Uuid(value)) => owned(uuid_text(value)),
             (Cast::LabelToText(labels), Value::Label(at)) => {
-                owned(labels.labels.get(at).cloned().ok_or(Stop::Ask)?)
+                owned(labels.texts.get(at).cloned().ok_or(Stop::Ask)?)
             }
             (Cast::TrimBlanks, Value::Text(text)) => Value::Text(without_blanks(text)),
             (Cast::TextTo(kind), Value::Text(text)) => read(kind, &text)?,

@@ -54,58 +54,53 @@ pub(crate) fn setting_value<'a>(setting: &Setting, settings: Settings<'a>) -> Op
     })
 }
 
-/// Replaces every largest constant sub-expression by a literal, or by a slot where it reads settings.
+/// Replaces what literals alone decide by its value.
 ///
 /// As PostgreSQL's planner does, an AND with a false literal, an OR with a true one and an operation on a
-/// NULL literal are replaced by their value, whatever else is in them. The error is one that a
-/// sub-expression of literals alone raises: PostgreSQL raises it while planning, even where evaluation
-/// would never get there.
-pub(crate) fn hoist(expression: &mut Expression, slots: &mut Vec<Expression>) -> Result<(), Stop> {
-    if matches!(expression, Expression::Literal(_)) {
-        return Ok(());
-    }
-    if expression.is_constant() && expression.reads_settings() {
-        let slot = slots.iter().position(|known| known == expression).unwrap_or_else(|| {
-            slots.push(expression.clone());
-            slots.len() - 1
-        });
-        *expression = Expression::Constant(slot);
-        return Ok(());
-    }
-    if !matches!(expression, Expression::Case { .. } | Expression::Coalesce(_)) {
+/// NULL literal are replaced too, whatever else is in them. The error is one that a sub-expression of
+/// literals alone raises: PostgreSQL raises it while planning, even where evaluation would never get there.
+pub(crate) fn fold(expression: &mut Expression) -> Result<(), Stop> {
+    let is_fixed = expression.is_constant() && !expression.reads_settings();
+    // What a CASE or COALESCE of literals does not reach is not evaluated.
+    let is_lazy = matches!(expression, Expression::Case { .. } | Expression::Coalesce(_));
+    if !(is_fixed && is_lazy) {
         for child in expression.children_mut() {
-            hoist(child, slots)?;
+            fold(child)?;
         }
     }
-    if expression.is_constant() {
+    if is_fixed {
         *expression = Expression::Literal(constant_value(expression, None)?);
-        return Ok(());
-    }
-    if let Expression::Case { .. } | Expression::Coalesce(_) = expression {
-        // Which of these are reached depends on the row, and so does what they raise.
-        for child in expression.children_mut() {
-            hoist(child, slots)?;
-        }
-    }
-    if let Some(value) = foregone(expression) {
-        *expression = Expression::Literal(value);
+    } else if let Some(literal) = foregone(expression) {
+        *expression = literal;
     }
     Ok(())
 }
 
-/// The value of an expression that one literal in it settles.
-fn foregone(expression: &Expression) -> Option<Option<Value<'static>>> {
-    let has = |operands: &[Expression], literal: Option<Value<'static>>| {
-        operands.contains(&Expression::Literal(literal))
+/// The literal that an expression is worth because of one literal in it.
+fn foregone(expression: &Expression) -> Option<Expression> {
+    let (operands, literal) = match expression {
+        Expression::And(operands) => (operands, Some(Value::Bool(false))),
+        Expression::Or(operands) => (operands, Some(Value::Bool(true))),
+        Expression::Call(_, operands) => (operands, None),
+        _ => return None,
     };
-    match expression {
-        Expression::And(operands) if has(operands, Some(Value::Bool(false))) => {
-            Some(Some(Value::Bool(false)))
+    let literal = Expression::Literal(literal);
+    operands.contains(&literal).then_some(literal)
+}
+
+/// Replaces every largest sub-expression that reads settings, and neither the row nor the clock, by a slot.
+pub(crate) fn hoist(expression: &mut Expression, slots: &mut Vec<Expression>) {
+    if !(expression.is_constant() && expression.reads_settings()) {
+        for child in expression.children_mut() {
+            hoist(child, slots);
         }
-        Expression::Or(operands) if has(operands, Some(Value::Bool(true))) => Some(Some(Value::Bool(true))),
-        Expression::Call(_, operands) if has(operands, None) => Some(None),
-        _ => None,
+        return;
     }
+    let slot = slots.iter().position(|known| known == expression).unwrap_or_else(|| {
+        slots.push(expression.clone());
+        slots.len() - 1
+    });
+    *expression = Expression::Constant(slot);
 }
 
 /// The values of the slots for one set of claims.

@@ -124,7 +124,7 @@ impl Filter {
         if conditions.is_empty() {
             return Ok(Filter::none());
         }
-        compile::conditions(table, types, &conditions).map(|conditions| Filter(Some(Arc::new(conditions))))
+        compile::conditions(table, types, conditions).map(|conditions| Filter(Some(Arc::new(conditions))))
     }
 
     /// SQL expressions over no row that PostgreSQL must accept before the filter is used: literals and

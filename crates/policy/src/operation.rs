@@ -412,7 +412,7 @@ fn compare<'a>(comparison: Comparison, left: &Value<'_>, right: &Value<'_>) -> R
     holds.map(Value::Bool).ok_or(Stop::Ask)
 }
 
-fn project<'a>(json: Cow<'a, Json>, access: impl Fn(&Json) -> Option<&Json>) -> Option<Cow<'a, Json>> {
+fn project(json: Cow<'_, Json>, access: impl Fn(&Json) -> Option<&Json>) -> Option<Cow<'_, Json>> {
     match json {
         Cow::Borrowed(json) => access(json).map(Cow::Borrowed),
         Cow::Owned(json) => access(&json).cloned().map(Cow::Owned),

@@ -152,13 +152,13 @@ impl<'a> Compiler<'a> {
                 None => here("an empty name"),
             },
             Expr::Value(value) => Ok(literal(&value.value)?),
-            Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. } => Ok(self.boolean(parsed)),
+            Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. }
+            | Expr::UnaryOp { op: UnaryOperator::Not, .. } => Ok(self.boolean(parsed)),
             Expr::BinaryOp { left, op, right } => {
                 let operator = infix(op)?;
                 let (left, right) = (self.typed(left)?, self.typed(right)?);
                 Ok(resolve::infix(operator, left, right)?)
             }
-            Expr::UnaryOp { op: UnaryOperator::Not, .. } => Ok(self.boolean(parsed)),
             Expr::UnaryOp { op: UnaryOperator::Minus, expr } => Ok(resolve::negate(self.typed(expr)?)?),
             Expr::IsNull(operand) => Ok(Typed::boolean(self.is_null(operand)?)),
             Expr::IsNotNull(operand) => Ok(Typed::boolean(self.is_null(operand)?.negated())),

@@ -110,13 +110,14 @@ impl Plan {
         let mut explanation = Vec::with_capacity(policies.len());
         for (policy, using) in policies {
             let mut expression = compiler.policy(using);
-            if constants::hoist(&mut expression, &mut rules.slots).is_err() {
+            if constants::fold(&mut expression).is_err() {
                 expression = Expression::Oracle;
                 compiler.unsupported.push(Unsupported {
                     expression: using.to_owned(),
                     reason: "a part of it has the same error for every row".to_owned(),
                 });
             }
+            constants::hoist(&mut expression, &mut rules.slots);
             rules.may_ask |= expression.may_ask();
             if policy.permissive {
                 rules.permissive.push(expression);
@@ -159,7 +160,7 @@ impl Plan {
     ) -> BoundPlan {
         let settings = Settings { role: &self.rules.role_name, claims_json, claims, foreign };
         let constants = constants::values(&self.rules.slots, settings);
-        let open = constants.iter().any(|constant| *constant == Err(Stop::Ask));
+        let open = constants.contains(&Err(Stop::Ask));
         BoundPlan(Arc::new(Bound {
             may_ask: self.rules.may_ask || open,
             rules: self.rules.clone(),

@@ -86,7 +86,7 @@ impl Typed {
     }
 
     /// As an operand of a text function: text as it is, `bpchar` without its blanks.
-    fn as_text(self) -> Result<Typed, Reason> {
+    fn into_text(self) -> Result<Typed, Reason> {
         let settled = self.settled(&Kind::Text)?;
         match settled.kind {
             Kind::Text => Ok(settled),
@@ -182,7 +182,7 @@ pub(crate) fn infix(operator: Infix, left: Typed, right: Typed) -> Result<Typed,
                 return Err(format!("{} || {}", left.kind.sql_name(), right.kind.sql_name()));
             }
             let collation = shared_collation(&left, &right)?;
-            let operands = vec![left.as_text()?.expression, right.as_text()?.expression];
+            let operands = vec![left.into_text()?.expression, right.into_text()?.expression];
             Ok(Typed::new(Expression::Call(Operation::Concatenate, operands), Kind::Text).collated(collation))
         }
         Infix::Like { insensitive, negated } => {
@@ -479,7 +479,7 @@ pub(crate) fn function(name: &str, mut arguments: Vec<Typed>) -> Result<Typed, R
             for (index, argument) in arguments.into_iter().enumerate() {
                 // Where the last arguments are integers, the first is text all the same.
                 let integer = integers.contains(&index);
-                operands.push(if integer { argument.expect(&Kind::Int4)? } else { argument.as_text()? });
+                operands.push(if integer { argument.expect(&Kind::Int4)? } else { argument.into_text()? });
             }
             for pair in operands.windows(2) {
                 shared_collation(&pair[0], &pair[1])?;

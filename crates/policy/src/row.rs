@@ -7,7 +7,7 @@ pub enum Datum<'a> {
     Null,
     /// The value in PostgreSQL's text format.
     Text(&'a str),
-    /// The log does not carry it: an unchanged TOASTed value, or outside the replica identity.
+    /// The log does not carry it: an unchanged value in TOAST, or outside the replica identity.
     Missing,
 }
 

@@ -49,7 +49,7 @@ pub(crate) enum Kind {
 pub(crate) struct Labels {
     pub(crate) oid: Oid,
     pub(crate) name: String,
-    pub(crate) labels: Vec<String>,
+    pub(crate) texts: Vec<String>,
 }
 
 /// A value that is not NULL. Derived equality is of representation; for SQL's see [`Value::compare`]
@@ -108,7 +108,7 @@ impl Kind {
             TypeKind::Enum { labels } => Kind::Enum(Arc::new(Labels {
                 oid: found.oid,
                 name: found.name.clone(),
-                labels: labels.clone(),
+                texts: labels.clone(),
             })),
             TypeKind::Array { element, delimiter: ',' } => match Kind::of(types, *element) {
                 Kind::Opaque(_) | Kind::Array(_) => Kind::Opaque(oid),
@@ -208,7 +208,7 @@ impl Kind {
             Kind::Interval => known(Interval::read(text).map(Value::Interval)),
             Kind::Jsonb => Json::read(text).map(|json| Value::Json(Cow::Owned(json))),
             Kind::Bytea => known(read_hexadecimal(text).map(|bytes| Value::Bytes(Cow::Owned(bytes)))),
-            Kind::Enum(labels) => match labels.labels.iter().position(|label| label == text) {
+            Kind::Enum(labels) => match labels.texts.iter().position(|label| label == text) {
                 Some(position) => Ok(Value::Label(position)),
                 None => Err(Unreadable::Invalid(format!(
                     "invalid input value for enum {}: \"{text}\"",
@@ -472,7 +472,7 @@ mod tests {
         let mood = Kind::Enum(Arc::new(Labels {
             oid: Oid(1),
             name: "mood".to_owned(),
-            labels: vec!["sad".to_owned(), "ok".to_owned(), "happy".to_owned()],
+            texts: vec!["sad".to_owned(), "ok".to_owned(), "happy".to_owned()],
         }));
         assert_eq!(compare(&mood, "sad", "happy"), Ordering::Less);
         assert!(matches!(mood.read("angry"), Err(Unreadable::Invalid(_))));

@@ -17,7 +17,7 @@ const LIST_MAX: usize = 100;
 pub(super) fn conditions(
     table: &Table,
     types: &Types,
-    written: &[FilterCondition],
+    written: Vec<FilterCondition>,
 ) -> Result<Conditions, FilterError> {
     let mut compiled = Conditions {
         table: table.oid,
@@ -257,7 +257,7 @@ impl Subject<'_> {
 
     /// Bytes are given in hexadecimal, with or without `\x` (`docs/protocol.md` §5.4).
     fn completed<'a>(&self, literal: &'a str) -> Cow<'a, str> {
-        let bare = literal.len() % 2 == 0 && literal.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let bare = literal.len().is_multiple_of(2) && literal.bytes().all(|byte| byte.is_ascii_hexdigit());
         if self.kind == Kind::Bytea && bare { format!("\\x{literal}").into() } else { literal.into() }
     }
 

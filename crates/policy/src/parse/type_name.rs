@@ -8,8 +8,7 @@ use crate::value::Kind;
 /// The type that `data_type` names; an error where it has a length or precision, or is not known.
 pub(crate) fn kind(data_type: &DataType, types: &Types) -> Result<Kind, String> {
     Ok(match data_type {
-        DataType::Text => Kind::Text,
-        DataType::CharacterVarying(None) | DataType::Varchar(None) => Kind::Text,
+        DataType::Text | DataType::CharacterVarying(None) | DataType::Varchar(None) => Kind::Text,
         DataType::Uuid => Kind::Uuid,
         DataType::Boolean | DataType::Bool => Kind::Bool,
         DataType::SmallInt(None) | DataType::Int2(None) => Kind::Int2,

@@ -373,7 +373,6 @@ pub(crate) const LEFT: &[&str] = &[
     "ai || 1 = '{1}'",
     "array_to_string(ai, ',') = t",
     "samples is not null",
-    "row(i4, i2) = row(2, 1)",
     "clock_timestamp() < tz",
     "random() < 0.5 and false",
     "1 / 0 = 1 or b",

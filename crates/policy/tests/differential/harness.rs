@@ -17,7 +17,7 @@ pub(crate) const ROLE: &str = "policy_reader";
 const NOW: PgTimestamp = PgTimestamp(0);
 
 /// The functions of Supabase, in the forms they have had.
-const FUNCTIONS: &str = r#"
+const FUNCTIONS: &str = r"
 CREATE SCHEMA auth;
 CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS $$
   select
@@ -55,7 +55,7 @@ CREATE FUNCTION auth.procedural_uid() RETURNS uuid LANGUAGE plpgsql STABLE AS $$
 CREATE FUNCTION auth.owner_name() RETURNS name LANGUAGE sql STABLE SECURITY DEFINER AS $$ select current_user $$;
 CREATE FUNCTION auth.doubled(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ begin return $1 || $1; end $$;
 GRANT USAGE ON SCHEMA auth TO policy_reader;
-"#;
+";
 
 const TABLE: &str = r#"
 CREATE TYPE public.mood AS ENUM ('sad', 'ok', 'happy');
@@ -121,12 +121,12 @@ impl Decision {
     /// Whether the plan may say what it says where PostgreSQL says what it says.
     pub(crate) fn agrees(&self) -> bool {
         match (&self.plan, &self.postgres) {
-            (Verdict::Visible, Ok(true)) | (Verdict::Hidden, Ok(false)) | (Verdict::Failed(_), Err(_)) => {
-                true
-            }
+            (Verdict::Visible, Ok(true))
+            | (Verdict::Hidden, Ok(false))
+            | (Verdict::Failed(_), Err(_))
+            | (Verdict::Ask, _) => true,
             // A part that was not needed may raise.
             (Verdict::Hidden, Err(_)) => self.left,
-            (Verdict::Ask, _) => true,
             _ => false,
         }
     }
