@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use walcast_pgoutput::Oid;
 use walcast_policy::schema::{Identity as ReplicaIdentity, Role, Snapshot, Table};
 use walcast_policy::{
-    BoundPlan, Filter, FilterCondition, FilterOperator, FilterValue, Oracle, OracleError, Plan,
+    BoundPlan, Filter, FilterCondition, FilterError, FilterOperator, FilterValue, Oracle, OracleError, Plan,
 };
 use walcast_wire::{
     Binding, BindingEvent, BindingId, BindingTarget, ChangeKind, Condition, ConditionValue, Operator,
@@ -302,7 +302,10 @@ fn delete_notice(placement: &Placement, role: &Role, deletes: Deletes) -> Option
 
 fn refused(target: &BindingTarget, error: &OracleError) -> SubscribeError {
     match error {
-        OracleError::Raised { code, message } => with_exception(target, &format!("ERROR {code} {message}")),
+        OracleError::Raised { code, message } => {
+            let refused = FilterError::Refused { code: code.clone(), message: message.clone() };
+            with_exception(target, &refused.to_string())
+        }
         OracleError::Unavailable(reason) => SubscribeError::Unavailable(reason.clone()),
     }
 }
