@@ -1,0 +1,147 @@
+//! A policy that fails shows nothing to anybody, harms nobody else, and is reported once for each cause.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use anyhow::Result;
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+use walcast_tests::watching::{Watcher, role_name, watched};
+use walcast_tests::{binding, person, role};
+
+/// What the process has logged, all tests together.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("nobody panics while logging").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts logging into memory, once.
+fn log() -> &'static Log {
+    static LOG: OnceLock<Log> = OnceLock::new();
+    LOG.get_or_init(|| {
+        let log = Log::default();
+        let writer = log.clone();
+        tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new("walcast_engine=warn"))
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .init();
+        log
+    })
+}
+
+/// The lines about failed decisions on a table.
+fn reports(table: &str) -> Vec<String> {
+    let bytes = log().0.lock().expect("nobody panics while logging").clone();
+    String::from_utf8_lossy(&bytes)
+        .lines()
+        .filter(|line| line.contains("RlsPolicyError") && line.contains(&format!("table={table} ")))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Ten rows into a table whose policy fails for all but the rows with body `fine`, next to a table that is well.
+async fn check(table: &str, policy: &str, reason: &str) -> Result<()> {
+    log();
+    let world = watched(
+        table,
+        &format!(
+            "create function refuse() returns boolean language plpgsql stable as
+                 $$ begin raise exception 'not today'; end $$;
+             create table {table} (id int primary key, zero int default 0, body text default '');
+             alter table {table} enable row level security;
+             {policy};
+             create table healthy (id int primary key);
+             grant select on {table}, healthy to authenticated, service_role;
+             create publication supabase_realtime for table {table}, healthy;"
+        ),
+    )
+    .await?;
+    let bindings = [binding("*", table), binding("*", "healthy")];
+    let mut ana = Watcher::join(&world, &person("ana"), &bindings).await?;
+    let mut bea = Watcher::join(&world, &person("bea"), &bindings).await?;
+    let mut admin = Watcher::join(&world, &role("service_role"), &bindings).await?;
+    world
+        .sql(&format!(
+            "insert into {table} (id) select n from generate_series(1, 5) as n;
+             insert into healthy values (100);
+             insert into {table} (id) select n from generate_series(6, 10) as n;
+             insert into {table} (id, body) values (11, 'fine');
+             insert into healthy values (101)"
+        ))
+        .await?;
+    assert_eq!(ana.ids(&world).await?, [100, 11, 101]);
+    assert_eq!(bea.ids(&world).await?, [100, 11, 101]);
+    assert_eq!(admin.ids(&world).await?, [1, 2, 3, 4, 5, 100, 6, 7, 8, 9, 10, 11, 101]);
+    let reports = reports(table);
+    assert_eq!(reports.len(), 1, "once for each cause: {reports:#?}");
+    assert!(reports[0].contains(reason), "{reports:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_division_by_zero() -> Result<()> {
+    let policy = "create policy p on divided using (case when body = 'fine' then true else 1 / zero = 1 end)";
+    check("divided", policy, "division by zero").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cast_that_fails() -> Result<()> {
+    let policy = "create policy p on casted using (case when body = 'fine' then true else body::int = 1 end)";
+    check("casted", policy, "invalid input syntax for type integer").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exception_of_a_function() -> Result<()> {
+    check("raised", "create policy p on raised using (body = 'fine' or refuse())", "not today").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restrictive_policy_that_fails() -> Result<()> {
+    let policy = "create policy p on restricted using (true);
+                  create policy q on restricted as restrictive using (body = 'fine' or refuse())";
+    check("restricted", policy, "not today").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_the_role_may_not_read() -> Result<()> {
+    let policy = "create table private (id int);
+                  create policy p on looking using (body = 'fine' or exists (select from private as x where x.id = looking.id))";
+    check("looking", policy, "permission denied for table private").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_of_one_person_that_make_a_policy_fail_do_not_concern_another() -> Result<()> {
+    log();
+    let custom = role_name("custom");
+    let world = watched(
+        "policy_claims",
+        &format!(
+            "create role {custom};
+             create table by_claim (id int primary key, level int);
+             alter table by_claim enable row level security;
+             create policy p on by_claim using (level <= (auth.jwt() ->> 'level')::int);
+             grant select on by_claim to {custom};
+             create publication supabase_realtime for table by_claim;"
+        ),
+    )
+    .await?;
+    let mut claims = role(&custom);
+    claims["level"] = json!("high");
+    let mut wrong = Watcher::join(&world, &claims, &[binding("*", "by_claim")]).await?;
+    claims["level"] = json!(2);
+    let mut right = Watcher::join(&world, &claims, &[binding("*", "by_claim")]).await?;
+    world.sql("insert into by_claim values (1, 1), (2, 2), (3, 3)").await?;
+    assert!(wrong.ids(&world).await?.is_empty());
+    assert_eq!(right.ids(&world).await?, [1, 2]);
+    Ok(())
+}
