@@ -48,11 +48,11 @@ async function checkThePage() {
   });
 
   await promise('a message reaches the other member and not the third person', async () => {
-    const secret = fresh('Solo para Ana');
+    const secret = fresh('Estoy llegando, te aviso');
     await bruno.say(secret);
     await ana.sees('.message', secret);
     // What is said to all comes later in the log: Carla would have got the other message before it.
-    const open = fresh('Para todos');
+    const open = fresh('Hoy termino a las ocho');
     await bruno.openRoom('Todos');
     await bruno.say(open);
     await carla.openRoom('Todos');
@@ -62,29 +62,23 @@ async function checkThePage() {
   });
 
   await promise('an edited message changes and a deleted one goes, at the other member too', async () => {
-    const [first, second] = [fresh('Primera'), fresh('Segunda')];
+    const [first, second] = [fresh('Toca el timbre'), fresh('Toca el timbre dos veces')];
     await ana.say(first);
     await ana.message(first).getByRole('button', { name: 'Editar' }).click();
     await ana.page.getByLabel('Mensaje corregido').fill(second);
     await ana.page.getByRole('button', { name: 'Guardar' }).click();
     await bruno.sees('.message', second);
     await bruno.seesNoLonger('.message', first);
+    assert.equal(await bruno.message(second).getByText('editado').count(), 1);
     await ana.message(second).getByRole('button', { name: 'Borrar' }).click();
     await bruno.seesNoLonger('.message', second);
     await bruno.sees('.message', 'Mensaje borrado');
   });
 
-  await promise('markup in a message is text', async () => {
-    const mark = fresh('<img src=x onerror="document.title=1">');
-    await bruno.say(mark);
-    await ana.sees('.body', mark);
-    assert.equal(await ana.page.locator('.message img').count(), 0);
-  });
-
-  const zone = fresh('Zona');
+  const zone = fresh('Palermo');
   await promise('a request goes from the client to the operator and back, past the third person', async () => {
-    await ana.page.getByLabel('Zona').fill(zone);
-    await ana.page.getByLabel('Precio').fill('275.50');
+    await ana.page.getByRole('textbox', { name: 'Zona' }).fill(zone);
+    await ana.page.getByRole('spinbutton', { name: 'Precio' }).fill('275.50');
     await ana.page.getByRole('button', { name: 'Pedir' }).click();
     await ana.sees('.order .state.abierta', 'abierta');
     await bruno.order(zone).getByRole('button', { name: 'Tomar' }).click();
@@ -98,9 +92,13 @@ async function checkThePage() {
     await bruno.order(zone).getByRole('button', { name: 'Ver en el mapa' }).click();
     await bruno.page.getByRole('button', { name: 'Iniciar recorrido' }).click();
     const position = () => ana.page.locator('#map svg').getAttribute('data-position');
-    await ana.page.locator('#map svg[data-position]').waitFor();
-    const first = await position();
-    await ana.page.waitForFunction((before) => document.querySelector('#map svg').dataset.position !== before, first);
+    await ana.page.waitForFunction(() => document.querySelectorAll('#map .trail').length === 1
+      && document.querySelector('#map .trail').points.numberOfItems >= 6);
+    const onTheRoad = await position();
+    // Off the road again, one step to the north with the keyboard.
+    await bruno.page.getByRole('button', { name: 'Detener recorrido' }).click();
+    await bruno.page.locator('#map').press('ArrowUp');
+    await ana.page.waitForFunction((before) => document.querySelector('#map svg').dataset.position !== before, onTheRoad);
     assert.ok(!carla.received.some((frame) => frame.includes('coords_update')));
   });
 
@@ -110,8 +108,24 @@ async function checkThePage() {
     await ana.page.locator('.notice:not(.unread)').filter({ hasText: zone }).waitFor();
   });
 
+  await promise('the page fits its window, and a narrow one too', async () => {
+    assert.ok(await ana.fits());
+    const wide = ana.page.viewportSize();
+    await ana.page.setViewportSize({ width: 390, height: 844 });
+    assert.ok(await ana.fits({ onlyAcross: true }));
+    await ana.screenshot('page-narrow');
+    await ana.page.setViewportSize(wide);
+  });
+
   await ana.screenshot('page-client');
   await bruno.screenshot('page-operator');
+
+  await promise('markup in a message is text', async () => {
+    const mark = fresh('<img src=x onerror="document.title=1">');
+    await bruno.say(mark);
+    await ana.sees('.body', mark);
+    assert.equal(await ana.page.locator('.message img').count(), 0);
+  });
 
   await promise('a lost connection is said at once', async () => {
     cable.cut();

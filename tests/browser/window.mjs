@@ -69,6 +69,14 @@ export class Window {
     return this.received.some((frame) => frame.includes(text)) || (await this.page.content()).includes(text);
   }
 
+  /** Whether nothing sticks out of the window, across and (on a wide one) down. */
+  fits({ onlyAcross = false } = {}) {
+    return this.page.evaluate((across) => {
+      const { scrollWidth, scrollHeight } = document.documentElement;
+      return scrollWidth <= innerWidth && (across || scrollHeight <= innerHeight);
+    }, onlyAcross);
+  }
+
   async screenshot(name) {
     const folder = process.env.WALCAST_ARTIFACTS;
     if (!folder) return;

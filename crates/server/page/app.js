@@ -56,7 +56,7 @@ function welcome(people) {
 async function work(people, handle) {
   const names = new Map(people.map(({ id, name }) => [id, name]));
   const nameOf = (person) => names.get(person) ?? 'Alguien';
-  const { me, token } = await identify(handle);
+  const { me, apiKey, token } = await identify(handle);
   showMe(me);
   showFrames();
 
@@ -102,6 +102,7 @@ async function work(people, handle) {
 
   const live = await goLive({
     me,
+    apiKey,
     token,
     on: {
       change: (table, change) => views[table]?.(change),

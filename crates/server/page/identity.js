@@ -21,7 +21,10 @@ export function forgetPerson() {
   history.replaceState(null, '', location.pathname);
 }
 
-/** Signs in as one person: `{ me, token }`, where `token()` always resolves to a token that lives a while longer. */
+/**
+ * Signs in as one person: `{ me, apiKey, token }`, where `token()` always resolves to a token that lives a while
+ * longer and `apiKey` opens the socket for as long as the window is open.
+ */
 export async function identify(handle) {
   let held = await signIn(handle);
   let renewal = null;
@@ -35,5 +38,5 @@ export async function identify(handle) {
     await renewal;
     return held.token;
   };
-  return { me: held.person, token };
+  return { me: held.person, apiKey: held.api_key, token };
 }

@@ -14,11 +14,13 @@ import { createClient } from './vendor/supabase.js';
  * `on.connection(state)`       `connecting`, `up` or `down`
  * `on.joined()`                every channel is joined: what is fetched from now on misses nothing
  */
-export async function goLive({ me, token, on }) {
-  const client = createClient(location.origin, await token(), {
+export async function goLive({ me, apiKey, token, on }) {
+  const client = createClient(location.origin, apiKey, {
     accessToken: token,
     realtime: { transport: ObservedWebSocket, heartbeatIntervalMs: 15_000 },
   });
+  // From here on every join carries this person's token; the client asks for it again with each heartbeat.
+  await client.realtime.setAuth();
   const channels = new Map();
   const joined = new Set();
   const connection = new Connection(on.connection);

@@ -2,7 +2,7 @@
 import { byId, h, keepInStep, showText } from './dom.js';
 import { olderFirst, timeOf } from './time.js';
 
-const SHOWN = 8;
+const SHOWN = 5;
 
 export class Notices {
   #notices = new Map();

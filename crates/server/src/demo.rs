@@ -70,11 +70,7 @@ pub struct Demo {
 impl Demo {
     /// `secret` signs the tokens of the demo people with HS256; `verifier` is the server's own and must accept them.
     pub fn new(database: Arc<dyn DemoDatabase>, verifier: Arc<Verifier>, secret: Secret) -> Arc<Self> {
-        Arc::new(Self {
-            database,
-            verifier,
-            secret,
-        })
+        Arc::new(Self { database, verifier, secret })
     }
 }
 

@@ -22,9 +22,7 @@ impl Caller {
     /// Runs one statement under the caller's role and claims and returns its rows.
     pub(super) async fn run(&self, sql: &str, parameters: &[Option<String>]) -> Result<Vec<Value>, Failure> {
         let database = &self.demo.database;
-        let rows = database
-            .run_as(&self.claims.role, &self.claims.json, sql, parameters)
-            .await?;
+        let rows = database.run_as(&self.claims.role, &self.claims.json, sql, parameters).await?;
         match rows {
             Value::Array(rows) => Ok(rows),
             other => Ok(vec![other]),
@@ -36,20 +34,10 @@ impl FromRequestParts<Arc<Demo>> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, demo: &Arc<Demo>) -> Result<Self, Failure> {
-        let header = parts
-            .headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
+        let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = header.and_then(bearer).ok_or(Failure::NoToken)?;
-        let claims = demo
-            .verifier
-            .verify(token, unix_seconds())
-            .await
-            .map_err(Failure::Token)?;
-        Ok(Self {
-            claims,
-            demo: Arc::clone(demo),
-        })
+        let claims = demo.verifier.verify(token, unix_seconds()).await.map_err(Failure::Token)?;
+        Ok(Self { claims, demo: Arc::clone(demo) })
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Number, Value, json};
 
 use super::caller::Caller;
 use super::failure::Failure;
-use super::people::{PEOPLE, Person};
+use super::people::{PEOPLE, Person, api_key};
 use super::{Demo, statements};
 use crate::clock::unix_seconds;
 
@@ -46,14 +46,18 @@ struct TokenBody {
     person: String,
 }
 
-/// Signs a token for one person.
+/// Signs a token for one person, and the key that a stock client opens its socket with.
 async fn token(State(demo): State<Arc<Demo>>, body: Body<TokenBody>) -> Answer {
     let Json(body) = body?;
     let person = Person::by_handle(&body.person).ok_or(Failure::UnknownPerson)?;
-    let token = person.token(&demo.secret, unix_seconds())?;
-    Ok(Json(
-        json!({ "token": token.text, "expires_at": token.expires_at, "person": person }),
-    ))
+    let now = unix_seconds();
+    let token = person.token(&demo.secret, now)?;
+    Ok(Json(json!({
+        "token": token.text,
+        "expires_at": token.expires_at,
+        "person": person,
+        "api_key": api_key(&demo.secret, now)?,
+    })))
 }
 
 /// Everything the caller may see.
@@ -77,10 +81,7 @@ async fn send_message(caller: Caller, body: Body<NewMessage>) -> Result<(StatusC
     let parameters = [message.id, Some(message.sala_id), Some(cuerpo)];
     let rows = caller.run(statements::SEND_MESSAGE, &parameters).await?;
     // No row: it was there already.
-    Ok((
-        StatusCode::CREATED,
-        Json(rows.into_iter().next().unwrap_or(Value::Null)),
-    ))
+    Ok((StatusCode::CREATED, Json(rows.into_iter().next().unwrap_or(Value::Null))))
 }
 
 #[derive(Deserialize)]
@@ -92,9 +93,7 @@ struct EditedMessage {
 async fn edit_message(caller: Caller, Path(id): Path<String>, body: Body<EditedMessage>) -> Answer {
     let Json(message) = body?;
     let cuerpo = message_text(&message.cuerpo)?;
-    one(caller
-        .run(statements::EDIT_MESSAGE, &[Some(id), Some(cuerpo)])
-        .await?)
+    one(caller.run(statements::EDIT_MESSAGE, &[Some(id), Some(cuerpo)]).await?)
 }
 
 async fn delete_message(caller: Caller, Path(id): Path<String>) -> Answer {

@@ -44,12 +44,8 @@ const FILES: &[(&str, &str, &str)] = files![
 /// `GET /`.
 pub(super) async fn index(headers: HeaderMap) -> Response {
     let mut response = file(HTML, INDEX);
-    response
-        .headers_mut()
-        .insert(CONTENT_SECURITY_POLICY, content_security_policy(&headers));
-    response
-        .headers_mut()
-        .insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, content_security_policy(&headers));
+    response.headers_mut().insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
 }
 
@@ -74,10 +70,7 @@ fn file(kind: &'static str, content: &'static str) -> Response {
 /// Scripts, styles and requests of this origin only; nothing inline, nothing framed. Not every browser reads `'self'`
 /// in `connect-src` as covering `ws:`, so the WebSocket addresses of the same host are named.
 fn content_security_policy(headers: &HeaderMap) -> HeaderValue {
-    let host = headers
-        .get(HOST)
-        .and_then(|host| host.to_str().ok())
-        .filter(|host| is_plain_host(host));
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).filter(|host| is_plain_host(host));
     let sockets = host.map_or_else(String::new, |host| format!(" ws://{host} wss://{host}"));
     let policy = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'{sockets}; \
@@ -105,10 +98,7 @@ mod tests {
     #[test]
     fn sockets_of_the_same_host_are_allowed_by_name() {
         let policy = policy_for("[::1]:4000");
-        assert!(
-            policy.contains("connect-src 'self' ws://[::1]:4000 wss://[::1]:4000;"),
-            "{policy}"
-        );
+        assert!(policy.contains("connect-src 'self' ws://[::1]:4000 wss://[::1]:4000;"), "{policy}");
     }
 
     #[test]
@@ -119,33 +109,21 @@ mod tests {
 
     #[test]
     fn the_page_names_only_files_that_are_served() {
-        let named = INDEX
-            .split(['"', '\''])
-            .filter_map(|text| text.strip_prefix("/page/"));
+        let named = INDEX.split(['"', '\'']).filter_map(|text| text.strip_prefix("/page/"));
         for path in named {
-            assert!(
-                FILES.iter().any(|(name, _, _)| *name == path),
-                "{path} is not in FILES"
-            );
+            assert!(FILES.iter().any(|(name, _, _)| *name == path), "{path} is not in FILES");
         }
     }
 
     #[test]
     fn scripts_import_only_files_that_are_served() {
-        let own_scripts = FILES
-            .iter()
-            .filter(|(name, kind, _)| *kind == SCRIPT && !name.starts_with("vendor/"));
+        let own_scripts =
+            FILES.iter().filter(|(name, kind, _)| *kind == SCRIPT && !name.starts_with("vendor/"));
         for (importer, _, content) in own_scripts {
             for import in content.lines().filter(|line| line.starts_with("import ")) {
-                let path = import
-                    .split("'./")
-                    .nth(1)
-                    .and_then(|rest| rest.strip_suffix("';"));
+                let path = import.split("'./").nth(1).and_then(|rest| rest.strip_suffix("';"));
                 let path = path.unwrap_or_else(|| panic!("{importer}: {import}"));
-                assert!(
-                    FILES.iter().any(|(name, _, _)| *name == path),
-                    "{importer} imports {path}"
-                );
+                assert!(FILES.iter().any(|(name, _, _)| *name == path), "{importer} imports {path}");
             }
         }
     }
@@ -154,10 +132,7 @@ mod tests {
     fn nothing_is_taken_from_elsewhere() {
         let own = FILES.iter().filter(|(name, _, _)| !name.starts_with("vendor/"));
         for (name, _, content) in own.chain([&("index.html", HTML, INDEX)]) {
-            let hosts = content
-                .split("://")
-                .skip(1)
-                .filter(|rest| !rest.starts_with("www.w3.org/2000/svg"));
+            let hosts = content.split("://").skip(1).filter(|rest| !rest.starts_with("www.w3.org/2000/svg"));
             assert_eq!(hosts.count(), 0, "{name} names another host");
         }
     }
@@ -175,13 +150,7 @@ mod tests {
     fn markup_is_never_parsed_from_text() {
         let own = FILES.iter().filter(|(name, _, _)| !name.starts_with("vendor/"));
         for (name, _, content) in own {
-            for forbidden in [
-                "innerHTML",
-                "outerHTML",
-                "insertAdjacentHTML",
-                "document.write",
-                "eval(",
-            ] {
+            for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
                 assert!(!content.contains(forbidden), "{name} has {forbidden}");
             }
         }

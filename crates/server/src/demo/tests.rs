@@ -59,24 +59,11 @@ struct Server {
 
 impl Server {
     fn answering(answer: Answer) -> Self {
-        let database = Arc::new(Remembering {
-            asked: Mutex::default(),
-            answer,
-        });
-        let settings = VerifierSettings {
-            secret: Some(Secret::new(SECRET)),
-            ..VerifierSettings::default()
-        };
+        let database = Arc::new(Remembering { asked: Mutex::default(), answer });
+        let settings = VerifierSettings { secret: Some(Secret::new(SECRET)), ..VerifierSettings::default() };
         let verifier = Arc::new(Verifier::new(settings).unwrap());
-        let demo = Demo::new(
-            Arc::clone(&database) as Arc<dyn DemoDatabase>,
-            verifier,
-            Secret::new(SECRET),
-        );
-        Self {
-            router: router(demo),
-            database,
-        }
+        let demo = Demo::new(Arc::clone(&database) as Arc<dyn DemoDatabase>, verifier, Secret::new(SECRET));
+        Self { router: router(demo), database }
     }
 
     async fn call(
@@ -108,9 +95,8 @@ impl Server {
     }
 
     async fn token_of(&self, person: &str) -> String {
-        let (status, answer) = self
-            .call("POST", "/demo/token", None, Some(json!({ "person": person })))
-            .await;
+        let (status, answer) =
+            self.call("POST", "/demo/token", None, Some(json!({ "person": person }))).await;
         assert_eq!(status, StatusCode::OK);
         answer["token"].as_str().unwrap().to_owned()
     }
@@ -135,19 +121,25 @@ async fn a_write_runs_under_the_role_and_claims_of_the_caller() {
     let server = Server::answering(ONE_ROW);
     let token = server.token_of("bruno").await;
     let body = json!({ "sala_id": "s", "cuerpo": "  hola  " });
-    let (status, row) = server
-        .call("POST", "/demo/mensajes", Some(&token), Some(body))
-        .await;
+    let (status, row) = server.call("POST", "/demo/mensajes", Some(&token), Some(body)).await;
     assert_eq!((status, row), (StatusCode::CREATED, json!({ "id": "row" })));
     let [asked] = server.asked().try_into().unwrap();
     assert_eq!(asked.role, "authenticated");
     assert_eq!(asked.claims["app_metadata"]["rol"], "operador");
     assert_eq!(asked.claims["sub"], PEOPLE[1].id);
     assert_eq!(asked.sql, statements::SEND_MESSAGE);
-    assert_eq!(
-        asked.parameters,
-        [None, Some("s".to_owned()), Some("hola".to_owned())]
-    );
+    assert_eq!(asked.parameters, [None, Some("s".to_owned()), Some("hola".to_owned())]);
+}
+
+#[tokio::test]
+async fn the_api_key_opens_a_socket_and_is_nobody() {
+    let server = Server::answering(ONE_ROW);
+    let body = Some(json!({ "person": "ana" }));
+    let (_, answer) = server.call("POST", "/demo/token", None, body).await;
+    let key = answer["api_key"].as_str().unwrap();
+    server.call("GET", "/demo/state", Some(key), None).await;
+    let [asked] = server.asked().try_into().unwrap();
+    assert_eq!((asked.role.as_str(), &asked.claims["sub"]), ("anon", &Value::Null));
 }
 
 #[tokio::test]
@@ -155,10 +147,7 @@ async fn without_a_sound_token_the_database_is_not_asked() {
     let server = Server::answering(ONE_ROW);
     for (token, code) in [(None, "no_token"), (Some("not.a.token"), "token_refused")] {
         let (status, answer) = server.call("GET", "/demo/state", token, None).await;
-        assert_eq!(
-            (status, &answer["error"]),
-            (StatusCode::UNAUTHORIZED, &json!(code))
-        );
+        assert_eq!((status, &answer["error"]), (StatusCode::UNAUTHORIZED, &json!(code)));
     }
     assert!(server.asked().is_empty());
 }
@@ -168,21 +157,14 @@ async fn each_step_of_a_request_is_its_own_statement_and_no_other_step_exists() 
     let server = Server::answering(ONE_ROW);
     let token = server.token_of("ana").await;
     for step in ["take", "complete", "cancel"] {
-        let (status, _) = server
-            .call("POST", &format!("/demo/solicitudes/x/{step}"), Some(&token), None)
-            .await;
+        let (status, _) =
+            server.call("POST", &format!("/demo/solicitudes/x/{step}"), Some(&token), None).await;
         assert_eq!(status, StatusCode::OK);
     }
     let statements: Vec<_> = server.asked().into_iter().map(|asked| asked.sql).collect();
-    let expected = [
-        statements::TAKE_REQUEST,
-        statements::COMPLETE_REQUEST,
-        statements::CANCEL_REQUEST,
-    ];
+    let expected = [statements::TAKE_REQUEST, statements::COMPLETE_REQUEST, statements::CANCEL_REQUEST];
     assert_eq!(statements, expected);
-    let (status, _) = server
-        .call("POST", "/demo/solicitudes/x/steal", Some(&token), None)
-        .await;
+    let (status, _) = server.call("POST", "/demo/solicitudes/x/steal", Some(&token), None).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
@@ -192,10 +174,7 @@ async fn a_row_that_may_not_be_changed_is_told_like_one_that_is_not_there() {
     let token = server.token_of("ana").await;
     let body = Some(json!({ "cuerpo": "x" }));
     let (status, answer) = server.call("PATCH", "/demo/mensajes/x", Some(&token), body).await;
-    assert_eq!(
-        (status, &answer["error"]),
-        (StatusCode::NOT_FOUND, &json!("no_such_row"))
-    );
+    assert_eq!((status, &answer["error"]), (StatusCode::NOT_FOUND, &json!("no_such_row")));
 }
 
 #[tokio::test]
@@ -203,9 +182,7 @@ async fn a_message_sent_twice_is_taken_as_sent() {
     let server = Server::answering(NO_ROW);
     let token = server.token_of("ana").await;
     let body = json!({ "id": "same", "sala_id": "s", "cuerpo": "x" });
-    let (status, _) = server
-        .call("POST", "/demo/mensajes", Some(&token), Some(body))
-        .await;
+    let (status, _) = server.call("POST", "/demo/mensajes", Some(&token), Some(body)).await;
     assert_eq!(status, StatusCode::CREATED);
 }
 
@@ -218,9 +195,7 @@ async fn refusals_of_the_database_keep_their_kind() {
         let server = Server::answering(answer);
         let token = server.token_of("carla").await;
         let body = json!({ "zona": "Centro", "precio": 12.5 });
-        let (status, answer) = server
-            .call("POST", "/demo/solicitudes", Some(&token), Some(body))
-            .await;
+        let (status, answer) = server.call("POST", "/demo/solicitudes", Some(&token), Some(body)).await;
         assert_eq!((status, answer["error"].as_str().unwrap()), expected);
     }
 }
@@ -237,13 +212,8 @@ async fn bodies_that_do_not_fit_are_refused_before_the_database() {
         json!([]),
     ];
     for body in bodies {
-        let (status, answer) = server
-            .call("POST", "/demo/mensajes", Some(&token), Some(body))
-            .await;
-        assert_eq!(
-            (status, &answer["error"]),
-            (StatusCode::UNPROCESSABLE_ENTITY, &json!("invalid"))
-        );
+        let (status, answer) = server.call("POST", "/demo/mensajes", Some(&token), Some(body)).await;
+        assert_eq!((status, &answer["error"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("invalid")));
     }
     assert!(server.asked().is_empty());
 }
@@ -253,10 +223,7 @@ async fn nobody_gets_a_token_for_a_person_who_is_not_there() {
     let server = Server::answering(ONE_ROW);
     let body = Some(json!({ "person": "mallory" }));
     let (status, answer) = server.call("POST", "/demo/token", None, body).await;
-    assert_eq!(
-        (status, &answer["error"]),
-        (StatusCode::NOT_FOUND, &json!("unknown_person"))
-    );
+    assert_eq!((status, &answer["error"]), (StatusCode::NOT_FOUND, &json!("unknown_person")));
 }
 
 #[tokio::test]
@@ -268,15 +235,10 @@ async fn the_page_and_its_files_are_served_with_their_types() {
         ("/page/vendor/supabase.js", "text/javascript; charset=utf-8"),
         ("/page/style.css", "text/css; charset=utf-8"),
     ] {
-        let response = server
-            .respond(Request::get(path).body(Body::empty()).unwrap())
-            .await;
+        let response = server.respond(Request::get(path).body(Body::empty()).unwrap()).await;
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         assert_eq!(response.headers()[CONTENT_TYPE], kind, "{path}");
-        assert_eq!(
-            response.headers().contains_key(CONTENT_SECURITY_POLICY),
-            path == "/"
-        );
+        assert_eq!(response.headers().contains_key(CONTENT_SECURITY_POLICY), path == "/");
     }
     let missing = Request::get("/page/../Cargo.toml").body(Body::empty()).unwrap();
     assert_eq!(server.respond(missing).await.status(), StatusCode::NOT_FOUND);
@@ -286,10 +248,6 @@ async fn the_page_and_its_files_are_served_with_their_types() {
 fn the_people_are_those_of_the_demo_data() {
     let data = include_str!("../../../../sql/demo/60-data.sql");
     for person in PEOPLE {
-        assert!(
-            data.contains(person.id),
-            "{} is not in the demo data",
-            person.name
-        );
+        assert!(data.contains(person.id), "{} is not in the demo data", person.name);
     }
 }
