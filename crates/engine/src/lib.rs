@@ -5,7 +5,7 @@
 //! In reading order, along the way of a change: [`ingest`] (bytes of the log to transactions),
 //! [`matcher`] (who gets a change, and the frames), [`shard`] (frames into outbound queues), [`outbound`]
 //! (queues to the kernel). Beside it: [`engine`] (what gateways call), [`subscription`] (bindings against
-//! the catalog), [`session`], [`broadcast`], [`presence`].
+//! the catalog), [`notice`] (what a join is told of them), [`session`], [`broadcast`], [`presence`].
 
 mod broadcast;
 mod command;
@@ -13,6 +13,7 @@ mod engine;
 mod ids;
 mod ingest;
 mod matcher;
+mod notice;
 mod outbound;
 mod position;
 mod presence;

@@ -3,10 +3,11 @@
 //!
 //! It alone knows the subscriptions, so that a decision sees exactly one state, and a join, being a
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
-//! aligned to the catalog), [`audience`] (who is subscribed), [`judge`] and [`ruling`] (who may see it), [`show`] (what
+//! aligned to the catalog), [`audience`] and [`groups`] (who is subscribed), [`judge`] and [`ruling`] (who may see it), [`show`] (what
 //! they are shown).
 
 mod audience;
+mod groups;
 mod image;
 mod judge;
 mod ruling;
@@ -185,19 +186,23 @@ impl State {
             return;
         };
         let images = ChangeImages::new(&relation, &change.row);
-        let concerned: Vec<_> = audiences.iter().filter(|(key, _)| key.event.includes(images.kind)).collect();
+        let settings = &self.matcher.settings;
+        let concerned = if ruling::concerns_everybody(&relation, &images, settings.deletes) {
+            audiences.all(images.kind)
+        } else {
+            audiences.candidates(images.kind, images.judged())
+        };
         if concerned.is_empty() {
             return;
         }
-        let settings = &self.matcher.settings;
         let mut bodies = Bodies::new(&relation, &images, now, settings.record_bytes_max);
         let mut ruling =
             Ruling { judge: &mut self.judge, relation: &relation, images: &images, now, settings };
         let mut shared = SharedFrames::default();
-        for (key, audience, old_visible) in ruling.receivers(&concerned, &bodies).await {
-            let error = bodies.error(key.reads_key);
+        for (audience, old_visible) in ruling.receivers(&concerned, &bodies).await {
+            let error = bodies.error(audience.key.reads_key);
             let old = bodies.old_record(old_visible);
-            for (group, members) in &audience.groups {
+            for (group, members) in audience.groups.iter() {
                 let view = View { columns: Arc::clone(&group.columns), old, error };
                 let data = bodies.of(&view);
                 let kind = images.kind;

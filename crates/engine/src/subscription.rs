@@ -4,14 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use rustc_hash::FxHashMap;
 use walcast_pgoutput::Oid;
-use walcast_policy::schema::{Identity as ReplicaIdentity, Role, Snapshot, Table};
+use walcast_policy::schema::{Role, Snapshot, Table};
 use walcast_policy::{
     BoundPlan, Filter, FilterCondition, FilterError, FilterOperator, FilterValue, Oracle, OracleError, Plan,
 };
-use walcast_wire::{
-    Binding, BindingEvent, BindingId, BindingTarget, ChangeKind, Condition, ConditionValue, Operator,
-};
+use walcast_wire::{Binding, BindingEvent, BindingId, BindingTarget, Condition, ConditionValue, Operator};
 
+use crate::notice::{Notices, Subject};
 use crate::settings::Deletes;
 
 /// Who a socket or channel is, as its verified token says.
@@ -120,7 +119,7 @@ pub(crate) async fn resolve(
 ) -> Result<Resolved, SubscribeError> {
     let mut resolver = None;
     let mut placements = Vec::new();
-    let mut notices: Vec<String> = Vec::new();
+    let mut notices = Notices::default();
     let mut snapshot = oracle.snapshot();
     for binding in bindings {
         let target = binding.target.as_ref().map_err(|error| SubscribeError::Refused(error.to_string()))?;
@@ -155,15 +154,14 @@ pub(crate) async fn resolve(
             )));
         }
         for table in tables {
-            let placement = resolver.place(binding, target, &table).await?;
-            if let Some(notice) = delete_notice(&placement, &resolver.role, deletes)
-                && !notices.contains(&notice)
-            {
-                notices.push(notice);
-            }
+            let (placement, plan) = resolver.place(binding, target, &table).await?;
+            let subject =
+                Subject { table: &table, role: &resolver.role, plan: &plan, event: placement.event };
+            notices.add(subject, deletes);
             placements.push(placement);
         }
     }
+    let notices = notices.into_sentences();
     Ok(Resolved { placements, notices, snapshot_version: snapshot.version })
 }
 
@@ -182,7 +180,7 @@ impl Resolver<'_> {
         binding: &Binding,
         target: &BindingTarget,
         table: &Arc<Table>,
-    ) -> Result<Placement, SubscribeError> {
+    ) -> Result<(Placement, Plan), SubscribeError> {
         let (plan, bound) = self.bound_plan(target, table).await?;
         let readable = plan.readable();
         let may_read = |name: &str| {
@@ -221,7 +219,7 @@ impl Resolver<'_> {
             .iter()
             .enumerate()
             .all(|(index, column)| !column.primary_key || readable.get(index).copied().unwrap_or(false));
-        Ok(Placement {
+        let placement = Placement {
             table: Arc::clone(table),
             role: Arc::clone(&self.identity.role),
             id: binding.id,
@@ -230,7 +228,8 @@ impl Resolver<'_> {
             plan: bound,
             columns: (0..table.columns.len()).filter(shown).collect(),
             reads_key,
-        })
+        };
+        Ok((placement, plan))
     }
 
     async fn bound_plan(
@@ -282,22 +281,6 @@ fn filter_condition(column: usize, condition: &Condition) -> FilterCondition {
         ConditionValue::List(values) => FilterValue::List(values.clone()),
     };
     FilterCondition { column, operator, negated: condition.negated, value }
-}
-
-/// What a subscriber to deletes must know of a table whose deletes can not be judged by their key alone.
-fn delete_notice(placement: &Placement, role: &Role, deletes: Deletes) -> Option<String> {
-    let table = &placement.table;
-    let judged =
-        table.row_security && !role.bypasses_row_security && placement.event.includes(ChangeKind::Delete);
-    if !judged || table.identity == ReplicaIdentity::Full || deletes == Deletes::Compatible {
-        return None;
-    }
-    let name = format!("\"{}\".\"{}\"", table.schema, table.name);
-    Some(format!(
-        "DELETE on {name} is delivered only where its key columns suffice to decide who may see the row: \
-         row-level security is on and the log does not carry the old row. To receive deletes: \
-         ALTER TABLE {name} REPLICA IDENTITY FULL;"
-    ))
 }
 
 fn refused(target: &BindingTarget, error: &OracleError) -> SubscribeError {

@@ -229,7 +229,7 @@ fn to_text(value: &Value<'_>) -> Result<String, Stop> {
     })
 }
 
-fn uuid_text(value: u128) -> String {
+pub(crate) fn uuid_text(value: u128) -> String {
     let digits = format!("{value:032x}");
     format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use walcast_pgoutput::{Oid, PgTimestamp};
 
+use crate::equalities::{self, Equality};
 use crate::evaluate::{Scope, evaluate_condition};
 use crate::expression::Expression;
 use crate::operation::Stop;
@@ -169,6 +170,12 @@ impl Filter {
             }
         }
         verdict
+    }
+
+    /// Equalities one of which holds for every row that matches; `None` where there are no such.
+    pub fn equalities(&self) -> Option<Vec<Equality>> {
+        let conditions = self.0.as_ref()?;
+        equalities::of_all(conditions.all.iter().map(|condition| &condition.expression), &[])
     }
 
     /// The boolean SQL over the row that settles a [`Verdict::Ask`]; `None` when none is ever given.

@@ -8,6 +8,7 @@ mod array;
 mod cast;
 mod constants;
 mod datetime;
+mod equalities;
 mod evaluate;
 mod expression;
 mod filter;
@@ -25,6 +26,7 @@ pub mod schema;
 mod value;
 mod verdict;
 
+pub use equalities::Equality;
 pub use filter::{Filter, FilterCondition, FilterError, FilterOperator, FilterValue};
 pub use oracle::{Oracle, OracleError, Question};
 pub use plan::{Access, BoundPlan, DecidedBy, Explanation, Plan, Unsupported};

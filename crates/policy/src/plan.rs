@@ -7,6 +7,7 @@ use std::sync::Arc;
 use walcast_pgoutput::{Oid, PgTimestamp};
 
 use crate::constants::{self, Settings};
+use crate::equalities::{self, Equality};
 use crate::evaluate::{Outcome, Scope, any_of, evaluate_condition};
 use crate::expression::Expression;
 use crate::operation::Stop;
@@ -206,6 +207,21 @@ impl BoundPlan {
     /// The claims as JSON text, for the oracle.
     pub fn claims_json(&self) -> &Arc<str> {
         &self.0.claims_json
+    }
+
+    /// Equalities one of which holds for every row that the plan does not hide; `None` where there are no
+    /// such. An empty list: it hides every row.
+    pub fn equalities(&self) -> Option<Vec<Equality>> {
+        let (rules, constants) = (&self.0.rules, &*self.0.constants);
+        match rules.access {
+            Access::Nothing => Some(Vec::new()),
+            Access::Everything => None,
+            Access::ByPolicy => {
+                let restrictive = equalities::of_all(&rules.restrictive, constants);
+                let permissive = equalities::of_any(&rules.permissive, constants);
+                restrictive.into_iter().chain(permissive).min_by_key(Vec::len)
+            }
+        }
     }
 
     /// Every restrictive policy must hold, and one permissive one.

@@ -1,13 +1,15 @@
 //! Who is subscribed to a table: subscriptions that one evaluation decides for stand together, and within
-//! them those that get the very same bytes.
+//! them those that get the very same bytes. Audiences whose rows must have a certain value in a column are
+//! found by that value, so that a change costs as much as it has receivers.
 
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use walcast_pgoutput::Oid;
-use walcast_policy::{BoundPlan, Filter};
-use walcast_wire::{BindingEvent, BindingId, Serializer};
+use walcast_policy::{BoundPlan, Datum, Equality, Filter, RowImage};
+use walcast_wire::{BindingEvent, ChangeKind, Serializer};
 
+use super::groups::Groups;
 use crate::command::Target;
 use crate::ids::{ChannelId, ShardId};
 use crate::subscription::Placement;
@@ -22,26 +24,12 @@ pub(super) struct AudienceKey {
     pub(super) reads_key: bool,
 }
 
-/// What the receivers of one frame share.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct GroupKey {
-    pub(super) topic: Arc<str>,
-    pub(super) id: BindingId,
-    pub(super) columns: Arc<[usize]>,
-    pub(super) serializer: Serializer,
-    pub(super) legacy: bool,
-}
-
-/// Targets by shard. Shared with deliveries in flight, copied on change.
-#[derive(Debug, Default)]
-pub(super) struct Group {
-    pub(super) by_shard: Vec<Arc<Vec<Target>>>,
-}
-
-#[derive(Debug, Default)]
+/// Subscriptions that one evaluation decides for.
+#[derive(Debug)]
 pub(super) struct Audience {
+    pub(super) key: AudienceKey,
     /// Channels whose only binding on the table is in this audience.
-    pub(super) groups: FxHashMap<GroupKey, Group>,
+    pub(super) groups: Groups,
     /// Bindings of channels that have several on the table: their ids go out in one frame.
     pub(super) shared: Vec<SharedBinding>,
 }
@@ -67,12 +55,27 @@ pub(super) struct Address {
 /// The audiences of every table.
 #[derive(Default)]
 pub(super) struct Audiences {
-    tables: FxHashMap<Oid, FxHashMap<AudienceKey, Audience>>,
+    tables: FxHashMap<Oid, TableAudiences>,
+}
+
+/// An audience of a table, by its place in [`TableAudiences::slots`].
+type Slot = u32;
+
+/// The audiences of one table.
+#[derive(Default)]
+pub(super) struct TableAudiences {
+    slots: Vec<Option<Box<Audience>>>,
+    free: Vec<Slot>,
+    by_key: FxHashMap<AudienceKey, Slot>,
+    /// Audiences that any row may be for.
+    unindexed: Vec<Slot>,
+    /// By column and value: audiences whose rows have that value there.
+    by_value: FxHashMap<usize, FxHashMap<Box<str>, Vec<Slot>>>,
 }
 
 impl Audiences {
     /// The audiences of a table; `None` where nobody is subscribed.
-    pub(super) fn of(&self, table: Oid) -> Option<&FxHashMap<AudienceKey, Audience>> {
+    pub(super) fn of(&self, table: Oid) -> Option<&TableAudiences> {
         self.tables.get(&table)
     }
 
@@ -82,14 +85,9 @@ impl Audiences {
 
     pub(super) fn insert(&mut self, address: &Address, placements: &[Placement]) {
         for (index, placement) in placements.iter().enumerate() {
-            let audience = self
-                .tables
-                .entry(placement.table.oid)
-                .or_default()
-                .entry(audience_key(placement))
-                .or_default();
+            let audience = self.tables.entry(placement.table.oid).or_default().audience(placement);
             if is_only_one(placements, placement) {
-                audience.groups.entry(group_key(address, placement)).or_default().insert(address);
+                audience.groups.insert(address, placement);
             } else {
                 audience.shared.push(SharedBinding { channel: address.target.channel, placement: index });
             }
@@ -98,49 +96,133 @@ impl Audiences {
 
     pub(super) fn remove(&mut self, address: &Address, placements: &[Placement]) {
         for placement in placements {
-            let Some(audiences) = self.tables.get_mut(&placement.table.oid) else {
-                continue;
-            };
-            let key = audience_key(placement);
-            let Some(audience) = audiences.get_mut(&key) else {
-                continue;
-            };
-            if is_only_one(placements, placement) {
-                let group_key = group_key(address, placement);
-                if let Some(group) = audience.groups.get_mut(&group_key) {
-                    group.remove(address);
-                    if group.by_shard.iter().all(|targets| targets.is_empty()) {
-                        audience.groups.remove(&group_key);
-                    }
-                }
-            } else {
-                audience.shared.retain(|binding| binding.channel != address.target.channel);
-            }
-            if audience.groups.is_empty() && audience.shared.is_empty() {
-                audiences.remove(&key);
-            }
-            if audiences.is_empty() {
+            let Some(table) = self.tables.get_mut(&placement.table.oid) else { continue };
+            table.remove(address, placement, is_only_one(placements, placement));
+            if table.by_key.is_empty() {
                 self.tables.remove(&placement.table.oid);
             }
         }
     }
 }
 
-impl Group {
-    fn insert(&mut self, address: &Address) {
-        if self.by_shard.len() <= address.shard.0 {
-            self.by_shard.resize_with(address.shard.0 + 1, Arc::default);
+impl TableAudiences {
+    /// The audiences that a change with this image may be for, each once.
+    pub(super) fn candidates(&self, kind: ChangeKind, row: &RowImage<'_>) -> Vec<&Audience> {
+        let mut slots = self.unindexed.clone();
+        for (&column, values) in &self.by_value {
+            if let Datum::Text(text) = row.get(column)
+                && let Some(found) = values.get(text)
+            {
+                slots.extend_from_slice(found);
+            }
         }
-        Arc::make_mut(&mut self.by_shard[address.shard.0]).push(address.target);
+        if self.by_value.len() > 1 {
+            slots.sort_unstable();
+            slots.dedup();
+        }
+        slots
+            .into_iter()
+            .filter_map(|slot| self.slots[slot as usize].as_deref())
+            .filter(|audience| audience.key.event.includes(kind))
+            .collect()
     }
 
-    fn remove(&mut self, address: &Address) {
-        let Some(targets) = self.by_shard.get_mut(address.shard.0) else {
-            return;
+    /// Every audience that asks for this kind of change.
+    pub(super) fn all(&self, kind: ChangeKind) -> Vec<&Audience> {
+        self.slots.iter().flatten().map(|audience| &**audience).filter(|one| one.key.event.includes(kind)).collect()
+    }
+
+    fn audience(&mut self, placement: &Placement) -> &mut Audience {
+        let key = audience_key(placement);
+        let slot = match self.by_key.get(&key) {
+            Some(&slot) => slot,
+            None => self.add(key),
         };
-        if let Some(place) = targets.iter().position(|target| *target == address.target) {
-            Arc::make_mut(targets).swap_remove(place);
+        self.slots[slot as usize].get_or_insert_with(|| Box::new(Audience::new(audience_key(placement))))
+    }
+
+    fn add(&mut self, key: AudienceKey) -> Slot {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            // Four billion audiences would have run out of memory long before.
+            (self.slots.len() - 1) as Slot
+        });
+        match key.equalities() {
+            None => self.unindexed.push(slot),
+            Some(equalities) => {
+                for Equality { column, value } in equalities {
+                    self.by_value.entry(column).or_default().entry(value).or_default().push(slot);
+                }
+            }
         }
+        self.slots[slot as usize] = Some(Box::new(Audience::new(key.clone())));
+        self.by_key.insert(key, slot);
+        slot
+    }
+
+    fn remove(&mut self, address: &Address, placement: &Placement, only_one: bool) {
+        let key = audience_key(placement);
+        let Some(&slot) = self.by_key.get(&key) else { return };
+        let Some(audience) = self.slots[slot as usize].as_mut() else { return };
+        if only_one {
+            audience.groups.remove(address, placement);
+        } else {
+            audience.shared.retain(|binding| binding.channel != address.target.channel);
+        }
+        if audience.groups.is_empty() && audience.shared.is_empty() {
+            self.discard(slot, &key);
+        }
+    }
+
+    fn discard(&mut self, slot: Slot, key: &AudienceKey) {
+        self.by_key.remove(key);
+        self.slots[slot as usize] = None;
+        self.free.push(slot);
+        match key.equalities() {
+            None => forget(&mut self.unindexed, slot),
+            Some(equalities) => {
+                for Equality { column, value } in equalities {
+                    let Some(values) = self.by_value.get_mut(&column) else { continue };
+                    if let Some(slots) = values.get_mut(&value) {
+                        forget(slots, slot);
+                        if slots.is_empty() {
+                            values.remove(&value);
+                        }
+                    }
+                    if values.is_empty() {
+                        self.by_value.remove(&column);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn forget(slots: &mut Vec<Slot>, slot: Slot) {
+    if let Some(place) = slots.iter().position(|other| *other == slot) {
+        slots.swap_remove(place);
+    }
+}
+
+impl AudienceKey {
+    /// Values one of which a row must have to be for this audience; `None` where nothing of the kind is
+    /// known. The smaller choice of policy and filter.
+    fn equalities(&self) -> Option<Vec<Equality>> {
+        if !self.reads_key {
+            // Every change is shown to them as an error.
+            return None;
+        }
+        match (self.plan.equalities(), self.filter.equalities()) {
+            (Some(plan), Some(filter)) if filter.len() < plan.len() => Some(filter),
+            (Some(plan), _) => Some(plan),
+            (None, filter) => filter,
+        }
+    }
+}
+
+impl Audience {
+    fn new(key: AudienceKey) -> Self {
+        Audience { key, groups: Groups::default(), shared: Vec::new() }
     }
 }
 
@@ -155,15 +237,5 @@ fn audience_key(placement: &Placement) -> AudienceKey {
         filter: placement.filter.clone(),
         plan: placement.plan.clone(),
         reads_key: placement.reads_key,
-    }
-}
-
-fn group_key(address: &Address, placement: &Placement) -> GroupKey {
-    GroupKey {
-        topic: Arc::clone(&address.topic),
-        id: placement.id,
-        columns: Arc::clone(&placement.columns),
-        serializer: address.serializer,
-        legacy: address.legacy,
     }
 }

@@ -120,6 +120,7 @@ pub(crate) fn snapshot() -> Snapshot {
 pub(crate) const ALICE: &str = "0d8b1f4e-0000-4000-8000-00000000000a";
 
 /// A row of Alice's: everything else false or empty.
+#[allow(dead_code, reason = "not every test file has a row")]
 pub(crate) fn row() -> RowImage<'static> {
     let values = ["7", ALICE, "hello", "f", "9.50", "(1,2)", "abc", "{\"a\": 1}", "{\"a\": 1}"];
     RowImage { values: values.into_iter().map(Datum::Text).collect() }

@@ -1,0 +1,94 @@
+//! What a subscriber should know of bindings that are accepted and yet do not deliver all that they name:
+//! one sentence each, with the SQL that mends it.
+
+use walcast_policy::schema::{Identity as ReplicaIdentity, Role, Table};
+use walcast_policy::{Access, Plan};
+use walcast_wire::{BindingEvent, ChangeKind};
+
+use crate::settings::Deletes;
+
+/// A wildcard may mean hundreds of tables, but nobody reads hundreds of sentences at each join.
+const SENTENCES_MAX: usize = 20;
+
+/// The sentences for one channel, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Notices(Vec<String>);
+
+/// One table that a binding means, for one role.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) role: &'a Role,
+    pub(crate) plan: &'a Plan,
+    pub(crate) event: BindingEvent,
+}
+
+impl Notices {
+    /// Adds what there is to say of one table of a binding.
+    pub(crate) fn add(&mut self, subject: Subject<'_>, deletes: Deletes) {
+        let sentence = subject.silence(deletes).or_else(|| subject.private_deletes(deletes));
+        if let Some(sentence) = sentence
+            && self.0.len() < SENTENCES_MAX
+            && !self.0.contains(&sentence)
+        {
+            self.0.push(sentence);
+        }
+    }
+
+    pub(crate) fn into_sentences(self) -> Vec<String> {
+        self.0
+    }
+}
+
+impl Subject<'_> {
+    /// Grants or policies admit the role to no row at all, whatever its claims say.
+    fn silence(&self, deletes: Deletes) -> Option<String> {
+        let rows = self.event.includes(ChangeKind::Insert) || self.event.includes(ChangeKind::Update);
+        // Deletes that nobody judges reach even those who may not see the row.
+        let keys = self.event.includes(ChangeKind::Delete) && !self.judges_deletes(deletes);
+        if self.plan.access() != Access::Nothing || (keys && !rows) {
+            return None;
+        }
+        let (table, role) = (self.table_name(), quoted(&self.role.name));
+        let kept = if keys { "nothing but DELETE" } else { "nothing" };
+        if !self.plan.readable().contains(&true) {
+            let schema = quoted(&self.table.schema);
+            return Some(format!(
+                "Role {role} may not SELECT from {table}, so {kept} of it is delivered. To receive changes: \
+                 GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {table} TO {role};"
+            ));
+        }
+        Some(format!(
+            "Row-level security is on for {table} and no permissive policy for SELECT is for role {role}, so \
+             {kept} of it is delivered. To receive changes: CREATE POLICY \"…\" ON {table} FOR SELECT TO {role} USING (…);"
+        ))
+    }
+
+    /// Deletes of the table can not all be judged by what the log carries of the old row.
+    fn private_deletes(&self, deletes: Deletes) -> Option<String> {
+        let judged = self.plan.access() == Access::ByPolicy && self.event.includes(ChangeKind::Delete);
+        if !judged || self.table.identity == ReplicaIdentity::Full || !self.judges_deletes(deletes) {
+            return None;
+        }
+        let table = self.table_name();
+        Some(format!(
+            "DELETE on {table} is delivered only where its key columns suffice to decide who may see the row: \
+             row-level security is on and the log does not carry the old row. To receive deletes: \
+             ALTER TABLE {table} REPLICA IDENTITY FULL;"
+        ))
+    }
+
+    /// Whether a DELETE goes only to those who could see the row.
+    fn judges_deletes(&self, deletes: Deletes) -> bool {
+        deletes == Deletes::Private || self.table.identity == ReplicaIdentity::Full
+    }
+
+    fn table_name(&self) -> String {
+        format!("{}.{}", quoted(&self.table.schema), quoted(&self.table.name))
+    }
+}
+
+/// `name` as a quoted identifier (PostgreSQL docs, "Identifiers and Key Words").
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

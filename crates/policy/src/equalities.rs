@@ -1,0 +1,167 @@
+//! Equalities that a row must meet to be visible or to match: what audiences are found by.
+//!
+//! Only types whose text says all there is of a value take part: then equal values have equal texts in
+//! the log, and a hash table does what a comparison would.
+
+use crate::cast::{Cast, uuid_text};
+use crate::evaluate::Outcome;
+use crate::expression::Expression;
+use crate::operation::{Comparison, Operation};
+use crate::value::{Kind, Value};
+
+/// A column must have a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Equality {
+    /// Index into [`crate::schema::Table::columns`].
+    pub column: usize,
+    /// The value as PostgreSQL prints it.
+    pub value: Box<str>,
+}
+
+/// Equalities one of which holds wherever all of `conjuncts` are true; `None` where none are known. An
+/// empty list: they are never all true.
+pub(crate) fn of_all<'a>(
+    conjuncts: impl IntoIterator<Item = &'a Expression>,
+    constants: &[Outcome<'static>],
+) -> Option<Vec<Equality>> {
+    conjuncts.into_iter().filter_map(|one| of(one, constants)).min_by_key(Vec::len)
+}
+
+/// Equalities one of which holds wherever one of `disjuncts` is true.
+pub(crate) fn of_any<'a>(
+    disjuncts: impl IntoIterator<Item = &'a Expression>,
+    constants: &[Outcome<'static>],
+) -> Option<Vec<Equality>> {
+    let mut all: Vec<Equality> = Vec::new();
+    for disjunct in disjuncts {
+        for equality in of(disjunct, constants)? {
+            if !all.contains(&equality) {
+                all.push(equality);
+            }
+        }
+    }
+    Some(all)
+}
+
+fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Equality>> {
+    match expression {
+        Expression::And(operands) => of_all(operands, constants),
+        Expression::Or(operands) => of_any(operands, constants),
+        Expression::IsTruth { operand, truth: true } => of(operand, constants),
+        Expression::Literal(_) | Expression::Constant(_) => match known(expression, constants)? {
+            None | Some(Value::Bool(false)) => Some(Vec::new()),
+            Some(_) => None,
+        },
+        Expression::Call(Operation::Compare(Comparison::Equal), operands) => match operands.as_slice() {
+            [left, right] => equality(left, right, constants).or_else(|| equality(right, left, constants)),
+            _ => None,
+        },
+        Expression::Quantified {
+            all: false,
+            operation: Operation::Compare(Comparison::Equal),
+            operand,
+            array,
+        } => of_elements(operand, array, constants),
+        _ => None,
+    }
+}
+
+/// `column = value`. A comparison with NULL is never true.
+fn equality(
+    column: &Expression,
+    value: &Expression,
+    constants: &[Outcome<'static>],
+) -> Option<Vec<Equality>> {
+    let (column, kind) = compared_column(column)?;
+    match known(value, constants)? {
+        None => Some(Vec::new()),
+        Some(value) => Some(vec![Equality { column, value: text(&kind, value)? }]),
+    }
+}
+
+/// `column = ANY (array)`.
+fn of_elements(
+    column: &Expression,
+    array: &Expression,
+    constants: &[Outcome<'static>],
+) -> Option<Vec<Equality>> {
+    let (column, kind) = compared_column(column)?;
+    let mut all = Vec::new();
+    let mut add = |value: &Value<'_>| {
+        let equality = Equality { column, value: text(&kind, value)? };
+        if !all.contains(&equality) {
+            all.push(equality);
+        }
+        Some(())
+    };
+    if let Expression::ArrayOf(elements) = array {
+        for element in elements {
+            if let Some(value) = known(element, constants)? {
+                add(value)?;
+            }
+        }
+        return Some(all);
+    }
+    match known(array, constants)? {
+        None => {}
+        Some(Value::Array(array)) => {
+            for value in array.elements.iter().flatten() {
+                add(value)?;
+            }
+        }
+        Some(_) => return None,
+    }
+    Some(all)
+}
+
+/// The column that is compared, and as what: itself, or its text.
+fn compared_column(expression: &Expression) -> Option<(usize, Kind)> {
+    match expression {
+        Expression::Column { index, kind } => is_exact(kind).then(|| (*index, kind.clone())),
+        Expression::Call(
+            Operation::Cast(Cast::ToText | Cast::UuidToText | Cast::LabelToText(_)),
+            operands,
+        ) => match operands.as_slice() {
+            // The cast of a boolean is `true`, its text in the log is `t`.
+            [Expression::Column { index, kind }] if is_exact(kind) && *kind != Kind::Bool => {
+                Some((*index, Kind::Text))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether equal values of the type always have the same text.
+fn is_exact(kind: &Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Bool | Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Text | Kind::Name | Kind::Uuid | Kind::Enum(_)
+    )
+}
+
+/// The value of a literal or constant; the outer `None` is for one that is not known.
+fn known<'a>(
+    expression: &'a Expression,
+    constants: &'a [Outcome<'static>],
+) -> Option<Option<&'a Value<'static>>> {
+    match expression {
+        Expression::Literal(value) => Some(value.as_ref()),
+        Expression::Constant(slot) => match constants.get(*slot)? {
+            Ok(value) => Some(value.as_ref()),
+            Err(_) => None,
+        },
+        _ => None,
+    }
+}
+
+fn text(kind: &Kind, value: &Value<'_>) -> Option<Box<str>> {
+    Some(match (kind, value) {
+        (Kind::Bool, Value::Bool(value)) => if *value { "t" } else { "f" }.into(),
+        (Kind::Int2 | Kind::Int4 | Kind::Int8, Value::Int(value)) => value.to_string().into(),
+        (Kind::Text | Kind::Name, Value::Text(value)) => value.as_ref().into(),
+        (Kind::Uuid, Value::Uuid(value)) => uuid_text(*value).into(),
+        (Kind::Enum(labels), Value::Label(place)) => labels.texts.get(*place)?.as_str().into(),
+        _ => return None,
+    })
+}
