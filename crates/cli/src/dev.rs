@@ -56,13 +56,12 @@ impl Dev {
             .with_context(|| format!("cannot create {}", options.data_dir.display()))?;
         let secret = kept_secret(&options.data_dir.join("jwt-secret"))?;
         let mut flags = options.settings.clone();
-        let (cluster, database_url) = match flags.database_url() {
-            Some(url) => (None, url.to_owned()),
-            None => {
-                let cluster = private_cluster(&options).await?;
-                let url = demo_database(&cluster).await?;
-                (Some(cluster), url)
-            }
+        let (cluster, database_url) = if let Some(url) = flags.database_url() {
+            (None, url.to_owned())
+        } else {
+            let cluster = private_cluster(&options).await?;
+            let url = demo_database(&cluster).await?;
+            (Some(cluster), url)
         };
         flags.set_database_url(database_url.clone());
         flags.set_jwt_secret(secret.clone());
@@ -116,7 +115,7 @@ fn kept_secret(path: &Path) -> Result<String> {
     if let Ok(secret) = fs::read_to_string(path) {
         return Ok(secret.trim().to_owned());
     }
-    let secret: String = (0..4).map(|_| format!("{:016x}", rand::random::<u64>())).collect();
+    let secret = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -231,7 +231,8 @@ impl Engine {
             Err(SubscribeError::Refused(message)) => Err(message),
             Err(SubscribeError::Unavailable(reason)) => {
                 tracing::warn!(code = "UnableToConnectToProject", reason, "a join could not be decided");
-                let reason = "UnableToConnectToProject: Realtime was unable to connect to the project database";
+                let reason =
+                    "UnableToConnectToProject: Realtime was unable to connect to the project database";
                 return Err(JoinRefused(reason.to_owned()));
             }
         };

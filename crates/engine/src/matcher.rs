@@ -260,7 +260,7 @@ impl State {
         match Arc::clone(&self.matcher.oracle).refresh().await {
             Ok(snapshot) => self.catalog(snapshot).await,
             Err(error) => {
-                tracing::warn!(%error, "the catalog could not be read again after a change of schema")
+                tracing::warn!(%error, "the catalog could not be read again after a change of schema");
             }
         }
     }
@@ -373,21 +373,28 @@ impl State {
 /// Frames of channels with several bindings on a table: one frame per channel and view, with all ids.
 #[derive(Default)]
 struct SharedFrames {
-    frames: Vec<(ChannelId, View, Vec<(usize, BindingId)>)>,
+    frames: Vec<SharedFrame>,
+}
+
+struct SharedFrame {
+    channel: ChannelId,
+    view: View,
+    /// With the places of the bindings among the channel's placements.
+    ids: Vec<(usize, BindingId)>,
 }
 
 impl SharedFrames {
     fn add(&mut self, channel: ChannelId, view: View, placement: usize, id: BindingId) {
-        let known = self.frames.iter_mut().find(|(other, seen, _)| *other == channel && *seen == view);
+        let known = self.frames.iter_mut().find(|known| known.channel == channel && known.view == view);
         match known {
-            Some((_, _, ids)) => ids.push((placement, id)),
-            None => self.frames.push((channel, view, vec![(placement, id)])),
+            Some(known) => known.ids.push((placement, id)),
+            None => self.frames.push(SharedFrame { channel, view, ids: vec![(placement, id)] }),
         }
     }
 
     /// Ids in the reverse of the bindings' order (docs/protocol.md §4.1).
     fn into_frames(self) -> impl Iterator<Item = (ChannelId, View, Vec<BindingId>)> {
-        self.frames.into_iter().map(|(channel, view, mut ids)| {
+        self.frames.into_iter().map(|SharedFrame { channel, view, mut ids }| {
             ids.sort_by_key(|&(placement, _)| std::cmp::Reverse(placement));
             (channel, view, ids.into_iter().map(|(_, id)| id).collect())
         })

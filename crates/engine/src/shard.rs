@@ -254,7 +254,7 @@ impl Shard {
         self.forget(session, &old);
     }
 
-    /// docs/protocol.md §3.7: version 2.0.0 clients tell the late close by its join_ref; the Python client
+    /// docs/protocol.md §3.7: version 2.0.0 clients tell the late close by its `join_ref`; the Python client
     /// (1.0.0) would close the new channel, so it is told nothing.
     fn close_superseded(&mut self, session: SessionId, topic: &Arc<str>) {
         let Some(found) = self.sessions.get_mut(&session) else { return };

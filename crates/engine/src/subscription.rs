@@ -124,10 +124,9 @@ pub(crate) async fn resolve(
     for binding in bindings {
         let target = binding.target.as_ref().map_err(|error| SubscribeError::Refused(error.to_string()))?;
         if resolver.is_none() {
-            snapshot = match snapshot.roles.contains_key(&*identity.role) {
-                true => snapshot,
-                false => oracle.role(&identity.role).await.map_err(|error| refused(target, &error))?,
-            };
+            if !snapshot.roles.contains_key(&*identity.role) {
+                snapshot = oracle.role(&identity.role).await.map_err(|error| refused(target, &error))?;
+            }
             let role = snapshot
                 .roles
                 .get(&*identity.role)
@@ -149,8 +148,7 @@ pub(crate) async fn resolve(
         if tables.is_empty() {
             return Err(SubscribeError::Refused(format!(
                 "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for \
-                 the given connect parameters: {}",
-                target
+                 the given connect parameters: {target}"
             )));
         }
         for table in tables {
@@ -300,7 +298,6 @@ fn exception(target: &BindingTarget, message: &str) -> SubscribeError {
 fn with_exception(target: &BindingTarget, exception: &str) -> SubscribeError {
     SubscribeError::Refused(format!(
         "Unable to subscribe to changes with given parameters. An exception happened so please check your \
-         connect parameters: {}. Exception: {exception}",
-        target
+         connect parameters: {target}. Exception: {exception}"
     ))
 }

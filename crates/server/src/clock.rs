@@ -1,12 +1,14 @@
 //! The wall clock, read in one place.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Seconds since the Unix epoch.
+/// Time since the Unix epoch.
+pub(crate) fn since_epoch() -> Duration {
+    // A clock before 1970 is treated as 1970.
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The same in seconds.
 pub(crate) fn unix_seconds() -> f64 {
-    // A clock before 1970 makes every token valid from the future; it is treated as 1970.
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64()
+    since_epoch().as_secs_f64()
 }

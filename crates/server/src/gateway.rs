@@ -31,12 +31,7 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway in front of an engine.
     pub fn new(engine: Engine, verifier: Arc<Verifier>, limits: Limits) -> Arc<Self> {
-        Arc::new(Gateway {
-            engine,
-            verifier,
-            limits,
-            admission: Admission::default(),
-        })
+        Arc::new(Gateway { engine, verifier, limits, admission: Admission::default() })
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Audiences {
 }
 
 /// An audience of a table, by its place in [`TableAudiences::slots`].
-type Slot = u32;
+type Slot = usize;
 
 /// The audiences of one table.
 #[derive(Default)]
@@ -122,14 +122,19 @@ impl TableAudiences {
         }
         slots
             .into_iter()
-            .filter_map(|slot| self.slots[slot as usize].as_deref())
+            .filter_map(|slot| self.slots[slot].as_deref())
             .filter(|audience| audience.key.event.includes(kind))
             .collect()
     }
 
     /// Every audience that asks for this kind of change.
     pub(super) fn all(&self, kind: ChangeKind) -> Vec<&Audience> {
-        self.slots.iter().flatten().map(|audience| &**audience).filter(|one| one.key.event.includes(kind)).collect()
+        self.slots
+            .iter()
+            .flatten()
+            .map(|audience| &**audience)
+            .filter(|one| one.key.event.includes(kind))
+            .collect()
     }
 
     fn audience(&mut self, placement: &Placement) -> &mut Audience {
@@ -138,14 +143,13 @@ impl TableAudiences {
             Some(&slot) => slot,
             None => self.add(key),
         };
-        self.slots[slot as usize].get_or_insert_with(|| Box::new(Audience::new(audience_key(placement))))
+        self.slots[slot].get_or_insert_with(|| Box::new(Audience::new(audience_key(placement))))
     }
 
     fn add(&mut self, key: AudienceKey) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
-            // Four billion audiences would have run out of memory long before.
-            (self.slots.len() - 1) as Slot
+            self.slots.len() - 1
         });
         match key.equalities() {
             None => self.unindexed.push(slot),
@@ -155,7 +159,7 @@ impl TableAudiences {
                 }
             }
         }
-        self.slots[slot as usize] = Some(Box::new(Audience::new(key.clone())));
+        self.slots[slot] = Some(Box::new(Audience::new(key.clone())));
         self.by_key.insert(key, slot);
         slot
     }
@@ -163,7 +167,7 @@ impl TableAudiences {
     fn remove(&mut self, address: &Address, placement: &Placement, only_one: bool) {
         let key = audience_key(placement);
         let Some(&slot) = self.by_key.get(&key) else { return };
-        let Some(audience) = self.slots[slot as usize].as_mut() else { return };
+        let Some(audience) = self.slots[slot].as_mut() else { return };
         if only_one {
             audience.groups.remove(address, placement);
         } else {
@@ -176,7 +180,7 @@ impl TableAudiences {
 
     fn discard(&mut self, slot: Slot, key: &AudienceKey) {
         self.by_key.remove(key);
-        self.slots[slot as usize] = None;
+        self.slots[slot] = None;
         self.free.push(slot);
         match key.equalities() {
             None => forget(&mut self.unindexed, slot),

@@ -57,7 +57,11 @@ impl Ruling<'_> {
 
 /// Whether a change is for every subscriber of the table, whatever their policies and filters say of it:
 /// an error row (docs/protocol.md §4.4), or a delete under `deletes = "compatible"`.
-pub(super) fn concerns_everybody(relation: &BoundRelation, images: &ChangeImages<'_>, deletes: Deletes) -> bool {
+pub(super) fn concerns_everybody(
+    relation: &BoundRelation,
+    images: &ChangeImages<'_>,
+    deletes: Deletes,
+) -> bool {
     match images.kind {
         ChangeKind::Delete => is_unjudged(images, deletes),
         ChangeKind::Insert | ChangeKind::Update => !relation.table.has_primary_key(),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_tungstenite::tungstenite::Message;
 use walcast_auth::{Claims, TokenError};
@@ -20,14 +21,8 @@ pub(super) struct Credentials {
 
 impl Credentials {
     pub(super) fn identity(&self) -> Identity {
-        let Claims {
-            role, value, json, ..
-        } = &self.claims;
-        Identity {
-            role: Arc::clone(role),
-            claims: Arc::clone(value),
-            claims_json: Arc::clone(json),
-        }
+        let Claims { role, value, json, .. } = &self.claims;
+        Identity { role: Arc::clone(role), claims: Arc::clone(value), claims_json: Arc::clone(json) }
     }
 }
 
@@ -43,32 +38,24 @@ pub(super) enum Stage {
     /// The join is being decided.
     Joining,
     /// Joined, under this token.
-    Joined {
-        channel: JoinedChannel,
-        credentials: Credentials,
-    },
+    Joined { channel: JoinedChannel, credentials: Credentials },
     /// Joined, and a new token is being checked.
     Renewing,
 }
 
 /// What a check came to.
 pub(super) enum Settled {
-    Joined {
-        topic: Arc<str>,
-        outcome: Option<(JoinedChannel, Credentials)>,
-    },
-    Renewed {
-        topic: Arc<str>,
-        channel: JoinedChannel,
-        outcome: Result<Credentials, TokenError>,
-    },
+    Joined { topic: Arc<str>, outcome: Option<(JoinedChannel, Credentials)> },
+    Renewed { topic: Arc<str>, channel: JoinedChannel, outcome: Result<Credentials, TokenError> },
 }
 
 impl ChannelState {
-    /// When the channel's token expires, in Unix seconds.
-    pub(super) fn expires_at(&self) -> Option<f64> {
+    /// When the channel's token expires, as time since the Unix epoch.
+    pub(super) fn expires_at(&self) -> Option<Duration> {
         match &self.stage {
-            Stage::Joined { credentials, .. } => Some(credentials.claims.expires_at as f64),
+            Stage::Joined { credentials, .. } => {
+                Some(Duration::from_secs(u64::try_from(credentials.claims.expires_at).unwrap_or(0)))
+            }
             Stage::Joining | Stage::Renewing => None,
         }
     }
@@ -98,10 +85,7 @@ impl JoinTask {
                 None
             }
         };
-        Settled::Joined {
-            topic: self.topic,
-            outcome,
-        }
+        Settled::Joined { topic: self.topic, outcome }
     }
 
     async fn decide(&self, payload: JoinPayload) -> Result<(JoinedChannel, Credentials), String> {
@@ -124,9 +108,7 @@ impl JoinTask {
             payload,
         };
         let joined = self.gateway.engine.join(&self.session, request).await;
-        joined
-            .map(|channel| (channel, credentials))
-            .map_err(|refused| refused.0)
+        joined.map(|channel| (channel, credentials)).map_err(|refused| refused.0)
     }
 
     async fn refuse(&self, reason: &str) {
@@ -136,14 +118,8 @@ impl JoinTask {
         let serializer = self.session.serializer();
         let response = walcast_wire::reason_response(reason);
         let (join_ref, reference) = (&self.join_ref, &self.reference);
-        let frame = walcast_wire::reply(
-            serializer,
-            join_ref,
-            reference,
-            &self.topic,
-            Status::Error,
-            &response,
-        );
+        let frame =
+            walcast_wire::reply(serializer, join_ref, reference, &self.topic, Status::Error, &response);
         let (session, topic) = (self.session.id, Arc::clone(&self.topic));
         self.session.send(Command::Refuse { session, topic, frame }).await;
     }

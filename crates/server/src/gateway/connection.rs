@@ -23,7 +23,7 @@ use super::Gateway;
 use super::channel::{ChannelState, Credentials, JoinTask, Settled, Stage};
 use super::push::push_kind;
 use super::socket::{Reader, SharedStream};
-use crate::clock::unix_seconds;
+use crate::clock::{since_epoch, unix_seconds};
 
 /// Bytes that one read takes: measured, larger buffers cost memory per idle socket and time per read.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
@@ -152,19 +152,11 @@ impl Connection {
 
     fn next_deadline(&self) -> Instant {
         let idle = self.last_heard + self.gateway.limits.idle_timeout;
-        let first = self
-            .channels
-            .iter()
-            .filter_map(ChannelState::expires_at)
-            .min_by(f64::total_cmp);
+        let first = self.channels.iter().filter_map(ChannelState::expires_at).min();
         // At most a day ahead: the clock may be set meanwhile.
-        let in_seconds = |at: f64| Duration::from_secs_f64((at - unix_seconds()).clamp(0.0, 86_400.0));
-        let expiry = first.map(|at| Instant::now() + in_seconds(at));
-        [Some(idle), expiry, self.give_up_at]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(idle)
+        let expiry =
+            first.map(|at| Instant::now() + at.saturating_sub(since_epoch()).min(Duration::from_hours(24)));
+        [Some(idle), expiry, self.give_up_at].into_iter().flatten().min().unwrap_or(idle)
     }
 
     async fn deadline(&mut self) -> Option<End> {
@@ -175,14 +167,12 @@ impl Connection {
         if now >= self.last_heard + self.gateway.limits.idle_timeout {
             return Some(End::Close(close_code::NORMAL, "nothing heard: send a heartbeat"));
         }
-        let now = unix_seconds();
+        let now = since_epoch();
         let expired = |channel: &ChannelState| channel.expires_at().is_some_and(|at| at <= now);
         while let Some(place) = self.channels.iter().position(expired) {
-            let ChannelState { stage, .. } = self.channels.remove(place);
-            let Stage::Joined { channel, credentials } = stage else {
-                continue;
-            };
-            let seconds_ago = (now - credentials.claims.expires_at as f64).max(0.0) as u64;
+            let closed = self.channels.remove(place);
+            let seconds_ago = now.saturating_sub(closed.expires_at().unwrap_or(now)).as_secs();
+            let Stage::Joined { channel, .. } = closed.stage else { continue };
             let error = TokenError::Expired { seconds_ago };
             self.close_channel(&channel, &error).await;
         }
@@ -232,10 +222,7 @@ impl Connection {
             self.phoenix(&message).await;
             return None;
         }
-        let place = self
-            .channels
-            .iter()
-            .position(|channel| *channel.topic == *message.topic);
+        let place = self.channels.iter().position(|channel| *channel.topic == *message.topic);
         if let Some(place) = place
             && !matches!(self.channels[place].stage, Stage::Joined { .. })
         {
@@ -330,11 +317,7 @@ impl Connection {
         if sub_topic.is_empty() {
             return Err("TopicNameRequired: You must provide a topic name".to_owned());
         }
-        if !self
-            .gateway
-            .admission
-            .allows_join(limits, std::time::Instant::now())
-        {
+        if !self.gateway.admission.allows_join(limits, std::time::Instant::now()) {
             return Err("ClientJoinRateLimitReached: Too many joins per second".to_owned());
         }
         if place.is_none() && self.channels.len() >= limits.max_channels_per_client {
@@ -346,11 +329,7 @@ impl Connection {
         let payload = JoinPayload::parse(sub_topic, payload).map_err(|error| error.to_string())?;
         if !payload.invalid_fields.is_empty() {
             let fields = payload.invalid_fields.join(", ");
-            tracing::warn!(
-                code = "InvalidJoinPayload",
-                fields,
-                "fields of a join took their defaults"
-            );
+            tracing::warn!(code = "InvalidJoinPayload", fields, "fields of a join took their defaults");
         }
         Ok(payload)
     }
@@ -374,44 +353,24 @@ impl Connection {
         }
         let (topic, channel) = (Arc::clone(&state.topic), channel.clone());
         state.stage = Stage::Renewing;
-        let (gateway, session, token) = (
-            Arc::clone(&self.gateway),
-            self.session.clone(),
-            token.into_owned(),
-        );
+        let (gateway, session, token) = (Arc::clone(&self.gateway), self.session.clone(), token.into_owned());
         self.pending.push(Box::pin(async move {
             let outcome = match gateway.verifier.verify(&token, unix_seconds()).await {
                 Ok(claims) => {
-                    let credentials = Credentials {
-                        token: token.into(),
-                        claims,
-                    };
-                    gateway
-                        .engine
-                        .refresh(&session, &channel, credentials.identity())
-                        .await;
+                    let credentials = Credentials { token: token.into(), claims };
+                    gateway.engine.refresh(&session, &channel, credentials.identity()).await;
                     Ok(credentials)
                 }
                 Err(error) => Err(error),
             };
-            Settled::Renewed {
-                topic,
-                channel,
-                outcome,
-            }
+            Settled::Renewed { topic, channel, outcome }
         }));
     }
 
     async fn close_channel(&mut self, channel: &JoinedChannel, error: &TokenError) {
         tracing::info!(code = error.code(), %error, "a channel was closed for its token");
         let (session, channel, message) = (self.session.id, channel.id, error.close_message());
-        self.session
-            .send(Command::CloseChannel {
-                session,
-                channel,
-                message,
-            })
-            .await;
+        self.session.send(Command::CloseChannel { session, channel, message }).await;
     }
 
     // Outcomes.
@@ -425,16 +384,10 @@ impl Connection {
             Settled::Joined { outcome, .. } => {
                 outcome.map(|(channel, credentials)| Stage::Joined { channel, credentials })
             }
-            Settled::Renewed {
-                channel,
-                outcome: Ok(credentials),
-                ..
-            } => Some(Stage::Joined { channel, credentials }),
-            Settled::Renewed {
-                channel,
-                outcome: Err(error),
-                ..
-            } => {
+            Settled::Renewed { channel, outcome: Ok(credentials), .. } => {
+                Some(Stage::Joined { channel, credentials })
+            }
+            Settled::Renewed { channel, outcome: Err(error), .. } => {
                 self.close_channel(&channel, &error).await;
                 None
             }
@@ -455,7 +408,7 @@ impl Connection {
 
     // Small pieces.
 
-    /// docs/protocol.md §3.7: a leave of an earlier join is late; one made without a join_ref takes any.
+    /// docs/protocol.md §3.7: a leave of an earlier join is late; one made without a `join_ref` takes any.
     fn is_current(&self, place: usize, join_ref: &Ref) -> bool {
         match &self.channels[place].stage {
             Stage::Joined { channel, .. } => channel.is_left_by(join_ref),
@@ -465,35 +418,23 @@ impl Connection {
 
     fn reply(&self, message: &ClientMessage<'_>, status: Status, response: &str) -> Frame {
         let (serializer, none) = (self.session.serializer(), Ref::null());
-        walcast_wire::reply(
-            serializer,
-            &none,
-            &message.reference,
-            &message.topic,
-            status,
-            response,
-        )
+        walcast_wire::reply(serializer, &none, &message.reference, &message.topic, status, response)
     }
 
     async fn write(&mut self, frame: &Frame) {
-        self.session
-            .send(Command::Write(self.session.id, frame.bytes().clone()))
-            .await;
+        self.session.send(Command::Write(self.session.id, frame.bytes().clone())).await;
     }
 
     async fn close(&mut self, code: u16, reason: &str) {
-        self.session
-            .send(Command::Close(self.session.id, Frame::close(code, reason)))
-            .await;
+        self.session.send(Command::Close(self.session.id, Frame::close(code, reason))).await;
     }
 }
 
 fn end_of(error: &Error) -> End {
     match error {
-        Error::Capacity(CapacityError::MessageTooLong { .. }) => End::Close(
-            close_code::TOO_BIG,
-            "the message is larger than the server accepts",
-        ),
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => {
+            End::Close(close_code::TOO_BIG, "the message is larger than the server accepts")
+        }
         Error::Protocol(_) => End::Close(close_code::PROTOCOL_ERROR, "not a valid WebSocket frame"),
         Error::Utf8(_) => End::Close(close_code::INVALID_DATA, "a text message must be UTF-8"),
         _ => End::Gone,

@@ -71,10 +71,7 @@ pub(crate) async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Re
 async fn serve(gateway: Arc<Gateway>, upgrade: OnUpgrade, serializer: Serializer, credentials: Credentials) {
     let Ok(upgraded) = upgrade.await else { return };
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!(
-            code = "ErrorConnectingToWebsocket",
-            "the upgraded connection is not a TCP stream"
-        );
+        tracing::error!(code = "ErrorConnectingToWebsocket", "the upgraded connection is not a TCP stream");
         return;
     };
     let stream = parts.io.into_inner();
@@ -83,14 +80,8 @@ async fn serve(gateway: Arc<Gateway>, upgrade: OnUpgrade, serializer: Serializer
     let Some(_seat) = gateway.admission.seat(&gateway.limits) else {
         return;
     };
-    let connection = Connection::open(
-        &gateway,
-        SharedStream::new(stream),
-        parts.read_buf,
-        serializer,
-        credentials,
-    )
-    .await;
+    let connection =
+        Connection::open(&gateway, SharedStream::new(stream), parts.read_buf, serializer, credentials).await;
     connection.run().await;
 }
 
@@ -99,44 +90,22 @@ async fn admit(
     headers: &HeaderMap,
     apikey: Option<String>,
 ) -> Result<Credentials, Refused> {
-    let header = headers
-        .get("x-api-key")
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
-    let token = header
-        .or(apikey)
-        .ok_or_else(|| Refused::from(&TokenError::Missing))?;
-    let claims: Claims = gateway
-        .verifier
-        .verify(&token, unix_seconds())
-        .await
-        .map_err(|error| Refused::from(&error))?;
+    let header = headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let token = header.or(apikey).ok_or_else(|| Refused::from(&TokenError::Missing))?;
+    let claims: Claims =
+        gateway.verifier.verify(&token, unix_seconds()).await.map_err(|error| Refused::from(&error))?;
     if gateway.admission.seat(&gateway.limits).is_none() {
-        let (message, code) = (
-            "Too many connected users".to_owned(),
-            "ConnectionRateLimitReached",
-        );
-        return Err(Refused {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            message,
-            code,
-        });
+        let (message, code) = ("Too many connected users".to_owned(), "ConnectionRateLimitReached");
+        return Err(Refused { status: StatusCode::TOO_MANY_REQUESTS, message, code });
     }
-    Ok(Credentials {
-        token: token.into(),
-        claims,
-    })
+    Ok(Credentials { token: token.into(), claims })
 }
 
 impl From<&TokenError> for Refused {
     fn from(error: &TokenError) -> Self {
         let (status, message) = error.handshake();
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Refused {
-            status,
-            message,
-            code: error.handshake_code(),
-        }
+        Refused { status, message, code: error.handshake_code() }
     }
 }
 
@@ -147,9 +116,7 @@ impl Parameters {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let decoded = || {
                 let spaced = value.replace('+', " ");
-                percent_encoding::percent_decode_str(&spaced)
-                    .decode_utf8_lossy()
-                    .into_owned()
+                percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
             };
             match name {
                 "vsn" => parameters.vsn = Some(decoded()),
@@ -168,11 +135,7 @@ fn accept_key(headers: &HeaderMap) -> Option<String> {
             .get_all(name)
             .iter()
             .filter_map(|value| value.to_str().ok())
-            .any(|value| {
-                value
-                    .split(',')
-                    .any(|part| part.trim().eq_ignore_ascii_case(wanted))
-            })
+            .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(wanted)))
     };
     let upgrades = contains(header::CONNECTION, "upgrade")
         && contains(header::UPGRADE, "websocket")

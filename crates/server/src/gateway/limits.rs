@@ -32,7 +32,7 @@ impl Default for Limits {
             max_joins_per_second: 10_000,
             connect_error_backoff: Duration::from_secs(2),
             channel_error_backoff: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
             message_bytes_max: 5_000_000,
         }
     }
@@ -65,18 +65,9 @@ impl Admission {
     /// Counts a join; false when it is one too many for this second.
     pub(crate) fn allows_join(&self, limits: &Limits, now: Instant) -> bool {
         // The window is plain data: a panic elsewhere can not have left it half changed.
-        let mut window = self
-            .joins
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if window
-            .started
-            .is_none_or(|started| now.duration_since(started) >= Duration::from_secs(1))
-        {
-            *window = JoinWindow {
-                started: Some(now),
-                joins: 0,
-            };
+        let mut window = self.joins.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if window.started.is_none_or(|started| now.duration_since(started) >= Duration::from_secs(1)) {
+            *window = JoinWindow { started: Some(now), joins: 0 };
         }
         window.joins += 1;
         window.joins <= limits.max_joins_per_second
@@ -96,10 +87,7 @@ mod tests {
     #[test]
     fn a_connection_over_the_limit_gets_no_seat_until_one_is_free() {
         let admission = Admission::default();
-        let limits = Limits {
-            max_concurrent_users: 1,
-            ..Limits::default()
-        };
+        let limits = Limits { max_concurrent_users: 1, ..Limits::default() };
         let first = admission.seat(&limits);
         assert!(first.is_some());
         assert!(admission.seat(&limits).is_none());
@@ -110,10 +98,7 @@ mod tests {
     #[test]
     fn joins_are_counted_by_the_second() {
         let admission = Admission::default();
-        let limits = Limits {
-            max_joins_per_second: 2,
-            ..Limits::default()
-        };
+        let limits = Limits { max_joins_per_second: 2, ..Limits::default() };
         let start = Instant::now();
         assert!(admission.allows_join(&limits, start));
         assert!(admission.allows_join(&limits, start));

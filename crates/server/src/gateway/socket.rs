@@ -25,12 +25,7 @@ pub(crate) struct SharedStream {
 impl SharedStream {
     pub(crate) fn new(stream: TcpStream) -> Arc<Self> {
         let (blocked, closing, finished) = (Notify::new(), Notify::new(), Notify::new());
-        Arc::new(SharedStream {
-            stream,
-            blocked,
-            closing,
-            finished,
-        })
+        Arc::new(SharedStream { stream, blocked, closing, finished })
     }
 
     /// Waits until the kernel takes bytes again.
@@ -68,11 +63,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(shared: Arc<SharedStream>, early: Bytes) -> Self {
-        Reader {
-            shared,
-            early,
-            collected: Vec::new(),
-        }
+        Reader { shared, early, collected: Vec::new() }
     }
 
     /// What the parser has written since the last call.
