@@ -57,35 +57,57 @@ pub(crate) fn setting_value<'a>(setting: &Setting, settings: Settings<'a>) -> Op
 /// Replaces what literals alone decide by its value.
 ///
 /// As PostgreSQL's planner does, an AND with a false literal, an OR with a true one and an operation on a
-/// NULL literal are replaced too, whatever else is in them. The error is one that a sub-expression of
+/// NULL literal are replaced too, whatever else is in them, and so is what a literal decides of NULLIF,
+/// COALESCE and CASE. The error is one that a sub-expression of
 /// literals alone raises: PostgreSQL raises it while planning, even where evaluation would never get there.
 pub(crate) fn fold(expression: &mut Expression) -> Result<(), Stop> {
-    let is_fixed = expression.is_constant() && !expression.reads_settings();
+    let is_fixed = |expression: &Expression| expression.is_constant() && !expression.reads_settings();
     // What a CASE or COALESCE of literals does not reach is not evaluated.
     let is_lazy = matches!(expression, Expression::Case { .. } | Expression::Coalesce(_));
-    if !(is_fixed && is_lazy) {
+    if !(is_lazy && is_fixed(expression)) {
         for child in expression.children_mut() {
             fold(child)?;
         }
     }
-    if is_fixed {
+    if let Some(simpler) = foregone(expression) {
+        *expression = simpler;
+    }
+    if is_fixed(expression) {
         *expression = Expression::Literal(constant_value(expression, None)?);
-    } else if let Some(literal) = foregone(expression) {
-        *expression = literal;
     }
     Ok(())
 }
 
-/// The literal that an expression is worth because of one literal in it.
+/// What an expression is worth because of the literals in it.
 fn foregone(expression: &Expression) -> Option<Expression> {
-    let (operands, literal) = match expression {
-        Expression::And(operands) => (operands, Some(Value::Bool(false))),
-        Expression::Or(operands) => (operands, Some(Value::Bool(true))),
-        Expression::Call(_, operands) => (operands, None),
-        _ => return None,
-    };
-    let literal = Expression::Literal(literal);
-    operands.contains(&literal).then_some(literal)
+    let null = Expression::Literal(None);
+    let truth = |value: bool| Expression::Literal(Some(Value::Bool(value)));
+    match expression {
+        Expression::And(operands) => operands.contains(&truth(false)).then(|| truth(false)),
+        Expression::Or(operands) => operands.contains(&truth(true)).then(|| truth(true)),
+        Expression::Call(_, operands) => operands.contains(&null).then_some(null),
+        // What is compared with NULL is not equal to it.
+        Expression::NullIf(left, right) if **left == null || **right == null => Some((**left).clone()),
+        Expression::Coalesce(operands) => {
+            let mut left = operands.iter().filter(|operand| **operand != null);
+            let first = left.next();
+            match first {
+                None => Some(null),
+                Some(Expression::Literal(_)) => first.cloned(),
+                Some(_) => left.next().is_none().then(|| first.cloned()).flatten(),
+            }
+        }
+        Expression::Case { branches, otherwise } => {
+            let mut left =
+                branches.iter().filter(|(condition, _)| *condition != null && *condition != truth(false));
+            match left.next() {
+                None => Some((**otherwise).clone()),
+                Some((condition, result)) if *condition == truth(true) => Some(result.clone()),
+                Some(_) => None,
+            }
+        }
+        _ => None,
+    }
 }
 
 /// Replaces every largest sub-expression that reads settings, and neither the row nor the clock, by a slot.

@@ -133,7 +133,7 @@ fn junction(conditions: &[Expression], settling: bool, scope: &Scope<'_>) -> Res
             Err(Stop::Failed(message)) => return Err(open.unwrap_or(Stop::Failed(message))),
             Err(stop) => {
                 open = Some(graver(open, stop));
-                if condition.may_fail() {
+                if condition.may_fail(scope.constants) {
                     // It might raise, and then nothing behind it counts.
                     break;
                 }

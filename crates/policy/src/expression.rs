@@ -4,6 +4,7 @@
 
 use walcast_pgoutput::Oid;
 
+use crate::evaluate::Outcome;
 use crate::operation::Operation;
 use crate::value::{Kind, Value};
 
@@ -115,14 +116,16 @@ impl Expression {
         own || self.children().into_iter().any(Expression::may_ask)
     }
 
-    /// Whether it may raise for some values. What is left to PostgreSQL is taken not to: a plan would be
-    /// of little use if every look-up next to an equality had to be made first.
-    pub(crate) fn may_fail(&self) -> bool {
+    /// Whether it may raise for some values, given what the constants came to. What is left to PostgreSQL
+    /// is taken not to: a plan would be of little use if every look-up next to an equality had to be made
+    /// first.
+    pub(crate) fn may_fail(&self, constants: &[Outcome<'static>]) -> bool {
         let own = match self {
             Expression::Call(operation, _) | Expression::Quantified { operation, .. } => operation.may_fail(),
+            Expression::Constant(slot) => constants.get(*slot).is_none_or(Result::is_err),
             _ => false,
         };
-        own || self.children().into_iter().any(Expression::may_fail)
+        own || self.children().into_iter().any(|child| child.may_fail(constants))
     }
 
     /// The expressions directly below, in the order of evaluation.

@@ -1,8 +1,25 @@
 //! Row-level-security policies compiled into plans that decide without asking PostgreSQL.
 //!
-//! No I/O: what only PostgreSQL knows is asked through [`Oracle`]. In reading order: [`schema`]
-//! (tables, types, roles), [`RowImage`] (what is judged), [`Verdict`] (the answer), [`Oracle`] (whom to ask
-//! when a plan can not), [`Plan`] (grants and policies), [`Filter`] (the conditions of a binding).
+//! No I/O: what only PostgreSQL knows is asked through [`Oracle`]. The rule above all others: what has not
+//! exactly PostgreSQL's meaning is not compiled, and what fails or is not known is not visible.
+//!
+//! In reading order, what others use:
+//! - [`schema`]: tables, types, policies and roles as the catalog found them; [`RowImage`]: what is judged;
+//!   [`Verdict`]: the answer; [`Oracle`]: whom to ask where a plan can not tell.
+//! - [`Plan`] and [`BoundPlan`] (`plan`): grants and policies of one role on one table, and the same with
+//!   the values of one set of claims.
+//! - [`Filter`] (`filter`, `filter::compile`): the conditions of a binding.
+//! - [`Equality`] (`equalities`): values that a row must have to be visible or to match, by which audiences
+//!   are found.
+//!
+//! How text becomes a decision:
+//! - `parse`: SQL to a typed expression (`expression`); the one module that names sqlparser.
+//!   `functions` puts bodies in place of calls.
+//! - `resolve`: which operation an operator, function or cast on operands of these types is.
+//! - `constants`: what depends on role and claims only is computed once.
+//! - `evaluate`: three truth values, and what has no value; `operation` and `cast`: what is done to values.
+//!
+//! The values: `value` (all types), `numeric`, `datetime`, `json`, `array`, `pattern` (LIKE and `~`).
 
 mod array;
 mod cast;

@@ -3,18 +3,24 @@
 //! Each has the meaning of PostgreSQL's function for exactly the types it was resolved for
 //! (see [`crate::resolve`]); what a value makes uncertain is left to PostgreSQL as [`Stop::Ask`].
 
+mod arithmetic;
+mod text;
+
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
+pub(crate) use self::text::without_blanks;
+
+use self::arithmetic::{absolute, arithmetic, negate};
+use self::text::{left, like, right, split_part, substring};
 use crate::array::Array;
 use crate::cast::Cast;
 use crate::datetime;
 use crate::json::Json;
-use crate::numeric::Numeric;
 use crate::pattern;
-use crate::value::{Float, Kind, Value};
+use crate::value::{Kind, Value};
 
 /// Why an expression has no value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -439,152 +445,4 @@ fn json_has(json: &Json, keys: &Array, all: bool) -> Value<'static> {
         _ => false,
     });
     Value::Bool(if all { keys.all(|has| has) } else { keys.any(|has| has) })
-}
-
-fn like(text: &str, pattern: &str, insensitive: bool) -> Result<bool, Stop> {
-    let matched =
-        if insensitive { pattern::ilike(text, pattern) } else { pattern::like(text, pattern).map(Some) };
-    matched
-        .map_err(|_| Stop::Failed("LIKE pattern must not end with escape character".to_owned()))?
-        .ok_or(Stop::Ask)
-}
-
-/// A count of characters where negative ones count from the other end.
-fn count_of(text: &str, count: i64) -> usize {
-    let length = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
-    let count = if count < 0 { length.saturating_add(count) } else { count };
-    usize::try_from(count.max(0)).unwrap_or(usize::MAX)
-}
-
-fn left(text: &str, count: i64) -> String {
-    text.chars().take(count_of(text, count)).collect()
-}
-
-fn right(text: &str, count: i64) -> String {
-    let length = text.chars().count();
-    text.chars().skip(length.saturating_sub(count_of(text, count))).collect()
-}
-
-fn substring(text: &str, start: i64, count: Option<i64>) -> Result<String, Stop> {
-    if count.is_some_and(|count| count < 0) {
-        return Err(Stop::Failed("negative substring length not allowed".to_owned()));
-    }
-    let end = count.map_or(i64::MAX, |count| start.saturating_add(count));
-    let skipped = start.max(1) - 1;
-    let taken = end.saturating_sub(1).saturating_sub(skipped).max(0);
-    let size = |count: i64| usize::try_from(count).unwrap_or(usize::MAX);
-    Ok(text.chars().skip(size(skipped)).take(size(taken)).collect())
-}
-
-fn split_part(text: &str, separator: &str, field: i64) -> Result<String, Stop> {
-    if field == 0 {
-        return Err(Stop::Failed("field position must not be zero".to_owned()));
-    }
-    let parts: Vec<&str> = if separator.is_empty() { vec![text] } else { text.split(separator).collect() };
-    let count = i64::try_from(parts.len()).unwrap_or(i64::MAX);
-    let index = if field > 0 { field - 1 } else { count.saturating_add(field) };
-    Ok(usize::try_from(index).ok().and_then(|index| parts.get(index)).map_or("", |part| part).to_owned())
-}
-
-fn out_of_range(kind: &Kind) -> Stop {
-    Stop::Failed(format!("{} out of range", kind.sql_name()))
-}
-
-fn within(kind: &Kind, value: Option<i64>) -> Result<Value<'static>, Stop> {
-    let (least, most) = kind.integer_range();
-    value.filter(|value| (least..=most).contains(value)).map(Value::Int).ok_or_else(|| out_of_range(kind))
-}
-
-fn negate<'a>(kind: &Kind, value: Value<'a>) -> Result<Value<'a>, Stop> {
-    match value {
-        Value::Int(value) => within(kind, value.checked_neg()),
-        Value::Float(Float(value)) => Ok(Value::Float(Float(-value))),
-        Value::Numeric(value) => Ok(Value::Numeric(value.negate())),
-        _ => Err(Stop::Ask),
-    }
-}
-
-fn absolute<'a>(kind: &Kind, value: Value<'a>) -> Result<Value<'a>, Stop> {
-    match value {
-        Value::Int(value) => within(kind, value.checked_abs()),
-        Value::Float(Float(value)) => Ok(Value::Float(Float(value.abs()))),
-        Value::Numeric(value) => Ok(Value::Numeric(value.absolute())),
-        _ => Err(Stop::Ask),
-    }
-}
-
-fn division_by_zero() -> Stop {
-    Stop::Failed("division by zero".to_owned())
-}
-
-fn arithmetic<'a>(
-    operator: Arithmetic,
-    kind: &Kind,
-    left: Value<'a>,
-    right: Value<'a>,
-) -> Result<Value<'a>, Stop> {
-    match (left, right) {
-        (Value::Int(left), Value::Int(right)) => integers(operator, kind, left, right),
-        (Value::Float(left), Value::Float(right)) => floats(operator, left.0, right.0),
-        (Value::Numeric(left), Value::Numeric(right)) => numerics(operator, &left, &right),
-        _ => Err(Stop::Ask),
-    }
-}
-
-fn integers<'a>(operator: Arithmetic, kind: &Kind, left: i64, right: i64) -> Result<Value<'a>, Stop> {
-    let result = match operator {
-        Arithmetic::Add => left.checked_add(right),
-        Arithmetic::Subtract => left.checked_sub(right),
-        Arithmetic::Multiply => left.checked_mul(right),
-        Arithmetic::Divide | Arithmetic::Remainder if right == 0 => return Err(division_by_zero()),
-        Arithmetic::Divide => left.checked_div(right),
-        // PostgreSQL gives 0 for the one case that overflows.
-        Arithmetic::Remainder => Some(left.wrapping_rem(right)),
-    };
-    within(kind, result)
-}
-
-fn floats<'a>(operator: Arithmetic, left: f64, right: f64) -> Result<Value<'a>, Stop> {
-    let result = match operator {
-        Arithmetic::Add => left + right,
-        Arithmetic::Subtract => left - right,
-        Arithmetic::Multiply => left * right,
-        Arithmetic::Divide if right == 0.0 && !left.is_nan() => return Err(division_by_zero()),
-        Arithmetic::Divide => left / right,
-        Arithmetic::Remainder => return Err(Stop::Ask),
-    };
-    let dividing = operator == Arithmetic::Divide;
-    if result.is_infinite() && !left.is_infinite() && (dividing || !right.is_infinite()) {
-        return Err(Stop::Failed("value out of range: overflow".to_owned()));
-    }
-    let vanished = match operator {
-        Arithmetic::Multiply => left != 0.0 && right != 0.0,
-        Arithmetic::Divide => left != 0.0 && !right.is_infinite(),
-        _ => false,
-    };
-    if result == 0.0 && vanished {
-        return Err(Stop::Failed("value out of range: underflow".to_owned()));
-    }
-    Ok(Value::Float(Float(result)))
-}
-
-fn numerics<'a>(operator: Arithmetic, left: &Numeric, right: &Numeric) -> Result<Value<'a>, Stop> {
-    let result = match operator {
-        Arithmetic::Add => left.add(right),
-        Arithmetic::Subtract => left.subtract(right),
-        Arithmetic::Multiply => left.multiply(right),
-        Arithmetic::Remainder if right.is_zero() && left.is_finite() => return Err(division_by_zero()),
-        Arithmetic::Remainder => left.remainder(right),
-        // The scale of a quotient follows rules of its own.
-        Arithmetic::Divide => None,
-    };
-    result.map(Value::Numeric).ok_or(Stop::Ask)
-}
-
-/// `bpchar` as `text`: without trailing blanks.
-pub(crate) fn without_blanks(text: Cow<'_, str>) -> Cow<'_, str> {
-    match text {
-        Cow::Borrowed(text) => Cow::Borrowed(text.trim_end_matches(' ')),
-        Cow::Owned(text) => Cow::Owned(text.trim_end_matches(' ').to_owned()),
-    }
 }

@@ -85,6 +85,9 @@ impl<'a> Compiler<'a> {
 
     /// Compiles the body of an SQL function: a single SELECT of a single expression from no table.
     pub(crate) fn body(&mut self, text: &str) -> Result<Typed, String> {
+        if text.len() > TEXT_MAX {
+            return Err("a text of this length".to_owned());
+        }
         let dialect = PostgreSqlDialect {};
         let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|error| error.to_string())?;
         let parsed = if text.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("return")) {
@@ -463,7 +466,13 @@ impl<'a> Compiler<'a> {
     }
 }
 
+/// Longer texts are left to PostgreSQL: their syntax trees would be deeper than a stack should be.
+const TEXT_MAX: usize = 64 * 1024;
+
 fn parse(text: &str) -> Result<Expr, String> {
+    if text.len() > TEXT_MAX {
+        return Err("a text of this length".to_owned());
+    }
     let dialect = PostgreSqlDialect {};
     let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|error| error.to_string())?;
     let parsed = parser.parse_expr().map_err(|error| error.to_string())?;

@@ -7,6 +7,7 @@ mod support;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use serde_json::json;
 use support::{ALICE, OWNER, TABLE, policy, role, row, snapshot, table};
 use walcast_pgoutput::{Oid, PgTimestamp};
@@ -234,7 +235,71 @@ fn foreign_constants_are_computed_elsewhere_and_read_here() {
 
 #[test]
 fn a_policy_that_is_no_sql_we_read_is_left_to_postgres() {
-    for using in ["", "((", "owner = ", "id", "nonsense(id)", "(id = 1); DROP TABLE x"] {
+    let endless = "public OR ".repeat(20_000) + "public";
+    for using in [endless.as_str(), "", "((", "owner = ", "id", "nonsense(id)", "(id = 1); DROP TABLE x"] {
         assert_eq!(judged(vec![policy("p", using, &[])]), Verdict::Ask, "{using}");
     }
 }
+
+proptest! {
+    #[test]
+    fn any_text_compiles_to_a_plan_that_judges_without_panic(
+        pieces in prop::collection::vec(prop::sample::select(PIECES), 0..25),
+    ) {
+        let _ = judged(vec![policy("p", &pieces.join(" "), &[1, 2, 3])]);
+    }
+}
+
+/// What expressions are made of, to be put together in any order.
+const PIECES: &[&str] = &[
+    "(",
+    ")",
+    "AND",
+    "OR",
+    "NOT",
+    "id",
+    "body",
+    "owner",
+    "details",
+    "=",
+    "<",
+    "~~",
+    "~",
+    "->>",
+    "@>",
+    "+",
+    "-",
+    "/",
+    "%",
+    "1",
+    "0",
+    "'x'::text",
+    "'{}'::jsonb",
+    "'2024-01-01'::date",
+    "NULL",
+    "auth.uid()",
+    "ANY",
+    "ARRAY[",
+    "]",
+    ",",
+    "CASE",
+    "WHEN",
+    "THEN",
+    "ELSE",
+    "END",
+    "IS NULL",
+    "IS TRUE",
+    "::integer",
+    "::uuid",
+    "::text",
+    "COALESCE(",
+    "lower(",
+    "split_part(",
+    "SELECT",
+    "EXISTS",
+    "IN",
+    "IS DISTINCT FROM",
+    "\"",
+    "'",
+    "E'\\\\'",
+];

@@ -150,15 +150,15 @@ impl Generator {
             Type::Bytewise => &[
                 "tc",
                 "tc",
-                "'A' collate \"C\"",
-                "'b' collate \"C\"",
+                "('A' collate \"C\")",
+                "('b' collate \"C\")",
                 "(t collate \"C\")",
                 "(v collate \"C\")",
             ],
             Type::Uuid => &["u", "auth.uid()", "'0d8b1f4e-0000-4000-8000-00000000000b'::uuid", "null::uuid"],
             Type::Date => &["d", "'2024-02-29'::date", "'infinity'::date", "ts::date", "'0001-01-01'::date"],
             Type::Timestamp => {
-                &["ts", "'2024-02-29 12:30:00.5'::timestamp", "d::timestamp", "tz at time zone 'utc'"]
+                &["ts", "'2024-02-29 12:30:00.5'::timestamp", "d::timestamp", "(tz at time zone 'utc')"]
             }
             Type::Mood => &["m", "'ok'::public.mood", "'happy'::public.mood", "null::public.mood"],
             Type::Json => &[
