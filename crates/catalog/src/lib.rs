@@ -16,6 +16,7 @@
 //! - `oracle`: [`walcast_policy::Oracle`] over the pool.
 //! - `run_as`: one statement as a role, for the demo's writes.
 //! - [`preflight`]: what must hold before walcast serves, and the SQL that mends it.
+//! - [`survey`]: what a database says of itself, for `walcast doctor`; `sample`: a written row as the log has it.
 //! - [`install`]: what walcast puts into a database on request.
 //! - [`script`]: SQL files applied in one transaction, for `walcast dev`.
 
@@ -32,9 +33,12 @@ pub mod preflight;
 mod quoting;
 mod read;
 mod run_as;
+mod sample;
 pub mod script;
 mod settings;
+pub mod survey;
 
 pub use catalog::Catalog;
 pub use error::CatalogError;
+pub use quoting::{identifier, qualified};
 pub use settings::CatalogSettings;

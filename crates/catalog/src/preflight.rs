@@ -46,14 +46,11 @@ async fn examine(
     settings: &CatalogSettings,
     slot: &str,
 ) -> Result<Result<Findings, PreflightError>, CatalogError> {
-    let server = Server::ask(client).await?;
-    if server.version_number < VERSION_MIN {
-        let version = server.version;
-        return Ok(Err(PreflightError(vec![Failure::ServerTooOld { version }])));
+    let (server_version, mut failures) = obstacles(client, slot).await?;
+    if failures.iter().any(|failure| matches!(failure, Failure::ServerTooOld { .. })) {
+        return Ok(Err(PreflightError(failures)));
     }
-    let mut failures = server.failures();
-    failures.extend(slot_failure(client, slot).await?);
-    let mut findings = Findings { server_version: server.version, ..Findings::default() };
+    let mut findings = Findings { server_version, ..Findings::default() };
     for publication in &settings.publications {
         match ensure_publication(client, publication).await? {
             Publication::Exists => {}
@@ -68,6 +65,18 @@ async fn examine(
     }
     findings.warnings = warnings(client, &settings.publications).await?;
     Ok(Ok(findings))
+}
+
+/// The server's version, and what stands in the way of it, its role and its slots.
+pub(crate) async fn obstacles(client: &Client, slot: &str) -> Result<(String, Vec<Failure>), CatalogError> {
+    let server = Server::ask(client).await?;
+    if server.version_number < VERSION_MIN {
+        let failure = Failure::ServerTooOld { version: server.version.clone() };
+        return Ok((server.version, vec![failure]));
+    }
+    let mut failures = server.failures();
+    failures.extend(slot_failure(client, slot).await?);
+    Ok((server.version, failures))
 }
 
 /// The server's settings and the role's attributes.

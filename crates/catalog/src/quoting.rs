@@ -8,12 +8,12 @@ use crate::error::CatalogError;
 const NAME_BYTES_MAX: usize = 63;
 
 /// `name` as a quoted identifier (PostgreSQL docs, "Identifiers and Key Words").
-pub(crate) fn identifier(name: &str) -> String {
+pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// `schema.name`, both quoted.
-pub(crate) fn qualified(schema: &str, name: &str) -> String {
+pub fn qualified(schema: &str, name: &str) -> String {
     format!("{}.{}", identifier(schema), identifier(name))
 }
 

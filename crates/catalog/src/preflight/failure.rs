@@ -185,7 +185,7 @@ pub enum Failure {
 
 impl Failure {
     /// The sentence for an attempt to connect that failed.
-    pub(super) fn connecting(settings: &CatalogSettings, error: CatalogError) -> Self {
+    pub(crate) fn connecting(settings: &CatalogSettings, error: CatalogError) -> Self {
         let config = &settings.config;
         let role = config.get_user().unwrap_or("postgres").to_owned();
         let reason = match &error {
