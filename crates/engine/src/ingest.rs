@@ -49,7 +49,8 @@ pub struct ChangeBatch {
     pub commit_time: PgTimestamp,
     /// The changes, in the order in which they were made.
     pub changes: Vec<Change>,
-    /// Whether DDL was part of the transaction: the catalog must be read again after it.
+    /// Whether DDL of the transaction was announced among these changes: the catalog must be read again. It
+    /// has taken effect already, since a transaction is sent after its commit.
     pub ddl: bool,
     /// The end of the commit record, once the transaction is complete.
     pub end_lsn: Option<Lsn>,
@@ -188,11 +189,123 @@ impl OpenTransaction {
             first: Position { index, ..self.batch.first },
             commit_time: self.batch.commit_time,
             changes: Vec::new(),
-            // What DDL changed is judged when the transaction is complete.
-            ddl: self.batch.ddl,
+            ddl: false,
             end_lsn: None,
         };
         self.batch_bytes = 0;
         std::mem::replace(&mut self.batch, next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walcast_pgoutput::encode::encode;
+    use walcast_pgoutput::{Cell, Decoded, RelationColumn, ReplicaIdentity, Xid};
+
+    use super::*;
+
+    const TABLE: Oid = Oid(16_384);
+
+    fn data(message: Message) -> LogEvent {
+        LogEvent::Data(encode(&Decoded { xid: None, message }, 1))
+    }
+
+    fn begin(commit_lsn: u64) -> LogEvent {
+        data(Message::Begin { final_lsn: Lsn(commit_lsn), commit_time: PgTimestamp(7), xid: Xid(1) })
+    }
+
+    fn commit(commit_lsn: u64) -> LogEvent {
+        data(Message::Commit {
+            commit_lsn: Lsn(commit_lsn),
+            end_lsn: Lsn(commit_lsn + 8),
+            commit_time: PgTimestamp(7),
+        })
+    }
+
+    fn relation() -> LogEvent {
+        let column =
+            RelationColumn { name: "id".to_owned(), type_oid: Oid(23), type_modifier: -1, key: true };
+        data(Message::Relation(Relation {
+            oid: TABLE,
+            namespace: "public".to_owned(),
+            name: "notes".to_owned(),
+            identity: ReplicaIdentity::Default,
+            columns: vec![column],
+        }))
+    }
+
+    fn insert(id: &str) -> LogEvent {
+        let new = Tuple::from_cells([Cell::Text(id.as_bytes())]);
+        data(Message::Insert { relation: TABLE, new })
+    }
+
+    fn batches(events: impl IntoIterator<Item = LogEvent>) -> Vec<LogBatch> {
+        let mut ingest = Ingest::default();
+        events.into_iter().filter_map(|event| ingest.feed(event).unwrap()).collect()
+    }
+
+    fn changes(batch: &LogBatch) -> &ChangeBatch {
+        match batch {
+            LogBatch::Changes(batch) => batch,
+            LogBatch::Idle(lsn) => panic!("idle at {lsn}"),
+        }
+    }
+
+    #[test]
+    fn a_transaction_is_one_batch_with_its_commits_position_and_end() {
+        let found = batches([begin(100), relation(), insert("1"), insert("2"), commit(100)]);
+        assert_eq!(found.len(), 1);
+        let batch = changes(&found[0]);
+        assert_eq!(batch.first, Position { commit_lsn: Lsn(100), index: 0 });
+        assert_eq!((batch.changes.len(), batch.end_lsn, batch.ddl), (2, Some(Lsn(108)), false));
+    }
+
+    #[test]
+    fn a_large_transaction_is_cut_and_its_positions_go_on() {
+        let rows = (0..BATCH_CHANGES_MAX + 5).map(|id| insert(&id.to_string()));
+        let found = batches([begin(100), relation()].into_iter().chain(rows).chain([commit(100)]));
+        let [first, rest] = &found[..] else { panic!("{} batches", found.len()) };
+        assert_eq!(changes(first).end_lsn, None);
+        assert_eq!(changes(rest).first.index, BATCH_CHANGES_MAX as u64);
+        assert_eq!((changes(rest).changes.len(), changes(rest).end_lsn), (5, Some(Lsn(108))));
+    }
+
+    #[test]
+    fn a_new_connection_drops_the_transaction_that_was_open() {
+        let cut_off = [begin(100), relation(), insert("1"), LogEvent::Restarted];
+        let again = [begin(100), relation(), insert("1"), commit(100)];
+        let found = batches(cut_off.into_iter().chain(again));
+        assert_eq!(found.len(), 1);
+        assert_eq!(changes(&found[0]).changes.len(), 1);
+    }
+
+    #[test]
+    fn a_keep_alive_is_idle_only_between_transactions() {
+        let found =
+            batches([LogEvent::KeepAlive(Lsn(5)), begin(100), LogEvent::KeepAlive(Lsn(90)), commit(100)]);
+        assert!(matches!(found[0], LogBatch::Idle(Lsn(5))));
+        assert_eq!((found.len(), changes(&found[1]).end_lsn), (2, Some(Lsn(108))));
+    }
+
+    #[test]
+    fn a_ddl_message_marks_its_transaction() {
+        let message = data(Message::Message {
+            transactional: true,
+            lsn: Lsn(90),
+            prefix: DDL_MESSAGE_PREFIX.to_owned(),
+            content: Bytes::from_static(b"ALTER POLICY"),
+        });
+        assert!(changes(&batches([begin(100), message, commit(100)])[0]).ddl);
+    }
+
+    #[test]
+    fn what_can_not_be_is_an_error_that_says_what() {
+        let mut ingest = Ingest::default();
+        let outside = ingest.feed(commit(1)).unwrap_err();
+        assert_eq!(outside.to_string(), "the replication stream has a Commit outside a transaction");
+        ingest.feed(begin(100)).unwrap();
+        let unknown = ingest.feed(insert("1")).unwrap_err();
+        assert!(unknown.to_string().contains("table oid 16384 before describing it"), "{unknown}");
+        assert!(ingest.feed(LogEvent::Data(Bytes::from_static(b"\xff"))).is_err());
     }
 }

@@ -49,8 +49,8 @@ fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Equ
         Expression::Or(operands) => of_any(operands, constants),
         Expression::IsTruth { operand, truth: true } => of(operand, constants),
         Expression::Literal(_) | Expression::Constant(_) => match known(expression, constants)? {
-            None | Some(Value::Bool(false)) => Some(Vec::new()),
-            Some(_) => None,
+            Known::Null | Known::Value(Value::Bool(false)) => Some(Vec::new()),
+            Known::Value(_) => None,
         },
         Expression::Call(Operation::Compare(Comparison::Equal), operands) => match operands.as_slice() {
             [left, right] => equality(left, right, constants).or_else(|| equality(right, left, constants)),
@@ -74,8 +74,8 @@ fn equality(
 ) -> Option<Vec<Equality>> {
     let (column, kind) = compared_column(column)?;
     match known(value, constants)? {
-        None => Some(Vec::new()),
-        Some(value) => Some(vec![Equality { column, value: text(&kind, value)? }]),
+        Known::Null => Some(Vec::new()),
+        Known::Value(value) => Some(vec![Equality { column, value: text(&kind, value)? }]),
     }
 }
 
@@ -96,20 +96,20 @@ fn of_elements(
     };
     if let Expression::ArrayOf(elements) = array {
         for element in elements {
-            if let Some(value) = known(element, constants)? {
+            if let Known::Value(value) = known(element, constants)? {
                 add(value)?;
             }
         }
         return Some(all);
     }
     match known(array, constants)? {
-        None => {}
-        Some(Value::Array(array)) => {
+        Known::Null => {}
+        Known::Value(Value::Array(array)) => {
             for value in array.elements.iter().flatten() {
                 add(value)?;
             }
         }
-        Some(_) => return None,
+        Known::Value(_) => return None,
     }
     Some(all)
 }
@@ -136,23 +136,30 @@ fn compared_column(expression: &Expression) -> Option<(usize, Kind)> {
 fn is_exact(kind: &Kind) -> bool {
     matches!(
         kind,
-        Kind::Bool | Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Text | Kind::Name | Kind::Uuid | Kind::Enum(_)
+        Kind::Bool
+            | Kind::Int2
+            | Kind::Int4
+            | Kind::Int8
+            | Kind::Text
+            | Kind::Name
+            | Kind::Uuid
+            | Kind::Enum(_)
     )
 }
 
-/// The value of a literal or constant; the outer `None` is for one that is not known.
-fn known<'a>(
-    expression: &'a Expression,
-    constants: &'a [Outcome<'static>],
-) -> Option<Option<&'a Value<'static>>> {
-    match expression {
-        Expression::Literal(value) => Some(value.as_ref()),
-        Expression::Constant(slot) => match constants.get(*slot)? {
-            Ok(value) => Some(value.as_ref()),
-            Err(_) => None,
-        },
-        _ => None,
-    }
+/// What is known of a literal or constant before there is a row.
+enum Known<'a> {
+    Null,
+    Value(&'a Value<'static>),
+}
+
+fn known<'a>(expression: &'a Expression, constants: &'a [Outcome<'static>]) -> Option<Known<'a>> {
+    let value = match expression {
+        Expression::Literal(value) => value,
+        Expression::Constant(slot) => constants.get(*slot)?.as_ref().ok()?,
+        _ => return None,
+    };
+    Some(value.as_ref().map_or(Known::Null, Known::Value))
 }
 
 fn text(kind: &Kind, value: &Value<'_>) -> Option<Box<str>> {

@@ -32,7 +32,8 @@ fn equalities(using: &str) -> Option<Vec<(usize, String)>> {
 fn an_equality_with_a_claim_is_found_by_the_claims_value() {
     assert_eq!(equalities("(owner = auth.uid())"), Some(vec![(1, ALICE.to_owned())]));
     assert_eq!(equalities("(( SELECT auth.uid() AS uid) = owner)"), Some(vec![(1, ALICE.to_owned())]));
-    let as_text = "((owner)::text = ((current_setting('request.jwt.claims'::text, true))::jsonb ->> 'sub'::text))";
+    let as_text =
+        "((owner)::text = ((current_setting('request.jwt.claims'::text, true))::jsonb ->> 'sub'::text))";
     assert_eq!(equalities(as_text), Some(vec![(1, ALICE.to_owned())]));
 }
 
@@ -96,11 +97,13 @@ fn no_row_that_may_be_visible_is_left_out() {
         let plan = bound(vec![policy("only", using, &[1, 2, 3, 4])]);
         let Some(equalities) = plan.equalities() else { continue };
         for row in &rows {
-            let found = equalities
-                .iter()
-                .any(|Equality { column, value }| row.get(*column) == Datum::Text(value));
+            let found =
+                equalities.iter().any(|Equality { column, value }| row.get(*column) == Datum::Text(value));
             let verdict = plan.evaluate(row, PgTimestamp(0));
-            assert!(found || verdict == Verdict::Hidden, "{using}: {row:?} is {verdict:?} and would not be found");
+            assert!(
+                found || verdict == Verdict::Hidden,
+                "{using}: {row:?} is {verdict:?} and would not be found"
+            );
         }
     }
 }
