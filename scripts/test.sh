@@ -48,3 +48,4 @@ target/debug/testkit cluster --cache "$repository/.walcast/postgres" -- \
 passed=$(awk '/^test result: ok\./ { sum += $4 } END { print sum + 0 }' "$scratch/tests")
 printf '\nmake test: everything holds: formatting, lints, %d tests, in %d min %d s\n' \
   "$passed" $((SECONDS / 60)) $((SECONDS % 60))
+printf '%d passed, 0 failed\n' "$passed"
