@@ -1,8 +1,10 @@
 //! What a shard can be told. Every command is handled in the order of its arrival.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use walcast_wire::{Encoding, Frame, Ref, Serializer, Status};
 
 use crate::ids::{ChannelId, SessionId};
@@ -84,6 +86,10 @@ pub struct Joining {
     pub presence_enabled: bool,
     /// System messages that follow the reply: extension, status, text.
     pub system: Vec<(&'static str, Status, String)>,
+    /// Set to false when the channel has ended, by whomever.
+    pub open: Arc<AtomicBool>,
+    /// Told once the channel is there, so that what the client sends next finds it.
+    pub joined: Option<oneshot::Sender<()>>,
 }
 
 /// A client's message on a joined topic.

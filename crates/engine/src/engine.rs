@@ -1,10 +1,10 @@
 //! The engine as gateways see it: open a session, join a topic, push a message.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use walcast_pgoutput::Lsn;
 use walcast_policy::Oracle;
 use walcast_policy::schema::Snapshot;
@@ -84,9 +84,15 @@ pub struct JoinedChannel {
     join_ref: Ref,
     bindings: Arc<[Binding]>,
     legacy: bool,
+    open: Arc<AtomicBool>,
 }
 
 impl JoinedChannel {
+    /// False once the channel has ended, be it by the engine (docs/protocol.md §3.6).
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Whether a leave with this `join_ref` is meant for this join: one of an earlier join is late, and a
     /// join made without a `join_ref` takes any (docs/protocol.md §3.7).
     pub fn is_left_by(&self, join_ref: &Ref) -> bool {
@@ -195,6 +201,7 @@ impl Engine {
             join_ref: join_ref.clone(),
             bindings: Arc::clone(&bindings),
             legacy: payload.legacy,
+            open: Arc::new(AtomicBool::new(true)),
         };
         let mut joining = Box::new(Joining {
             session: session.id,
@@ -208,6 +215,8 @@ impl Engine {
             presence_key: payload.presence.key.unwrap_or_else(fresh_presence_key),
             presence_enabled: payload.presence.enabled,
             system: Vec::new(),
+            open: Arc::clone(&joined.open),
+            joined: None,
         });
         if payload.broadcast.replication_ready {
             joining.system.push(("system", Status::Ok, "Replication connection established".to_owned()));
@@ -236,6 +245,8 @@ impl Engine {
                 return Err(JoinRefused(reason.to_owned()));
             }
         };
+        let (told, at_shard) = oneshot::channel();
+        joining.joined = Some(told);
         let subscribing = Subscribing {
             shard: session.shard,
             target: Target { session: session.id, channel },
@@ -248,6 +259,8 @@ impl Engine {
             joining: Some(joining),
         };
         let _ = self.subscribe.send(subscribing).await;
+        // The matcher hands the channel to the shard; the client's next messages go there directly.
+        let _ = at_shard.await;
         Ok(joined)
     }
 

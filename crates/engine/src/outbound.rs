@@ -21,7 +21,8 @@ pub trait Socket: Send + Sync + 'static {
     /// Everything that will be written has been: the connection may end.
     fn finish(&self);
 
-    /// The session is closing: what is queued is written, but not waited for without end.
+    /// The session is closing: what is queued is written, but not waited for without end, and nothing that
+    /// comes in is looked at any more.
     fn closing(&self);
 }
 
@@ -77,10 +78,10 @@ impl Outbound {
         Ok(())
     }
 
-    /// Makes `frame` the last one; `discard` drops what is queued before it.
-    pub(crate) fn close(&mut self, frame: &Frame, discard: bool) {
+    /// Makes `frame` the last one; `discard` drops what is queued before it. False when there was a last one before.
+    pub(crate) fn close(&mut self, frame: &Frame, discard: bool) -> bool {
         if matches!(self.state, State::Closing { .. } | State::Finished) {
-            return;
+            return false;
         }
         if discard {
             // A frame that is half written must be completed, or the close frame would be garbage.
@@ -91,12 +92,14 @@ impl Outbound {
         self.queued_bytes += frame.len();
         self.state = State::Closing { blocked: self.state == State::Blocked };
         self.socket.closing();
+        true
     }
 
     /// Ends without a word: the peer is gone.
     pub(crate) fn abandon(&mut self) {
         self.queue.clear();
         self.state = State::Finished;
+        self.socket.closing();
         self.socket.finish();
     }
 
@@ -255,7 +258,8 @@ mod tests {
         outbound.push(Bytes::from_static(b"never")).unwrap();
         outbound.flush();
         let close = Frame::close(1013, "slow");
-        outbound.close(&close, true);
+        assert!(outbound.close(&close, true));
+        assert!(!outbound.close(&close, true), "there is one last frame");
         *socket.room.lock().unwrap() = 100;
         outbound.writable();
         outbound.flush();

@@ -1,6 +1,7 @@
 //! One connection as its shard sees it: an outbound queue and the channels it has joined.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -30,6 +31,8 @@ pub(crate) struct Channel {
     pub(crate) acknowledge: bool,
     pub(crate) presence_key: String,
     pub(crate) presence: ChannelPresence,
+    /// What the gateway looks at to know whether the channel is still there.
+    pub(crate) open: Arc<AtomicBool>,
 }
 
 /// What a channel has to do with its topic's presence.

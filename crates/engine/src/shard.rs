@@ -126,7 +126,9 @@ impl Shard {
                     found.push(session, bytes, &mut self.dirty, &mut self.overflowed);
                 }
             }
-            Command::Close(session, frame) => self.close(session, &frame, false),
+            Command::Close(session, frame) => {
+                self.close(session, &frame, false);
+            }
             Command::Supersede(session, channel) => self.supersede(session, channel),
             Command::Refuse { session, topic, frame } => {
                 self.write(session, &frame);
@@ -180,11 +182,11 @@ impl Shard {
         }
     }
 
-    fn close(&mut self, session: SessionId, frame: &Frame, discard: bool) {
-        if let Some(found) = self.sessions.get_mut(&session) {
-            found.outbound.close(frame, discard);
-            self.dirty.push(session);
-        }
+    /// False when the session is closing already, or gone.
+    fn close(&mut self, session: SessionId, frame: &Frame, discard: bool) -> bool {
+        let Some(found) = self.sessions.get_mut(&session) else { return false };
+        self.dirty.push(session);
+        found.outbound.close(frame, discard)
     }
 
     fn shut_down(&mut self, frame: Frame) {
@@ -199,8 +201,10 @@ impl Shard {
         while let Some(session) = self.overflowed.pop() {
             let limit = self.settings.outbound_bytes_max;
             let reason = format!("slow consumer: more than {limit} bytes queued (outbound_bytes_max)");
-            self.counters.slow_closes.fetch_add(1, Relaxed);
-            self.close(session, &Frame::close(TRY_AGAIN_LATER, &reason), true);
+            // A session is listed for every frame that it had no room for.
+            if self.close(session, &Frame::close(TRY_AGAIN_LATER, &reason), true) {
+                self.counters.slow_closes.fetch_add(1, Relaxed);
+            }
         }
         while let Some(session) = self.dirty.pop() {
             if let Some(found) = self.sessions.get_mut(&session) {
@@ -241,9 +245,13 @@ impl Shard {
             acknowledge: joining.acknowledge,
             presence_key: joining.presence_key,
             presence: crate::session::ChannelPresence::default(),
+            open: joining.open,
         });
         if joining.presence_enabled {
             self.want_state(&topic, target);
+        }
+        if let Some(joined) = joining.joined {
+            let _ = joined.send(());
         }
     }
 
@@ -342,6 +350,7 @@ impl Shard {
 
     /// Removes a channel that its session has given up from everything that knows of it.
     fn forget(&mut self, session: SessionId, channel: &Channel) {
+        channel.open.store(false, Relaxed);
         let target = Target { session, channel: channel.id };
         if let Some(members) = self.topics.get_mut(&channel.topic) {
             members.retain(|member| *member != target);

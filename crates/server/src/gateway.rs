@@ -1,9 +1,10 @@
 //! The Phoenix gateway: WebSockets in the protocol of docs/protocol.md, translated to the engine's
 //! sessions. In reading order: [`handshake`], [`connection`] (one socket), [`channel`]
-//! (one topic of it), [`push`] (its messages), [`socket`] (its bytes).
+//! (one topic of it), [`push`] (its messages), [`socket`] (its bytes), [`farewell`] (its end).
 
 mod channel;
 mod connection;
+mod farewell;
 mod handshake;
 mod limits;
 mod push;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_tungstenite::tungstenite::Message;
 use walcast_auth::{Claims, TokenError};
-use walcast_engine::{Command, Identity, JoinRequest, JoinedChannel, SessionHandle};
+use walcast_engine::{ChannelId, Command, Identity, JoinRequest, JoinedChannel, SessionHandle};
 use walcast_wire::{ChannelToken, JoinPayload, Ref, Status};
 
 use super::Gateway;
@@ -39,24 +39,38 @@ pub(super) enum Stage {
     Joining,
     /// Joined, under this token.
     Joined { channel: JoinedChannel, credentials: Credentials },
-    /// Joined, and a new token is being checked.
-    Renewing,
+    /// Joined, and a new token is being checked; these are the old one's.
+    Renewing { channel: JoinedChannel, credentials: Credentials },
 }
+
+/// A new token that came in time may outlast the old one by so much while it is being checked, which can mean
+/// that keys have to be fetched.
+const RENEWAL_GRACE: Duration = Duration::from_secs(1);
 
 /// What a check came to.
 pub(super) enum Settled {
     Joined { topic: Arc<str>, outcome: Option<(JoinedChannel, Credentials)> },
-    Renewed { topic: Arc<str>, channel: JoinedChannel, outcome: Result<Credentials, TokenError> },
+    Renewed { topic: Arc<str>, channel: ChannelId, outcome: Result<Credentials, TokenError> },
 }
 
 impl ChannelState {
     /// When the channel's token expires, as time since the Unix epoch.
     pub(super) fn expires_at(&self) -> Option<Duration> {
+        let at = |credentials: &Credentials| {
+            Duration::from_secs(u64::try_from(credentials.claims.expires_at).unwrap_or(0))
+        };
         match &self.stage {
-            Stage::Joined { credentials, .. } => {
-                Some(Duration::from_secs(u64::try_from(credentials.claims.expires_at).unwrap_or(0)))
-            }
-            Stage::Joining | Stage::Renewing => None,
+            Stage::Joined { credentials, .. } => Some(at(credentials)),
+            Stage::Renewing { credentials, .. } => Some(at(credentials).saturating_add(RENEWAL_GRACE)),
+            Stage::Joining => None,
+        }
+    }
+
+    /// False for a channel that the engine has ended (docs/protocol.md §3.6).
+    pub(super) fn is_open(&self) -> bool {
+        match &self.stage {
+            Stage::Joined { channel, .. } => channel.is_open(),
+            Stage::Joining | Stage::Renewing { .. } => true,
         }
     }
 }

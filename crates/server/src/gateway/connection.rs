@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use walcast_auth::TokenError;
-use walcast_engine::{Command, JoinedChannel, Push, PushKind, SessionHandle};
+use walcast_engine::{ChannelId, Command, Push, PushKind, SessionHandle};
 use walcast_wire::{
     AccessTokenPush, ClientMessage, ClientPayload, Frame, JoinPayload, Ref, Serializer, Status,
 };
@@ -27,10 +27,13 @@ use crate::clock::{since_epoch, unix_seconds};
 
 /// Bytes that one read takes: measured, larger buffers cost memory per idle socket and time per read.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
-/// How long a closing socket may take for what is still queued.
-const CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// Messages that wait for a join of their topic to be decided; more end the connection.
 const DEFERRED_MAX: usize = 1_000;
+/// Bytes of all messages that wait, as a multiple of the largest message.
+const DEFERRED_LARGEST_MESSAGES: usize = 2;
+/// Joins that wait for their answer beyond the channels that there may be: refused ones, which wait longest.
+/// More end the connection.
+const PENDING_REFUSALS_MAX: usize = 1_000;
 
 /// Close codes of RFC 6455 §7.4.1.
 mod close_code {
@@ -43,25 +46,27 @@ mod close_code {
 
 pub(super) struct Connection {
     gateway: Arc<Gateway>,
-    shared: Arc<SharedStream>,
+    pub(super) shared: Arc<SharedStream>,
     socket: WebSocketStream<Reader>,
-    session: SessionHandle,
+    pub(super) session: SessionHandle,
     credentials: Credentials,
     channels: Vec<ChannelState>,
     /// Joins and new tokens that are being checked.
     pending: FuturesUnordered<BoxFuture<'static, Settled>>,
+    /// Bytes of the messages that wait for one of these.
+    deferred_bytes: usize,
     last_heard: Instant,
     /// The kernel's buffer is full, and the shard waits to hear when it is not.
-    blocked: bool,
-    /// When a closing connection is given up.
-    give_up_at: Option<Instant>,
+    pub(super) blocked: bool,
 }
 
 /// Why the loop ends.
 enum End {
     /// Close with this code and reason.
     Close(u16, &'static str),
-    /// The peer is gone, or all is said.
+    /// The engine has queued a close frame.
+    Closing,
+    /// The peer is gone.
     Gone,
 }
 
@@ -92,17 +97,20 @@ impl Connection {
             credentials,
             channels: Vec::new(),
             pending: FuturesUnordered::new(),
+            deferred_bytes: 0,
             last_heard: Instant::now(),
             blocked: false,
-            give_up_at: None,
         }
     }
 
     /// Serves the connection to its end.
     pub(super) async fn run(mut self) {
-        if let End::Close(code, reason) = self.serve().await {
+        let end = self.serve().await;
+        if let End::Close(code, reason) = end {
             self.close(code, reason).await;
-            let _ = tokio::time::timeout(CLOSE_GRACE, self.shared.finished.notified()).await;
+        }
+        if !matches!(end, End::Gone) {
+            self.farewell().await;
         }
         self.session.send(Command::Gone(self.session.id)).await;
     }
@@ -137,8 +145,7 @@ impl Connection {
                     }
                     self.session.send(Command::Writable(self.session.id)).await;
                 }
-                () = self.shared.closing.notified() => self.give_up_at = Some(Instant::now() + CLOSE_GRACE),
-                () = self.shared.finished.notified() => return End::Gone,
+                () = self.shared.closing.notified() => return End::Closing,
                 () = tokio::time::sleep_until(wake_at) => {
                     if let Some(end) = self.deadline().await {
                         return end;
@@ -148,7 +155,7 @@ impl Connection {
         }
     }
 
-    // Deadlines: silence, tokens, a close that does not finish.
+    // Deadlines: silence, tokens.
 
     fn next_deadline(&self) -> Instant {
         let idle = self.last_heard + self.gateway.limits.idle_timeout;
@@ -156,15 +163,11 @@ impl Connection {
         // At most a day ahead: the clock may be set meanwhile.
         let expiry =
             first.map(|at| Instant::now() + at.saturating_sub(since_epoch()).min(Duration::from_hours(24)));
-        [Some(idle), expiry, self.give_up_at].into_iter().flatten().min().unwrap_or(idle)
+        expiry.map_or(idle, |expiry| expiry.min(idle))
     }
 
     async fn deadline(&mut self) -> Option<End> {
-        let now = Instant::now();
-        if self.give_up_at.is_some_and(|at| at <= now) {
-            return Some(End::Gone);
-        }
-        if now >= self.last_heard + self.gateway.limits.idle_timeout {
+        if Instant::now() >= self.last_heard + self.gateway.limits.idle_timeout {
             return Some(End::Close(close_code::NORMAL, "nothing heard: send a heartbeat"));
         }
         let now = since_epoch();
@@ -172,9 +175,12 @@ impl Connection {
         while let Some(place) = self.channels.iter().position(expired) {
             let closed = self.channels.remove(place);
             let seconds_ago = now.saturating_sub(closed.expires_at().unwrap_or(now)).as_secs();
-            let Stage::Joined { channel, .. } = closed.stage else { continue };
-            let error = TokenError::Expired { seconds_ago };
-            self.close_channel(&channel, &error).await;
+            if let Stage::Joined { channel, .. } | Stage::Renewing { channel, .. } = closed.stage {
+                self.close_channel(channel.id, &TokenError::Expired { seconds_ago }).await;
+            }
+            if let Some(end) = self.resume(closed.deferred).await {
+                return Some(end);
+            }
         }
         None
     }
@@ -188,12 +194,10 @@ impl Connection {
                 // The parser answers with a pong at its next write.
                 let _ = self.socket.flush().await;
             }
-            Message::Close(_) => {
-                let _ = self.socket.flush().await;
-                if let Some(bytes) = self.socket.get_mut().take_collected() {
-                    self.session.send(Command::Write(self.session.id, bytes)).await;
-                }
-                return Some(End::Gone);
+            // Answered through the session's queue, behind all that the client has asked before. The parser
+            // has replaced a code that may not be sent.
+            Message::Close(frame) => {
+                return Some(End::Close(frame.map_or(close_code::NORMAL, |frame| frame.code.into()), ""));
             }
             Message::Pong(_) | Message::Frame(_) => {}
         }
@@ -226,18 +230,10 @@ impl Connection {
         if let Some(place) = place
             && !matches!(self.channels[place].stage, Stage::Joined { .. })
         {
-            let deferred = &mut self.channels[place].deferred;
-            if deferred.len() >= DEFERRED_MAX {
-                return Some(End::Close(
-                    close_code::POLICY,
-                    "too many messages before the join was answered",
-                ));
-            }
-            deferred.push_back(raw);
-            return None;
+            return self.defer(place, raw);
         }
         match (&*message.event, place) {
-            ("phx_join", _) => self.join(&message, place).await,
+            ("phx_join", _) => return self.join(&message, place).await,
             ("access_token", Some(place)) => self.access_token(&message, place),
             ("phx_leave", Some(place)) if self.is_current(place, &message.join_ref) => {
                 self.channels.remove(place);
@@ -247,6 +243,30 @@ impl Connection {
             _ => {
                 let kind = push_kind(&message);
                 self.push(&message, kind).await;
+            }
+        }
+        None
+    }
+
+    /// Keeps a message until its topic's join or new token is decided.
+    fn defer(&mut self, place: usize, raw: Message) -> Option<End> {
+        let deferred = &mut self.channels[place].deferred;
+        let bytes_max = DEFERRED_LARGEST_MESSAGES * self.gateway.limits.message_bytes_max;
+        if deferred.len() >= DEFERRED_MAX || self.deferred_bytes + raw.len() > bytes_max {
+            return Some(End::Close(close_code::POLICY, "too many messages before the join was answered"));
+        }
+        self.deferred_bytes += raw.len();
+        deferred.push_back(raw);
+        None
+    }
+
+    /// Handles the messages that have waited.
+    async fn resume(&mut self, deferred: VecDeque<Message>) -> Option<End> {
+        self.deferred_bytes -= deferred.iter().map(Message::len).sum::<usize>();
+        for message in deferred {
+            // Boxed: a deferred message may be a join, whose outcome comes back here.
+            if let Some(end) = Box::pin(self.client_message(message)).await {
+                return Some(end);
             }
         }
         None
@@ -275,11 +295,19 @@ impl Connection {
 
     // Joins.
 
-    async fn join(&mut self, message: &ClientMessage<'_>, place: Option<usize>) {
+    async fn join(&mut self, message: &ClientMessage<'_>, place: Option<usize>) -> Option<End> {
         let Some(sub_topic) = walcast_wire::sub_topic(&message.topic) else {
             let frame = self.reply(message, Status::Error, r#"{"reason":"unmatched topic"}"#);
-            return self.write(&frame).await;
+            self.write(&frame).await;
+            return None;
         };
+        let channels_max = self.gateway.limits.max_channels_per_client;
+        if self.pending.len() >= channels_max.saturating_add(PENDING_REFUSALS_MAX) {
+            return Some(End::Close(close_code::POLICY, "too many joins are waiting for their answer"));
+        }
+        if place.is_none() && self.channels.len() >= channels_max {
+            self.channels.retain(ChannelState::is_open);
+        }
         let topic: Arc<str> = Arc::from(&*message.topic);
         let checked = self.check_join(sub_topic, message, place);
         match place {
@@ -304,6 +332,7 @@ impl Connection {
             reference: message.reference.clone(),
         };
         self.pending.push(Box::pin(joining.run(checked)));
+        None
     }
 
     /// What can be said of a join at once; a refusal is its `reason`.
@@ -351,8 +380,8 @@ impl Connection {
         if *credentials.token == *token {
             return;
         }
-        let (topic, channel) = (Arc::clone(&state.topic), channel.clone());
-        state.stage = Stage::Renewing;
+        let (topic, channel, credentials) = (Arc::clone(&state.topic), channel.clone(), credentials.clone());
+        state.stage = Stage::Renewing { channel: channel.clone(), credentials };
         let (gateway, session, token) = (Arc::clone(&self.gateway), self.session.clone(), token.into_owned());
         self.pending.push(Box::pin(async move {
             let outcome = match gateway.verifier.verify(&token, unix_seconds()).await {
@@ -363,13 +392,13 @@ impl Connection {
                 }
                 Err(error) => Err(error),
             };
-            Settled::Renewed { topic, channel, outcome }
+            Settled::Renewed { topic, channel: channel.id, outcome }
         }));
     }
 
-    async fn close_channel(&mut self, channel: &JoinedChannel, error: &TokenError) {
+    async fn close_channel(&mut self, channel: ChannelId, error: &TokenError) {
         tracing::info!(code = error.code(), %error, "a channel was closed for its token");
-        let (session, channel, message) = (self.session.id, channel.id, error.close_message());
+        let (session, message) = (self.session.id, error.close_message());
         self.session.send(Command::CloseChannel { session, channel, message }).await;
     }
 
@@ -380,30 +409,31 @@ impl Connection {
             Settled::Joined { topic, .. } | Settled::Renewed { topic, .. } => Arc::clone(topic),
         };
         let place = self.channels.iter().position(|channel| channel.topic == topic)?;
-        let stage = match settled {
-            Settled::Joined { outcome, .. } => {
+        let stage = match (settled, &self.channels[place].stage) {
+            (Settled::Joined { outcome, .. }, _) => {
                 outcome.map(|(channel, credentials)| Stage::Joined { channel, credentials })
             }
-            Settled::Renewed { channel, outcome: Ok(credentials), .. } => {
-                Some(Stage::Joined { channel, credentials })
+            (Settled::Renewed { channel: id, outcome, .. }, Stage::Renewing { channel, .. })
+                if channel.id == id =>
+            {
+                let channel = channel.clone();
+                match outcome {
+                    Ok(credentials) => Some(Stage::Joined { channel, credentials }),
+                    Err(error) => {
+                        self.close_channel(id, &error).await;
+                        None
+                    }
+                }
             }
-            Settled::Renewed { channel, outcome: Err(error), .. } => {
-                self.close_channel(&channel, &error).await;
-                None
-            }
+            // The channel has ended with its old token while the new one was being checked.
+            (Settled::Renewed { .. }, _) => return None,
         };
         let deferred = std::mem::take(&mut self.channels[place].deferred);
         match stage {
             Some(stage) => self.channels[place].stage = stage,
             None => drop(self.channels.remove(place)),
         }
-        for message in deferred {
-            // Boxed: a deferred message may be a join, whose outcome comes back here.
-            if let Some(end) = Box::pin(self.client_message(message)).await {
-                return Some(end);
-            }
-        }
-        None
+        self.resume(deferred).await
     }
 
     // Small pieces.
@@ -412,7 +442,7 @@ impl Connection {
     fn is_current(&self, place: usize, join_ref: &Ref) -> bool {
         match &self.channels[place].stage {
             Stage::Joined { channel, .. } => channel.is_left_by(join_ref),
-            Stage::Joining | Stage::Renewing => false,
+            Stage::Joining | Stage::Renewing { .. } => false,
         }
     }
 

@@ -1,15 +1,20 @@
 //! A TCP stream with two users: the connection's task reads it, the session's shard writes it.
 
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use walcast_engine::Socket;
+
+/// Large, because it is there for a moment only.
+const DISCARD_BUFFER_BYTES: usize = 64 << 10;
 
 /// The stream, and what its writer tells its reader.
 pub(crate) struct SharedStream {
@@ -32,6 +37,26 @@ impl SharedStream {
     pub(crate) async fn writable(&self) -> io::Result<()> {
         self.stream.writable().await
     }
+
+    /// Tells the peer that nothing more comes.
+    pub(crate) fn end_writing(&self) {
+        // A peer that is gone need not be told.
+        let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
+    }
+
+    /// Takes what the peer sends without looking at it, until it hangs up or has sent so many bytes.
+    pub(crate) async fn discard(&self, bytes_max: usize) {
+        let mut buffer = vec![0; DISCARD_BUFFER_BYTES];
+        let mut left = bytes_max;
+        while left > 0 && self.stream.readable().await.is_ok() {
+            match self.stream.try_read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => left = left.saturating_sub(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
 }
 
 impl Socket for SharedStream {
@@ -52,8 +77,8 @@ impl Socket for SharedStream {
     }
 }
 
-/// The reading half, as the WebSocket parser wants it. What the parser itself writes (pongs, the echo of
-/// a close) is collected for the outbound queue, so that it can not cut into a frame of the shard's.
+/// The reading half, as the WebSocket parser wants it. What the parser itself writes (pongs) is
+/// collected for the outbound queue, so that it can not cut into a frame of the shard's.
 pub(crate) struct Reader {
     shared: Arc<SharedStream>,
     /// Bytes that came with the HTTP request.
