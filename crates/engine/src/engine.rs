@@ -225,6 +225,7 @@ impl Engine {
             session.send(Command::Join(joining)).await;
             return Ok(joined);
         }
+        let snapshot_version = self.oracle.snapshot().version;
         let resolving = self.resolve(&bindings, &identity);
         let resolved = match payload.wait {
             None => resolving.await,
@@ -256,6 +257,7 @@ impl Engine {
             identity,
             bindings,
             resolved,
+            snapshot_version,
             joining: Some(joining),
         };
         let _ = self.subscribe.send(subscribing).await;
@@ -271,6 +273,7 @@ impl Engine {
             return;
         }
         let target = Target { session: session.id, channel: joined.id };
+        let snapshot_version = self.oracle.snapshot().version;
         let resolved = match self.resolve(&joined.bindings, &identity).await {
             Ok(resolved) => Ok(resolved),
             Err(SubscribeError::Refused(message)) => Err(message),
@@ -291,6 +294,7 @@ impl Engine {
             identity,
             bindings: Arc::clone(&joined.bindings),
             resolved,
+            snapshot_version,
             joining: None,
         };
         let _ = self.subscribe.send(subscribing).await;

@@ -3,8 +3,8 @@
 //!
 //! It alone knows the subscriptions, so that a decision sees exactly one state, and a join, being a
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
-//! aligned to the catalog), [`audience`] and [`groups`] (who is subscribed), [`judge`] and [`ruling`] (who may see it), [`show`] (what
-//! they are shown).
+//! aligned to the catalog), [`subscriptions`], [`audience`] and [`groups`] (who is subscribed), [`judge`] and
+//! [`ruling`] (who may see it), [`show`] (what they are shown).
 
 mod audience;
 mod groups;
@@ -12,32 +12,32 @@ mod image;
 mod judge;
 mod ruling;
 mod show;
+mod subscriptions;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use walcast_pgoutput::{Lsn, Oid, PgTimestamp, Relation};
 use walcast_policy::Oracle;
 use walcast_policy::schema::Snapshot;
-use walcast_wire::{Binding, BindingId, ChangeKind, Serializer, Status};
+use walcast_wire::{Binding, BindingId, ChangeKind, Serializer};
 
-use self::audience::{Address, Audiences};
+use self::audience::Audiences;
 use self::image::{BoundRelation, ChangeImages};
 use self::judge::Judge;
 use self::ruling::Ruling;
 use self::show::{Bodies, View};
-use crate::command::{Command, Delivery, Joining, SystemMessage, Target};
+use self::subscriptions::Entry;
+use crate::command::{Command, Delivery, Joining, Target};
 use crate::ids::{ChannelId, ShardId};
 use crate::ingest::{Change, ChangeBatch, LogBatch};
 use crate::position::Position;
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::ShardHandle;
-use crate::subscription::{Identity, PlanCache, Resolved, SubscribeError, resolve};
-
-/// The text that tells a client that its bindings are live (docs/protocol.md §3.5).
-pub(crate) const SUBSCRIBED: &str = "Subscribed to PostgreSQL";
+use crate::subscription::{Identity, PlanCache, Resolved};
 
 /// A channel's bindings, resolved, to be registered between two transactions.
 pub(crate) struct Subscribing {
@@ -51,6 +51,8 @@ pub(crate) struct Subscribing {
     /// The bindings against the catalog, or the text that tells the client why they can not be subscribed.
     /// They are tried again whenever the catalog changes.
     pub(crate) resolved: Result<Resolved, String>,
+    /// The catalog was this one, or a newer one, when they were resolved.
+    pub(crate) snapshot_version: u64,
     /// The join to pass on to the shard; `None` where a joined channel gets a new token.
     pub(crate) joining: Option<Box<Joining>>,
 }
@@ -74,13 +76,6 @@ pub(crate) struct Inputs {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
-struct Entry {
-    address: Address,
-    identity: Identity,
-    bindings: Arc<[Binding]>,
-    resolved: Resolved,
-}
-
 struct State {
     matcher: Matcher,
     judge: Judge,
@@ -95,6 +90,8 @@ struct State {
     last_commit: Lsn,
     /// Whether the batch before was not its transaction's last.
     inside_transaction: bool,
+    /// When to ask again about subscriptions that PostgreSQL could not be asked about.
+    resolve_undecided_at: Option<Instant>,
 }
 
 impl Matcher {
@@ -112,6 +109,7 @@ impl Matcher {
             last: None,
             last_commit: Lsn::ZERO,
             inside_transaction: false,
+            resolve_undecided_at: None,
         };
         loop {
             // Joins, leaves and catalog changes happen between transactions, never inside one.
@@ -130,6 +128,7 @@ impl Matcher {
                     let snapshot = inputs.snapshots.borrow_and_update().clone();
                     state.catalog(snapshot).await;
                 }
+                () = reached(state.resolve_undecided_at), if between => state.resolve_undecided().await,
             }
         }
     }
@@ -143,15 +142,15 @@ impl State {
                 (self.matcher.confirm)(lsn);
             }
             LogBatch::Changes(batch) => {
-                let (ddl, end_lsn) = (batch.ddl, batch.end_lsn);
-                let commit_lsn = batch.first.commit_lsn;
+                let (end_lsn, commit_lsn) = (batch.end_lsn, batch.first.commit_lsn);
+                if batch.ddl {
+                    // Before its rows: they are judged by the policies that their transaction leaves behind.
+                    self.refresh().await;
+                }
                 self.changes(batch).await;
                 self.inside_transaction = end_lsn.is_none();
                 let Some(end_lsn) = end_lsn else { return };
                 self.last_commit = self.last_commit.max(commit_lsn);
-                if ddl {
-                    self.refresh().await;
-                }
                 (self.matcher.confirm)(end_lsn);
             }
         }
@@ -243,7 +242,7 @@ impl State {
             return bound.clone();
         }
         let mut bound = self.bind_relation(relation);
-        if bound.as_ref().is_none_or(|bound| !bound.complete) {
+        if bound.as_ref().is_none_or(|bound| !bound.agrees) {
             self.refresh().await;
             bound = self.bind_relation(relation);
         }
@@ -255,118 +254,13 @@ impl State {
         let table = self.snapshot.tables.get(&relation.oid)?;
         Some(Arc::new(BoundRelation::new(relation, table, &self.snapshot)))
     }
+}
 
-    async fn refresh(&mut self) {
-        match Arc::clone(&self.matcher.oracle).refresh().await {
-            Ok(snapshot) => self.catalog(snapshot).await,
-            Err(error) => {
-                tracing::warn!(%error, "the catalog could not be read again after a change of schema");
-            }
-        }
-    }
-
-    /// Takes over a new state of the catalog: every subscription is resolved anew.
-    async fn catalog(&mut self, snapshot: Arc<Snapshot>) {
-        if snapshot.version <= self.snapshot.version {
-            return;
-        }
-        let old = std::mem::replace(&mut self.snapshot, snapshot);
-        self.relations.clear();
-        if !concerns_subscriptions(&old, &self.snapshot) {
-            return;
-        }
-        self.audiences.clear();
-        let channels: Vec<_> = self.entries.keys().copied().collect();
-        for channel in channels {
-            self.resolve_again(channel).await;
-        }
-    }
-
-    async fn resolve_again(&mut self, channel: ChannelId) {
-        let Some(entry) = self.entries.get(&channel) else {
-            return;
-        };
-        let (identity, bindings) = (entry.identity.clone(), Arc::clone(&entry.bindings));
-        let resolved = self.resolve(&bindings, &identity).await;
-        let Some(entry) = self.entries.get_mut(&channel) else {
-            return;
-        };
-        let was_live = !entry.resolved.placements.is_empty();
-        let told = match resolved {
-            Ok(resolved) => {
-                entry.resolved = resolved;
-                self.audiences.insert(&entry.address, &entry.resolved.placements);
-                (!was_live).then(|| (Status::Ok, SUBSCRIBED.to_owned()))
-            }
-            Err(error) => {
-                entry.resolved.placements.clear();
-                Some((Status::Error, error.to_string()))
-            }
-        };
-        if let Some((status, message)) = told {
-            let address = entry.address.clone();
-            self.tell(&address, status, message).await;
-        }
-    }
-
-    async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
-        let Matcher { oracle, plans, settings, .. } = &self.matcher;
-        resolve(bindings, identity, &**oracle, plans, settings.deletes).await
-    }
-
-    async fn subscribe(&mut self, subscribing: Subscribing) {
-        let Subscribing { shard, target, topic, serializer, legacy, identity, bindings, resolved, joining } =
-            subscribing;
-        if joining.is_none() && !self.entries.contains_key(&target.channel) {
-            // The channel was left while its new token was being checked.
-            return;
-        }
-        let resolved = match resolved {
-            Ok(resolved) if resolved.snapshot_version != self.snapshot.version => {
-                self.resolve(&bindings, &identity).await.map_err(|error| error.to_string())
-            }
-            other => other,
-        };
-        let (resolved, system) = match resolved {
-            Ok(resolved) => {
-                let notices = resolved.notices.iter().map(|notice| (Status::Ok, notice.clone()));
-                let system: Vec<_> =
-                    std::iter::once((Status::Ok, SUBSCRIBED.to_owned())).chain(notices).collect();
-                (resolved, system)
-            }
-            Err(message) => (Resolved::nothing(), vec![(Status::Error, message)]),
-        };
-        self.unsubscribe(target.channel);
-        let address = Address { shard, target, topic, serializer, legacy };
-        self.audiences.insert(&address, &resolved.placements);
-        self.matcher.counters.subscriptions.fetch_add(bindings.len() as u64, Relaxed);
-        let entry = Entry { address: address.clone(), identity, bindings, resolved };
-        self.entries.insert(target.channel, entry);
-        match joining {
-            Some(mut joining) => {
-                let system = system.into_iter().map(|(status, text)| ("postgres_changes", status, text));
-                joining.system.extend(system);
-                let _ = self.matcher.shards[shard.0].commands.send(Command::Join(joining)).await;
-            }
-            None => {
-                for (status, message) in system {
-                    self.tell(&address, status, message).await;
-                }
-            }
-        }
-    }
-
-    fn unsubscribe(&mut self, channel: ChannelId) {
-        if let Some(entry) = self.entries.remove(&channel) {
-            self.audiences.remove(&entry.address, &entry.resolved.placements);
-            self.matcher.counters.subscriptions.fetch_sub(entry.bindings.len() as u64, Relaxed);
-        }
-    }
-
-    async fn tell(&self, address: &Address, status: Status, message: String) {
-        let Target { session, channel } = address.target;
-        let message = SystemMessage { session, channel, extension: "postgres_changes", status, message };
-        let _ = self.matcher.shards[address.shard.0].commands.send(Command::System(message)).await;
+/// Waits for a moment, for ever where there is none.
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -414,13 +308,4 @@ fn frame(
     } else {
         walcast_wire::change_frame(serializer, topic, ids, data)
     }
-}
-
-/// Whether anything changed that existing subscriptions were resolved with. A role that is merely new
-/// concerns none of them.
-fn concerns_subscriptions(old: &Snapshot, new: &Snapshot) -> bool {
-    old.tables != new.tables
-        || old.types != new.types
-        || old.functions != new.functions
-        || old.roles.iter().any(|(name, role)| new.roles.get(name) != Some(role))
 }

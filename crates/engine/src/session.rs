@@ -109,3 +109,22 @@ impl Session {
         Some(self.channels.remove(place))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_window_of_calls_begins_with_the_first_and_starts_anew_when_it_is_over() {
+        let limit = RateLimit { calls: 2, window: Duration::from_secs(30) };
+        let (mut calls, start) = (CallWindow::default(), Instant::now());
+        assert!(calls.allows(&limit, start));
+        assert!(calls.allows(&limit, start + Duration::from_secs(29)));
+        assert!(!calls.allows(&limit, start + Duration::from_secs(29)));
+        assert!(calls.allows(&limit, start + Duration::from_secs(30)));
+        assert!(calls.allows(&limit, start + Duration::from_secs(59)));
+        assert!(!calls.allows(&limit, start + Duration::from_secs(59)));
+    }
+}

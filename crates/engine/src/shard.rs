@@ -6,6 +6,8 @@
 
 mod delivery;
 mod presence;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -100,6 +102,12 @@ impl Shard {
                         return;
                     }
                 }
+            }
+            // A flood of broadcasts from elsewhere must not keep this shard's own sessions waiting.
+            while inbox.len() < COMMANDS_PER_TURN
+                && let Ok(command) = commands.try_recv()
+            {
+                inbox.push(command);
             }
             for command in peer_inbox.drain(..) {
                 self.handle_peer(command);

@@ -108,9 +108,21 @@ impl PlanCache {
     }
 }
 
-/// Resolves a channel's bindings. One that is wrong refuses all of them, as the reference server does
-/// (docs/protocol.md §3.5).
+/// Resolves a channel's bindings against the catalog as it is now; see [`resolve_in`].
 pub(crate) async fn resolve(
+    bindings: &[Binding],
+    identity: &Identity,
+    oracle: &dyn Oracle,
+    plans: &PlanCache,
+    deletes: Deletes,
+) -> Result<Resolved, SubscribeError> {
+    resolve_in(oracle.snapshot(), bindings, identity, oracle, plans, deletes).await
+}
+
+/// Resolves a channel's bindings against a state of the catalog, or a newer one where only that knows the
+/// role. A binding that is wrong refuses all of them, as the reference server does (docs/protocol.md §3.5).
+pub(crate) async fn resolve_in(
+    mut snapshot: Arc<Snapshot>,
     bindings: &[Binding],
     identity: &Identity,
     oracle: &dyn Oracle,
@@ -120,7 +132,6 @@ pub(crate) async fn resolve(
     let mut resolver = None;
     let mut placements = Vec::new();
     let mut notices = Notices::default();
-    let mut snapshot = oracle.snapshot();
     for binding in bindings {
         let target = binding.target.as_ref().map_err(|error| SubscribeError::Refused(error.to_string()))?;
         if resolver.is_none() {

@@ -20,8 +20,9 @@ pub(super) struct BoundRelation {
     pub(super) shapes: Vec<Shape>,
     /// By column of the catalog: `pg_type.typname`.
     pub(super) type_names: Vec<String>,
-    /// Whether every column of the log is known to the catalog, with the same type.
-    pub(super) complete: bool,
+    /// Whether the log and the catalog have the same name and columns, of the same types. A column that a
+    /// publication leaves out is a difference, too.
+    pub(super) agrees: bool,
 }
 
 impl BoundRelation {
@@ -48,7 +49,9 @@ impl BoundRelation {
                 .iter()
                 .map(|column| types.get(column.type_oid).map_or_else(String::new, |found| found.name.clone()))
                 .collect(),
-            complete: relation.columns.iter().all(known) && relation.name == table.name,
+            agrees: relation.name == table.name
+                && relation.columns.iter().all(known)
+                && tuple_index.iter().all(Option::is_some),
             tuple_index,
             table: Arc::clone(table),
         }
@@ -69,13 +72,13 @@ impl BoundRelation {
 
     /// An old tuple of key columns: the others stand in the log as NULL but are not.
     fn key_row<'a>(&self, tuple: &'a Tuple) -> RowImage<'a> {
-        let mut row = self.row(tuple);
-        for (value, &key) in row.values.iter_mut().zip(&self.key) {
-            if !key {
-                *value = Datum::Missing;
-            }
-        }
-        row
+        self.key_of(&self.row(tuple))
+    }
+
+    /// A row's columns that are part of the key.
+    fn key_of<'a>(&self, row: &RowImage<'a>) -> RowImage<'a> {
+        let kept = |(&value, &key): (&Datum<'a>, &bool)| if key { value } else { Datum::Missing };
+        RowImage { values: row.values.iter().zip(&self.key).map(kept).collect() }
     }
 }
 
@@ -105,7 +108,7 @@ impl<'a> ChangeImages<'a> {
                     Some(OldTuple::Full(old)) => (relation.row(old), true),
                     Some(OldTuple::Key(old)) => (relation.key_row(old), false),
                     // The identity did not change, so its values are the new row's.
-                    None => (identity_of(&relation.table, &new), false),
+                    None => (relation.key_of(&new), false),
                 };
                 // An unchanged TOASTed value is not in the new tuple but is in a full old one.
                 for (value, &before) in new.values.iter_mut().zip(&old.values) {
@@ -130,16 +133,6 @@ impl<'a> ChangeImages<'a> {
         const NOTHING: &RowImage<'static> = &RowImage { values: Vec::new() };
         self.new.as_ref().or(self.old.as_ref()).unwrap_or(NOTHING)
     }
-}
-
-fn identity_of<'a>(table: &Table, row: &RowImage<'a>) -> RowImage<'a> {
-    let values = table
-        .columns
-        .iter()
-        .zip(&row.values)
-        .map(|(column, &value)| if column.identity { value } else { Datum::Missing })
-        .collect();
-    RowImage { values }
 }
 
 /// How a type's values look in JSON (docs/protocol.md §4.5).

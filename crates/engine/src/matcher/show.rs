@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use walcast_pgoutput::PgTimestamp;
 use walcast_policy::Datum;
-use walcast_policy::schema::Identity;
 use walcast_wire::change::{NO_PRIMARY_KEY, UNAUTHORIZED};
 use walcast_wire::{ChangeBody, ChangeKind, ColumnHead, Field};
 
@@ -83,7 +82,8 @@ impl<'a> Bodies<'a> {
             .map(|row| shown.iter().filter_map(|&index| field(index, row.get(index))).collect());
         let old_record: Option<Vec<_>> = self.images.old.as_ref().map(|row| {
             let kept = |index: &usize| match view.old {
-                OldRecord::Identity => self.images.old_is_full || table.columns[*index].identity,
+                // The old image has no more than that.
+                OldRecord::Identity => true,
                 OldRecord::Key => table.columns[*index].primary_key,
             };
             shown.iter().copied().filter(kept).filter_map(|index| field(index, row.get(index))).collect()
@@ -118,7 +118,7 @@ impl<'a> Bodies<'a> {
     pub(super) fn old_record(&self, old_visible: bool) -> OldRecord {
         let table = &self.relation.table;
         let under_row_security = self.images.kind == ChangeKind::Delete && table.row_security;
-        if under_row_security || (table.identity == Identity::Full && !old_visible) {
+        if under_row_security || (self.images.old_is_full && !old_visible) {
             OldRecord::Key
         } else {
             OldRecord::Identity

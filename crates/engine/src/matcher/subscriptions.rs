@@ -1,0 +1,224 @@
+//! The subscriptions as the matcher holds them: registered by joins, resolved anew when the catalog changes.
+//!
+//! Whatever is registered is resolved against the very catalog that changes are matched with: columns are
+//! known by their place in the table.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use walcast_policy::schema::Snapshot;
+use walcast_wire::{Binding, Status};
+
+use super::audience::Address;
+use super::{Matcher, State, Subscribing};
+use crate::command::{Command, SystemMessage, Target};
+use crate::ids::ChannelId;
+use crate::subscription::{Identity, Resolved, SubscribeError, resolve_in};
+
+/// The text that tells a client that its bindings are live (docs/protocol.md §3.5).
+pub(crate) const SUBSCRIBED: &str = "Subscribed to PostgreSQL";
+
+/// The text that tells it that they were, and that it is being tried to make them live again.
+const UNDECIDED: &str = "Realtime was unable to connect to the project database";
+
+/// After so long PostgreSQL is asked again about subscriptions that it could not be asked about.
+const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Pauses between attempts to read the catalog: the first one, and the longest one.
+const REFRESH_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// The bindings of one channel.
+pub(super) struct Entry {
+    pub(super) address: Address,
+    identity: Identity,
+    bindings: Arc<[Binding]>,
+    pub(super) resolved: Resolved,
+    standing: Standing,
+}
+
+/// Whether a channel's bindings are matched.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    Live,
+    /// They can not be subscribed, and the client has been told this.
+    Refused(String),
+    /// PostgreSQL could not be asked.
+    Undecided,
+}
+
+impl State {
+    /// Reads the catalog again, and does not go on before it has been read: a row judged by what was revoked
+    /// meanwhile would reach those who may not see it.
+    pub(super) async fn refresh(&mut self) {
+        let (mut pause, pause_max) = REFRESH_PAUSE;
+        loop {
+            let error = match Arc::clone(&self.matcher.oracle).refresh().await {
+                Ok(snapshot) => return self.catalog(snapshot).await,
+                Err(error) => error,
+            };
+            tracing::warn!(
+                %error,
+                "the catalog could not be read again after a change of schema; changes wait until it can"
+            );
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(pause_max);
+        }
+    }
+
+    /// Takes over a new state of the catalog: every subscription is resolved anew.
+    pub(super) async fn catalog(&mut self, snapshot: Arc<Snapshot>) {
+        if snapshot.version <= self.snapshot.version {
+            return;
+        }
+        let old = std::mem::replace(&mut self.snapshot, snapshot);
+        self.relations.clear();
+        if concerns_subscriptions(&old, &self.snapshot) {
+            self.audiences.clear();
+            self.resolve_again(|_| true).await;
+        } else {
+            self.resolve_again(|entry| entry.standing != Standing::Live).await;
+        }
+    }
+
+    /// Tries again what PostgreSQL could not be asked about.
+    pub(super) async fn resolve_undecided(&mut self) {
+        self.resolve_again(|entry| entry.standing == Standing::Undecided).await;
+    }
+
+    async fn resolve_again(&mut self, which: impl Fn(&Entry) -> bool) {
+        let channels: Vec<_> =
+            self.entries.iter().filter(|(_, entry)| which(entry)).map(|(channel, _)| *channel).collect();
+        for channel in channels {
+            self.resolve_entry(channel).await;
+        }
+        let undecided = self.entries.values().any(|entry| entry.standing == Standing::Undecided);
+        self.resolve_undecided_at = undecided.then(|| Instant::now() + RESOLVE_AGAIN_AFTER);
+    }
+
+    /// Resolves an entry that is in no audience.
+    async fn resolve_entry(&mut self, channel: ChannelId) {
+        let Some(entry) = self.entries.get(&channel) else {
+            return;
+        };
+        let (identity, bindings) = (entry.identity.clone(), Arc::clone(&entry.bindings));
+        let resolved = self.resolve(&bindings, &identity).await;
+        let (resolved, standing) = self.stand(resolved);
+        let Some(entry) = self.entries.get_mut(&channel) else {
+            return;
+        };
+        self.audiences.insert(&entry.address, &resolved.placements);
+        entry.resolved = resolved;
+        if entry.standing == standing {
+            return;
+        }
+        let (status, message) = match &standing {
+            Standing::Live => (Status::Ok, SUBSCRIBED.to_owned()),
+            Standing::Refused(message) => (Status::Error, message.clone()),
+            Standing::Undecided => (Status::Error, UNDECIDED.to_owned()),
+        };
+        entry.standing = standing;
+        let address = entry.address.clone();
+        self.tell(&address, status, message).await;
+    }
+
+    async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
+        let Matcher { oracle, plans, settings, .. } = &self.matcher;
+        let snapshot = Arc::clone(&self.snapshot);
+        resolve_in(snapshot, bindings, identity, &**oracle, plans, settings.deletes).await
+    }
+
+    /// Registers the bindings of a join, or of a channel that got a new token.
+    pub(super) async fn subscribe(&mut self, subscribing: Subscribing) {
+        let Subscribing {
+            shard,
+            target,
+            topic,
+            serializer,
+            legacy,
+            identity,
+            bindings,
+            resolved,
+            snapshot_version,
+            joining,
+        } = subscribing;
+        if joining.is_none() && !self.entries.contains_key(&target.channel) {
+            // The channel was left while its new token was being checked.
+            return;
+        }
+        // The join may know a newer catalog than has arrived here.
+        let newest = self.matcher.oracle.snapshot();
+        self.catalog(newest).await;
+        let is_current = match &resolved {
+            Ok(resolved) => resolved.snapshot_version == self.snapshot.version,
+            Err(_) => snapshot_version == self.snapshot.version,
+        };
+        let (resolved, standing) = if is_current {
+            self.stand(resolved.map_err(SubscribeError::Refused))
+        } else {
+            self.stand(self.resolve(&bindings, &identity).await)
+        };
+        let system = match &standing {
+            Standing::Live => {
+                let notices = resolved.notices.iter().map(|notice| (Status::Ok, notice.clone()));
+                std::iter::once((Status::Ok, SUBSCRIBED.to_owned())).chain(notices).collect()
+            }
+            Standing::Refused(message) => vec![(Status::Error, message.clone())],
+            Standing::Undecided => {
+                self.resolve_undecided_at.get_or_insert(Instant::now() + RESOLVE_AGAIN_AFTER);
+                Vec::new()
+            }
+        };
+        self.unsubscribe(target.channel);
+        let address = Address { shard, target, topic, serializer, legacy };
+        self.audiences.insert(&address, &resolved.placements);
+        self.matcher.counters.subscriptions.fetch_add(bindings.len() as u64, Relaxed);
+        let entry = Entry { address: address.clone(), identity, bindings, resolved, standing };
+        self.entries.insert(target.channel, entry);
+        match joining {
+            Some(mut joining) => {
+                let system = system.into_iter().map(|(status, text)| ("postgres_changes", status, text));
+                joining.system.extend(system);
+                let _ = self.matcher.shards[shard.0].commands.send(Command::Join(joining)).await;
+            }
+            None => {
+                for (status, message) in system {
+                    self.tell(&address, status, message).await;
+                }
+            }
+        }
+    }
+
+    /// How bindings stand that were resolved just now.
+    fn stand(&self, resolved: Result<Resolved, SubscribeError>) -> (Resolved, Standing) {
+        match resolved {
+            Ok(resolved) if resolved.snapshot_version == self.snapshot.version => (resolved, Standing::Live),
+            // The former was resolved against a state of the catalog that is on its way here.
+            Ok(_) | Err(SubscribeError::Unavailable(_)) => (Resolved::nothing(), Standing::Undecided),
+            Err(SubscribeError::Refused(message)) => (Resolved::nothing(), Standing::Refused(message)),
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, channel: ChannelId) {
+        if let Some(entry) = self.entries.remove(&channel) {
+            self.audiences.remove(&entry.address, &entry.resolved.placements);
+            self.matcher.counters.subscriptions.fetch_sub(entry.bindings.len() as u64, Relaxed);
+        }
+    }
+
+    async fn tell(&self, address: &Address, status: Status, message: String) {
+        let Target { session, channel } = address.target;
+        let message = SystemMessage { session, channel, extension: "postgres_changes", status, message };
+        let _ = self.matcher.shards[address.shard.0].commands.send(Command::System(message)).await;
+    }
+}
+
+/// Whether anything changed that existing subscriptions were resolved with. A role that is merely new
+/// concerns none of them.
+fn concerns_subscriptions(old: &Snapshot, new: &Snapshot) -> bool {
+    old.tables != new.tables
+        || old.types != new.types
+        || old.functions != new.functions
+        || old.roles.iter().any(|(name, role)| new.roles.get(name) != Some(role))
+}

@@ -1,0 +1,92 @@
+//! A shard alone, with a socket that records.
+
+use std::io::{self, IoSlice};
+
+use bytes::Bytes;
+use walcast_wire::sub_topic;
+
+use super::*;
+use crate::broadcast::fanout_of;
+use crate::command::BroadcastPayload;
+
+const TOPIC: &str = "realtime:room";
+
+/// Takes everything and hands it to the test.
+struct Recorder(mpsc::UnboundedSender<Vec<u8>>);
+
+impl Socket for Recorder {
+    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.to_vec()).collect();
+        let count = bytes.len();
+        self.0.send(bytes).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(count)
+    }
+
+    fn notify_writable(&self) {}
+
+    fn finish(&self) {}
+
+    fn closing(&self) {}
+}
+
+/// The only shard there is, running.
+fn running() -> ShardHandle {
+    let (commands, command_inbox) = mpsc::channel(16);
+    let (peers, peer_inbox) = mpsc::unbounded_channel();
+    let (unsubscribe, _) = mpsc::unbounded_channel();
+    let handle = ShardHandle { commands, peers };
+    let shards = Arc::from([handle.clone()]);
+    let shard = Shard::new(ShardId(0), Arc::default(), Arc::default(), shards, unsubscribe);
+    tokio::spawn(shard.run(command_inbox, peer_inbox));
+    handle
+}
+
+/// A session with one channel, and what it is sent.
+async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<u8>>) {
+    assert!(sub_topic(TOPIC).is_some());
+    let session = SessionId::fresh();
+    let (recorder, mut written) = mpsc::unbounded_channel();
+    let socket = Arc::new(Recorder(recorder));
+    let open = Command::Open { session, socket, serializer: Serializer::V2 };
+    let join = Command::Join(Box::new(Joining {
+        session,
+        channel: ChannelId::fresh(),
+        topic: TOPIC.into(),
+        join_ref: Ref::null(),
+        reference: Ref::null(),
+        response: "{}".to_owned(),
+        receive_own: false,
+        acknowledge: false,
+        presence_key: "key".to_owned(),
+        presence_enabled: false,
+        system: Vec::new(),
+        open: Arc::default(),
+        joined: None,
+    }));
+    for command in [open, join] {
+        assert!(shard.commands.send(command).await.is_ok());
+    }
+    let reply = written.recv().await.expect("a reply");
+    assert!(String::from_utf8_lossy(&reply).contains("phx_reply"));
+    (session, written)
+}
+
+#[tokio::test]
+async fn a_flood_from_another_shard_does_not_keep_this_ones_own_sessions_waiting() {
+    let shard = running();
+    let (session, mut written) = member(&shard).await;
+    // The runtime has one thread: the shard sees nothing of this before all of it is there.
+    let turns = 10;
+    for _ in 0..turns * COMMANDS_PER_TURN {
+        let fanout = fanout_of(TOPIC.into(), &BroadcastPayload::Text("{}".into()));
+        assert!(shard.peers.send(PeerCommand::Broadcast(Arc::new(fanout))).is_ok());
+    }
+    let heartbeat = Command::Write(session, Bytes::from_static(b"<answer>"));
+    assert!(shard.commands.try_send(heartbeat).is_ok());
+    let mut text = String::new();
+    while !text.contains("<answer>") {
+        text.push_str(&String::from_utf8_lossy(&written.recv().await.expect("more")));
+    }
+    let before = text.split("<answer>").next().map_or(0, |before| before.matches("broadcast").count());
+    assert!(before <= COMMANDS_PER_TURN, "{before} broadcasts went first");
+}
