@@ -26,7 +26,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         EngineSettings {
             shards: 1,
-            outbound_bytes_max: 1 << 20,
+            outbound_bytes_max: 16 << 20,
             payload_bytes_max: 3_000_500,
             record_bytes_max: 1 << 20,
             presence_calls: RateLimit { calls: 100, window: Duration::from_secs(30) },

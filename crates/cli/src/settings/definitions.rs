@@ -170,7 +170,7 @@ pub(super) static OUTBOUND_BYTES_MAX: Setting<usize> = Setting::new(
     "Bytes that may wait for one slow socket before it is closed.",
 )
 .environment(&["WALCAST_OUTBOUND_BYTES_MAX", "WEBSOCKET_MAX_HEAP_SIZE"])
-.default("1048576");
+.default("16777216");
 
 pub(super) static CONNECT_ERROR_BACKOFF: Setting<Duration> = Setting::new(
     "server.connect_error_backoff_ms",
