@@ -330,10 +330,37 @@ async fn one_connection_too_many_is_refused_until_another_has_ended() -> Result<
     first.heartbeat().await?;
     first.close().await?;
     let admitted = async {
+        // The server gives the seat back when it has seen the end of the connection.
         while refusal(&world, &token).await?.status != 101 {
             tokio::task::yield_now().await;
         }
         Ok::<_, anyhow::Error>(())
     };
     timeout(Duration::from_secs(10), admitted).await.map_err(|_| anyhow!("the seat is not given back"))?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_come_at_once_exactly_as_many_are_admitted_as_there_are_seats() -> Result<()> {
+    const SEATS: usize = 5;
+    let few = |settings: &mut walcast::serve::ServeSettings| settings.limits.max_concurrent_users = SEATS;
+    let world = World::with_settings("handshake_rush", "", few).await?;
+    let handshake = Handshake::new(&world.websocket(), &token(&person("ana")), ProtocolVersion::V2);
+    let rush: Vec<_> = (0..50)
+        .map(|_| {
+            let handshake = handshake.clone();
+            tokio::spawn(async move { handshake.connect().await })
+        })
+        .collect();
+    let mut admitted = Vec::new();
+    for connecting in rush {
+        match connecting.await? {
+            Ok(client) => admitted.push(client),
+            Err(error) => assert_eq!(error.downcast::<HandshakeRefused>()?.status, 429),
+        }
+    }
+    assert_eq!(admitted.len(), SEATS);
+    for client in &mut admitted {
+        client.heartbeat().await.context("admitted, and then not served")?;
+    }
+    Ok(())
 }

@@ -26,13 +26,13 @@ pub struct Gateway {
     pub(crate) engine: Engine,
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) limits: Limits,
-    pub(crate) admission: Admission,
+    pub(crate) admission: Arc<Admission>,
 }
 
 impl Gateway {
     /// A gateway in front of an engine.
     pub fn new(engine: Engine, verifier: Arc<Verifier>, limits: Limits) -> Arc<Self> {
-        Arc::new(Gateway { engine, verifier, limits, admission: Admission::default() })
+        Arc::new(Gateway { engine, verifier, limits, admission: Arc::default() })
     }
 }
 

@@ -15,6 +15,7 @@ use walcast_wire::Serializer;
 use super::Gateway;
 use super::channel::Credentials;
 use super::connection::Connection;
+use super::limits::Seat;
 use super::socket::SharedStream;
 use crate::clock::unix_seconds;
 
@@ -38,8 +39,8 @@ pub(crate) async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Re
     let Ok(serializer) = Serializer::negotiate(parameters.vsn.as_deref()) else {
         return StatusCode::FORBIDDEN.into_response();
     };
-    let credentials = match admit(&gateway, request.headers(), parameters.apikey).await {
-        Ok(credentials) => credentials,
+    let (credentials, seat) = match admit(&gateway, request.headers(), parameters.apikey).await {
+        Ok(admitted) => admitted,
         Err(refused) => {
             gateway.count_error();
             tracing::info!(code = refused.code, reason = refused.message, "handshake refused");
@@ -59,7 +60,7 @@ pub(crate) async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Re
     };
     let upgrade = hyper::upgrade::on(&mut request);
     // Boxed, so that the handshake's future is not as large as the connection's.
-    tokio::spawn(Box::pin(serve(gateway, upgrade, serializer, credentials)));
+    tokio::spawn(Box::pin(serve(gateway, upgrade, serializer, credentials, seat)));
     let headers = [
         (header::CONNECTION, "upgrade"),
         (header::UPGRADE, "websocket"),
@@ -68,7 +69,13 @@ pub(crate) async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Re
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
-async fn serve(gateway: Arc<Gateway>, upgrade: OnUpgrade, serializer: Serializer, credentials: Credentials) {
+async fn serve(
+    gateway: Arc<Gateway>,
+    upgrade: OnUpgrade,
+    serializer: Serializer,
+    credentials: Credentials,
+    _seat: Seat,
+) {
     let Ok(upgraded) = upgrade.await else { return };
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
         tracing::error!(code = "ErrorConnectingToWebsocket", "the upgraded connection is not a TCP stream");
@@ -77,9 +84,6 @@ async fn serve(gateway: Arc<Gateway>, upgrade: OnUpgrade, serializer: Serializer
     let stream = parts.io.into_inner();
     // Small frames must not wait for one another; a socket that refuses the option works all the same.
     let _ = stream.set_nodelay(true);
-    let Some(_seat) = gateway.admission.seat(&gateway.limits) else {
-        return;
-    };
     let connection =
         Connection::open(&gateway, SharedStream::new(stream), parts.read_buf, serializer, credentials).await;
     connection.run().await;
@@ -89,16 +93,17 @@ async fn admit(
     gateway: &Gateway,
     headers: &HeaderMap,
     apikey: Option<String>,
-) -> Result<Credentials, Refused> {
+) -> Result<(Credentials, Seat), Refused> {
     let header = headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let token = header.or(apikey).ok_or_else(|| Refused::from(&TokenError::Missing))?;
     let claims: Claims =
         gateway.verifier.verify(&token, unix_seconds()).await.map_err(|error| Refused::from(&error))?;
-    if gateway.admission.seat(&gateway.limits).is_none() {
-        let (message, code) = ("Too many connected users".to_owned(), "ConnectionRateLimitReached");
-        return Err(Refused { status: StatusCode::TOO_MANY_REQUESTS, message, code });
-    }
-    Ok(Credentials { token: token.into(), claims })
+    let seat = gateway.admission.seat(&gateway.limits).ok_or_else(|| Refused {
+        status: StatusCode::TOO_MANY_REQUESTS,
+        message: "Too many connected users".to_owned(),
+        code: "ConnectionRateLimitReached",
+    })?;
+    Ok((Credentials { token: token.into(), claims }, seat))
 }
 
 impl From<&TokenError> for Refused {

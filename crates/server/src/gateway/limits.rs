@@ -1,7 +1,7 @@
 //! Limits that are checked where a connection or join comes in (docs/protocol.md §10.1).
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How much the gateway takes on. Each has a setting of the same name.
@@ -52,12 +52,12 @@ struct JoinWindow {
 }
 
 /// A place among the open connections, given back when dropped.
-pub(crate) struct Seat<'a>(&'a Admission);
+pub(crate) struct Seat(Arc<Admission>);
 
 impl Admission {
     /// A place for one more connection, if there is one.
-    pub(crate) fn seat(&self, limits: &Limits) -> Option<Seat<'_>> {
-        let seat = Seat(self);
+    pub(crate) fn seat(self: &Arc<Self>, limits: &Limits) -> Option<Seat> {
+        let seat = Seat(Arc::clone(self));
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         (before < limits.max_concurrent_users).then_some(seat)
     }
@@ -74,7 +74,7 @@ impl Admission {
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_connection_over_the_limit_gets_no_seat_until_one_is_free() {
-        let admission = Admission::default();
+        let admission = Arc::new(Admission::default());
         let limits = Limits { max_concurrent_users: 1, ..Limits::default() };
         let first = admission.seat(&limits);
         assert!(first.is_some());
