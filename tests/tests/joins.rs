@@ -637,6 +637,22 @@ async fn more_messages_than_can_wait_for_a_join_close_the_socket() -> Result<()>
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_wait_for_a_join_may_not_be_as_large_as_they_like() -> Result<()> {
+    let world = World::with_settings("joins_deferred_bytes", "", refusals_never_come).await?;
+    let mut client = world.connect(&person("ana")).await?;
+    let large = json!({ "x": "y".repeat(4_900_000) });
+    for topic in ["realtime:a", "realtime:b"] {
+        client.send(topic, "phx_join", &json!([])).await?;
+        client.send(topic, "broadcast", &large).await?;
+    }
+    client.heartbeat().await?;
+    client.send("realtime:a", "broadcast", &large).await?;
+    let end = client.closed().await?;
+    assert_eq!(end, Some((1008, "too many messages before the join was answered".to_owned())));
+    Ok(())
+}
+
 // Case 37.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_without_config_is_the_old_form_whose_topic_is_the_binding() -> Result<()> {
