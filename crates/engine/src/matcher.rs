@@ -309,3 +309,6 @@ fn frame(
         walcast_wire::change_frame(serializer, topic, ids, data)
     }
 }
+
+#[cfg(test)]
+mod tests;

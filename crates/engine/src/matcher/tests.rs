@@ -1,0 +1,324 @@
+//! The matcher alone, with a catalog that the test plays.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use walcast_pgoutput::{Cell, RelationColumn, ReplicaIdentity, Tuple};
+use walcast_policy::schema::{
+    Collation, Column, Identity as TableIdentity, Policy, PolicyCommand, Privileges, Role, Table, Type,
+    TypeKind, Types,
+};
+use walcast_policy::{OracleError, Question};
+use walcast_wire::{Ref, Status};
+
+use super::*;
+use crate::ids::SessionId;
+use crate::ingest::RowChange;
+use crate::subscription::resolve;
+
+const TABLE: Oid = Oid(16_384);
+const READER: Oid = Oid(100);
+
+/// What the database says of itself, and of what it is asked.
+#[derive(Default)]
+struct Played {
+    now: Mutex<Arc<Snapshot>>,
+    refreshed: Mutex<VecDeque<Result<Arc<Snapshot>, OracleError>>>,
+    constants: Mutex<VecDeque<Result<Vec<Option<String>>, OracleError>>>,
+}
+
+fn down() -> OracleError {
+    OracleError::Unavailable("nobody answers".to_owned())
+}
+
+impl Oracle for Played {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.now.lock().unwrap())
+    }
+
+    fn refresh(&self) -> BoxFuture<'_, Result<Arc<Snapshot>, OracleError>> {
+        let answer = self.refreshed.lock().unwrap().pop_front().expect("nothing more to refresh");
+        if let Ok(snapshot) = &answer {
+            *self.now.lock().unwrap() = Arc::clone(snapshot);
+        }
+        async { answer }.boxed()
+    }
+
+    fn role<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Arc<Snapshot>, OracleError>> {
+        panic!("the role {name} is known")
+    }
+
+    fn check_expression<'a>(&'a self, expression: &'a str) -> BoxFuture<'a, Result<(), OracleError>> {
+        panic!("{expression} needs no check")
+    }
+
+    fn constants<'a>(
+        &'a self,
+        _role: &'a str,
+        _claims: &'a str,
+        _expressions: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<String>>, OracleError>> {
+        let answer = self.constants.lock().unwrap().pop_front().expect("no more constants");
+        async { answer }.boxed()
+    }
+
+    fn decide<'a>(
+        &'a self,
+        question: Question<'a>,
+        _claims: &'a [Arc<str>],
+    ) -> BoxFuture<'a, Result<Vec<Result<bool, OracleError>>, OracleError>> {
+        panic!("{} is decided in process", question.expression)
+    }
+}
+
+/// A catalog with one table `notes`, whose columns are text and whose rows are visible where `using` holds.
+fn snapshot(version: u64, columns: &[&str], using: &str) -> Arc<Snapshot> {
+    let column = |(index, name): (usize, &&str)| Column {
+        name: (*name).to_owned(),
+        number: i16::try_from(index + 1).unwrap(),
+        type_oid: Oid(25),
+        type_modifier: -1,
+        collation: Collation::Bytes,
+        primary_key: index == 0,
+        identity: index == 0,
+        sql_type: "text".to_owned(),
+    };
+    let policy = Policy {
+        name: "p".to_owned(),
+        command: PolicyCommand::All,
+        permissive: true,
+        roles: Vec::new(),
+        using: Some(using.to_owned()),
+        columns: vec![2],
+        whole_row: false,
+    };
+    let table = Table {
+        oid: TABLE,
+        schema: "public".to_owned(),
+        name: "notes".to_owned(),
+        columns: columns.iter().enumerate().map(column).collect(),
+        owner: Oid(10),
+        row_security: true,
+        force_row_security: false,
+        identity: TableIdentity::Default,
+        policies: vec![policy],
+    };
+    let role = Role {
+        oid: READER,
+        name: "reader".to_owned(),
+        bypasses_row_security: false,
+        acts_as: [READER].into_iter().collect(),
+        privileges: [(TABLE, Privileges { selectable: vec![true; columns.len()] })].into_iter().collect(),
+    };
+    let base = |oid: u32, name: &str| {
+        let found = Type {
+            oid: Oid(oid),
+            name: name.to_owned(),
+            schema: "pg_catalog".to_owned(),
+            kind: TypeKind::Base,
+        };
+        (Oid(oid), found)
+    };
+    Arc::new(Snapshot {
+        version,
+        tables: [(TABLE, Arc::new(table))].into_iter().collect(),
+        types: Arc::new(Types([base(25, "text"), base(16, "bool")].into_iter().collect())),
+        roles: [("reader".to_owned(), Arc::new(role))].into_iter().collect(),
+        functions: Arc::default(),
+    })
+}
+
+/// A transaction with one row in which every column says its own name.
+fn transaction(commit_lsn: u64, columns: &[&str], ddl: bool) -> LogBatch {
+    let column = |(index, name): (usize, &&str)| RelationColumn {
+        name: (*name).to_owned(),
+        type_oid: Oid(25),
+        type_modifier: -1,
+        key: index == 0,
+    };
+    let relation = Relation {
+        oid: TABLE,
+        namespace: "public".to_owned(),
+        name: "notes".to_owned(),
+        identity: ReplicaIdentity::Default,
+        columns: columns.iter().enumerate().map(column).collect(),
+    };
+    let new = Tuple::from_cells(columns.iter().map(|name| Cell::Text(name.as_bytes())));
+    LogBatch::Changes(ChangeBatch {
+        first: Position { commit_lsn: Lsn(commit_lsn), index: 0 },
+        commit_time: PgTimestamp(0),
+        changes: vec![Change { relation: Arc::new(relation), row: RowChange::Insert { new } }],
+        ddl,
+        end_lsn: Some(Lsn(commit_lsn + 8)),
+    })
+}
+
+/// A running matcher, between a log and one shard that the test plays.
+struct Scene {
+    oracle: Arc<Played>,
+    plans: Arc<PlanCache>,
+    log: mpsc::Sender<LogBatch>,
+    subscribe: mpsc::Sender<Subscribing>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    commands: mpsc::Receiver<Command>,
+    _unsubscribe: mpsc::UnboundedSender<ChannelId>,
+}
+
+impl Scene {
+    fn start(catalog: Arc<Snapshot>) -> Scene {
+        let oracle = Arc::new(Played { now: Mutex::new(Arc::clone(&catalog)), ..Played::default() });
+        let plans = Arc::new(PlanCache::default());
+        let (commands, command_inbox) = mpsc::channel(16);
+        let (peers, _) = mpsc::unbounded_channel();
+        let matcher = Matcher {
+            settings: Arc::default(),
+            counters: Arc::default(),
+            oracle: Arc::clone(&oracle) as Arc<dyn Oracle>,
+            plans: Arc::clone(&plans),
+            shards: Arc::from([ShardHandle { commands, peers }]),
+            confirm: Box::new(|_| {}),
+        };
+        let (log_sender, log) = mpsc::channel(16);
+        let (subscribe_sender, subscribe) = mpsc::channel(16);
+        let (unsubscribe_sender, unsubscribe) = mpsc::unbounded_channel();
+        let (snapshot_sender, snapshots) = watch::channel(catalog);
+        tokio::spawn(matcher.run(Inputs { log, subscribe, unsubscribe, snapshots }));
+        Scene {
+            oracle,
+            plans,
+            log: log_sender,
+            subscribe: subscribe_sender,
+            snapshots: snapshot_sender,
+            commands: command_inbox,
+            _unsubscribe: unsubscribe_sender,
+        }
+    }
+
+    /// Joins with a binding on the table, resolved against the catalog as the oracle has it now.
+    async fn join(&self) {
+        self.join_before(|_| {}).await;
+    }
+
+    /// The same; the catalog changes between the resolving and the registering.
+    async fn join_before(&self, change: impl FnOnce(&Played)) {
+        let identity = Identity {
+            role: "reader".into(),
+            claims: Arc::new(serde_json::json!({})),
+            claims_json: "{}".into(),
+        };
+        let binding = Binding::parse(r#"{"event":"*","schema":"public","table":"notes"}"#).unwrap();
+        let bindings: Arc<[Binding]> = Arc::from([binding]);
+        let snapshot_version = self.oracle.snapshot().version;
+        let deletes = crate::settings::Deletes::Private;
+        let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
+        change(&self.oracle);
+        let (session, channel) = (SessionId::fresh(), ChannelId::fresh());
+        let joining = Joining {
+            session,
+            channel,
+            topic: "realtime:room".into(),
+            join_ref: Ref::null(),
+            reference: Ref::null(),
+            response: "{}".to_owned(),
+            receive_own: false,
+            acknowledge: false,
+            presence_key: String::new(),
+            presence_enabled: false,
+            system: Vec::new(),
+            open: Arc::default(),
+            joined: None,
+        };
+        let subscribing = Subscribing {
+            shard: ShardId(0),
+            target: Target { session, channel },
+            topic: "realtime:room".into(),
+            serializer: Serializer::V2,
+            legacy: false,
+            identity,
+            bindings,
+            resolved: resolved.map_err(|error| error.to_string()),
+            snapshot_version,
+            joining: Some(Box::new(joining)),
+        };
+        assert!(self.subscribe.send(subscribing).await.is_ok());
+    }
+
+    /// The next thing that the shard is told, in words.
+    async fn told(&mut self) -> String {
+        match self.commands.recv().await.expect("the matcher runs") {
+            Command::Join(joining) => {
+                joining.system.iter().map(|(_, _, text)| text.clone()).collect::<Vec<_>>().join("; ")
+            }
+            Command::System(message) => {
+                let status = if message.status == Status::Ok { "ok" } else { "error" };
+                format!("{status}: {}", message.message)
+            }
+            Command::Deliver(deliveries) => {
+                let text = String::from_utf8_lossy(deliveries[0].frame.bytes()).into_owned();
+                let record = text.find("\"record\"").expect("a row");
+                text[record..].to_owned()
+            }
+            _ => panic!("the matcher says no such thing"),
+        }
+    }
+}
+
+const SUBSCRIBED_WITH_NOTICE: &str = "Subscribed to PostgreSQL; DELETE on";
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_a_transaction_with_ddl_wait_until_the_catalog_can_be_read() {
+    let columns = ["id", "body"];
+    let mut scene = Scene::start(snapshot(1, &columns, "true"));
+    scene.join().await;
+    assert!(scene.told().await.starts_with(SUBSCRIBED_WITH_NOTICE));
+    let hidden = snapshot(2, &columns, "false");
+    let shown = snapshot(3, &columns, "true");
+    scene.oracle.refreshed.lock().unwrap().extend([Err(down()), Err(down()), Ok(hidden), Ok(shown)]);
+    assert!(scene.log.send(transaction(100, &columns, true)).await.is_ok());
+    assert!(scene.log.send(transaction(200, &["id", "body"], true)).await.is_ok());
+    assert_eq!(scene.told().await, r#""record":{"id":"id","body":"body"},"errors":null}}]"#);
+    assert!(
+        scene.oracle.refreshed.lock().unwrap().is_empty(),
+        "the first row was judged by the second state"
+    );
+    assert!(scene.commands.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_that_knows_a_newer_catalog_than_the_matcher_is_matched_with_that_one() {
+    let mut scene = Scene::start(snapshot(1, &["id", "gone", "body"], "true"));
+    // The catalog has been read again, and the news of it has not arrived.
+    *scene.oracle.now.lock().unwrap() = snapshot(2, &["id", "body"], "(body = 'body'::text)");
+    scene.join().await;
+    assert!(scene.told().await.starts_with(SUBSCRIBED_WITH_NOTICE));
+    assert!(scene.log.send(transaction(100, &["id", "body"], false)).await.is_ok());
+    assert_eq!(scene.told().await, r#""record":{"id":"id","body":"body"},"errors":null}}]"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_by_an_older_catalog_is_tried_again_at_once() {
+    let newer = snapshot(2, &["id", "body"], "true");
+    let without_tables = Snapshot { version: 1, tables: FxHashMap::default(), ..(*newer).clone() };
+    let mut scene = Scene::start(Arc::new(without_tables));
+    scene.join_before(|oracle| *oracle.now.lock().unwrap() = newer).await;
+    assert!(scene.told().await.starts_with(SUBSCRIBED_WITH_NOTICE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_database_could_not_be_asked_about_is_asked_again() {
+    let columns = ["id", "body"];
+    let mut scene = Scene::start(snapshot(1, &columns, "true"));
+    scene.join().await;
+    assert!(scene.told().await.starts_with(SUBSCRIBED_WITH_NOTICE));
+    let asking = snapshot(2, &columns, "(body = current_setting('app.body'::text, true))");
+    *scene.oracle.now.lock().unwrap() = Arc::clone(&asking);
+    let answer = Ok(vec![Some("body".to_owned())]);
+    scene.oracle.constants.lock().unwrap().extend([Err(down()), Err(down()), answer]);
+    assert!(scene.snapshots.send(asking).is_ok());
+    assert_eq!(scene.told().await, "error: Realtime was unable to connect to the project database");
+    assert_eq!(scene.told().await, "ok: Subscribed to PostgreSQL");
+    assert!(scene.log.send(transaction(100, &columns, false)).await.is_ok());
+    assert_eq!(scene.told().await, r#""record":{"id":"id","body":"body"},"errors":null}}]"#);
+}
