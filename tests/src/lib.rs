@@ -45,7 +45,15 @@ impl World {
         sql: &str,
         change: impl FnOnce(&mut ServeSettings),
     ) -> Result<World> {
-        let database = walcast_testkit::database(name).await;
+        World::in_database(walcast_testkit::database(name).await, sql, change).await
+    }
+
+    /// The same in a database that there is, such as one of a cluster that the test may stop.
+    pub async fn in_database(
+        database: Database,
+        sql: &str,
+        change: impl FnOnce(&mut ServeSettings),
+    ) -> Result<World> {
         let client = database.client().await;
         client.batch_execute(FOUNDATION).await?;
         client.batch_execute(sql).await?;

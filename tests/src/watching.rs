@@ -12,11 +12,13 @@ use walcast_testkit::{ProtocolClient, ProtocolVersion, Received};
 
 use crate::World;
 
-/// The table of marks, for everybody to see.
-const MARKS: &str = "
-    create table public.marks (id int generated always as identity primary key);
-    grant select on public.marks to public;
-    alter publication supabase_realtime add table public.marks;
+/// The table of marks, for everybody to see; [`watched`] makes it.
+pub const MARKS: &str = "
+    create schema watching;
+    grant usage on schema watching to public;
+    create table watching.marks (id int generated always as identity primary key);
+    grant select on watching.marks to public;
+    alter publication supabase_realtime add table watching.marks;
 ";
 
 /// A world whose row changes can be watched. `sql` makes the publication `supabase_realtime`.
@@ -113,14 +115,15 @@ impl Watcher {
 impl World {
     /// Writes a mark and says which.
     pub async fn mark(&self) -> Result<i32> {
-        let row = self.client.query_one("insert into public.marks default values returning id", &[]).await?;
+        let row =
+            self.client.query_one("insert into watching.marks default values returning id", &[]).await?;
         Ok(row.try_get(0)?)
     }
 }
 
 /// A binding for the marks.
 pub fn mark_binding() -> Value {
-    json!({ "event": "INSERT", "schema": "public", "table": "marks" })
+    json!({ "event": "INSERT", "schema": "watching", "table": "marks" })
 }
 
 /// Joins `topic`, which must succeed, with bindings that must not, and gives the text that says why.

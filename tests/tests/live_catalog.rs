@@ -1,0 +1,286 @@
+//! Changes of policies, grants, tables and publications take effect on subscriptions that are open
+//! (docs/protocol.md §9.1): at their place in the log where `walcast install` was applied, else at the next poll.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use walcast::database::catalog_settings;
+use walcast_tests::watching::{Watcher, watched, watched_with};
+use walcast_tests::{World, binding, person};
+
+/// How the server learns of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Learns {
+    /// From messages in the log: the next row is judged by the new state.
+    FromTheLog,
+    /// By looking: some row soon is.
+    ByPolling,
+}
+
+const NOTES: &str = "
+    create table notes (id int generated always as identity primary key, owner text, body text default 'x');
+    alter table notes enable row level security;
+    create policy own on notes using (owner = 'ana');
+    grant select on notes to authenticated;
+    create publication supabase_realtime for table notes;
+";
+
+async fn world(learns: Learns, name: &str, sql: &str) -> Result<World> {
+    let world = watched_with(name, sql, |settings| {
+        settings.catalog_poll = match learns {
+            Learns::FromTheLog => Duration::from_secs(3_600),
+            Learns::ByPolling => Duration::from_millis(50),
+        };
+    })
+    .await?;
+    if learns == Learns::FromTheLog {
+        let (database, replication) = (&world.settings.database, &world.settings.replication);
+        let settings = catalog_settings(database, &replication.publications)?;
+        let installed = walcast_catalog::install::apply(&settings).await?;
+        ensure!(installed.announces_catalog_changes);
+    }
+    Ok(world)
+}
+
+/// What a change shows, in short: `ana: id,owner,body`, or its error.
+fn summary(data: &Value) -> String {
+    if let Some(error) = data["errors"][0].as_str() {
+        return error.to_owned();
+    }
+    let columns: Vec<_> = data["columns"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|column| column["name"].as_str())
+        .collect();
+    let record = &data["record"];
+    let sent: Vec<_> = columns.iter().filter(|name| record.get(name).is_some()).copied().collect();
+    assert_eq!(columns, sent, "all columns that are named are sent");
+    format!("{}: {}", record["owner"].as_str().unwrap_or("-"), columns.join(","))
+}
+
+/// Runs `ddl`, then writes rows until they are shown as expected: at once where the log tells.
+async fn check(world: &World, watcher: &mut Watcher, learns: Learns, step: (&str, &[&str])) -> Result<()> {
+    let (ddl, expected) = step;
+    world.sql(ddl).await?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        world
+            .sql("insert into notes (owner) values ('ana'); insert into notes (owner) values ('bea')")
+            .await?;
+        let shown: Vec<_> = watcher.seen(world).await?.iter().map(summary).collect();
+        if shown == expected {
+            return Ok(());
+        }
+        let again = learns == Learns::ByPolling && Instant::now() < deadline;
+        ensure!(again, "after `{ddl}` ({learns:?}) these were shown: {shown:?}, not {expected:?}");
+    }
+}
+
+async fn policies_and_grants(learns: Learns, name: &str) -> Result<()> {
+    let world = world(learns, name, NOTES).await?;
+    let mut watcher = Watcher::join(&world, &person("ana"), &[binding("INSERT", "notes")]).await?;
+    let (ana, bea) = ("ana: id,owner,body", "bea: id,owner,body");
+    let unauthorized = "Error 401: Unauthorized";
+    for step in [
+        ("select 1", &[ana][..]),
+        ("alter policy own on notes using (owner = 'bea')", &[bea]),
+        ("create policy another on notes using (owner = 'ana')", &[ana, bea]),
+        ("create policy not_bea on notes as restrictive using (owner <> 'bea')", &[ana]),
+        ("drop policy another on notes", &[]),
+        ("drop policy not_bea on notes", &[bea]),
+        ("alter table notes disable row level security", &[ana, bea]),
+        ("revoke select on notes from authenticated", &[unauthorized, unauthorized]),
+        ("grant select (id, owner) on notes to authenticated", &["ana: id,owner", "bea: id,owner"]),
+        ("grant select on notes to authenticated", &[ana, bea]),
+        ("alter table notes enable row level security", &[bea]),
+        ("create function chosen() returns text language sql stable as $$ select 'ana' $$", &[bea]),
+        ("alter policy own on notes using (owner = chosen())", &[ana]),
+        (
+            "create or replace function chosen() returns text language sql stable as $$ select 'bea' $$",
+            &[bea],
+        ),
+        ("revoke usage on schema public from public", &[unauthorized, unauthorized]),
+        ("grant usage on schema public to authenticated", &[bea]),
+    ] {
+        check(&world, &mut watcher, learns, step).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_and_grants_take_effect_at_their_place_in_the_log() -> Result<()> {
+    policies_and_grants(Learns::FromTheLog, "live_policies_log").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_and_grants_take_effect_at_the_next_poll() -> Result<()> {
+    policies_and_grants(Learns::ByPolling, "live_policies_poll").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_judged_by_the_policies_as_they_stand_when_their_transaction_commits() -> Result<()> {
+    let world = world(Learns::FromTheLog, "live_same_transaction", NOTES).await?;
+    let mut watcher = Watcher::join(&world, &person("ana"), &[binding("INSERT", "notes")]).await?;
+    for (transaction, expected) in [
+        (
+            "begin;
+             insert into notes (owner) values ('bea');
+             alter policy own on notes using (owner = 'bea');
+             insert into notes (owner) values ('ana'), ('bea');
+             commit",
+            &["bea: id,owner,body", "bea: id,owner,body"][..],
+        ),
+        ("begin; insert into notes (owner) values ('ana'), ('bea'); drop policy own on notes; commit", &[]),
+    ] {
+        world.sql(transaction).await?;
+        let shown: Vec<_> = watcher.seen(&world).await?.iter().map(summary).collect();
+        assert_eq!(shown, expected, "{transaction}");
+    }
+    Ok(())
+}
+
+async fn columns(learns: Learns, name: &str) -> Result<()> {
+    let world = world(learns, name, NOTES).await?;
+    let mut watcher = Watcher::join(&world, &person("ana"), &[binding("INSERT", "notes")]).await?;
+    for step in [
+        ("select 1", &["ana: id,owner,body"][..]),
+        ("alter table notes add column extra int default 5", &["ana: id,owner,body,extra"]),
+        ("alter table notes rename column body to text", &["ana: id,owner,text,extra"]),
+        ("alter table notes drop column text", &["ana: id,owner,extra"]),
+        ("alter table notes rename to others; alter table others rename to notes", &["ana: id,owner,extra"]),
+        ("alter table notes drop column extra, add column extra text default '5'", &["ana: id,owner,extra"]),
+    ] {
+        check(&world, &mut watcher, learns, step).await?;
+    }
+    world.sql("alter table notes alter extra drop default, alter extra type int using extra::int").await?;
+    world.sql("insert into notes (owner, extra) values ('ana', 7)").await?;
+    let changes = watcher.seen(&world).await?;
+    assert_eq!(changes[0]["columns"][2], json!({"name": "extra", "type": "int4"}));
+    assert_eq!(changes[0]["record"]["extra"], 7, "the log itself says what the column is");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_come_and_go_at_their_place_in_the_log() -> Result<()> {
+    columns(Learns::FromTheLog, "live_columns_log").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_come_and_go_with_polling() -> Result<()> {
+    columns(Learns::ByPolling, "live_columns_poll").await
+}
+
+/// The texts of `system` messages up to now, which the mark proves to be all.
+async fn told(world: &World, watcher: &mut Watcher) -> Result<Vec<(String, String)>> {
+    let mut told = Vec::new();
+    while watcher.client.unclaimed().any(|message| message.event == "system") {
+        told.push(watcher.system().await?);
+    }
+    watcher.seen(world).await?;
+    Ok(told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_a_filter_needs_is_dropped_and_comes_back() -> Result<()> {
+    let world = watched("live_filter", NOTES).await?;
+    let filtered = json!({"event": "INSERT", "schema": "public", "table": "notes", "filter": "body=eq.x"});
+    let mut client = world.connect(&person("ana")).await?;
+    client.join_changes("realtime:filtered", &[filtered]).await?;
+    // The marks are on another channel: this one is to fail.
+    let mut watcher = Watcher::join_on(client, "realtime:whole", &[binding("INSERT", "notes")]).await?;
+    let system = |message: &walcast_testkit::Received| message.is("realtime:filtered", "system");
+    let change = |message: &walcast_testkit::Received| message.is("realtime:filtered", "postgres_changes");
+    let insert = "insert into notes (owner) values ('ana')";
+    world.sql(insert).await?;
+    watcher.client.expect(change).await?;
+    world.sql(&format!("alter table notes drop column body; {insert}")).await?;
+    let message = watcher.client.expect(system).await?;
+    let (status, text) = message.system("postgres_changes").unwrap_or_default();
+    assert_eq!(status, "error");
+    assert!(text.ends_with("ERROR P0001 (raise_exception) invalid column for filter body"), "{text}");
+    watcher.seen(&world).await?;
+    world.sql(insert).await?;
+    assert_eq!(watcher.seen(&world).await?[0]["record"], json!({"id": 3, "owner": "ana"}));
+    assert!(!watcher.client.unclaimed().any(change), "the filter matches no row without its column");
+    world.sql("alter table notes add column body text default 'x'").await?;
+    let message = watcher.client.expect(system).await?;
+    assert_eq!(message.system("postgres_changes"), Some(("ok", "Subscribed to PostgreSQL")));
+    world.sql(insert).await?;
+    let message = watcher.client.expect(change).await?;
+    assert_eq!(message.payload["data"]["record"]["body"], "x");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_joins_the_publication_reaches_those_who_asked_for_all() -> Result<()> {
+    // §15 cases 232 and 233.
+    for learns in [Learns::FromTheLog, Learns::ByPolling] {
+        let world = world(learns, "live_publication", NOTES).await?;
+        let everything = json!({"event": "INSERT", "schema": "public", "table": "*"});
+        let mut watcher = Watcher::join(&world, &person("ana"), &[everything]).await?;
+        for (ddl, expected) in [
+            ("create table fresh (id int generated always as identity primary key, owner text);
+              grant select on fresh to authenticated; alter publication supabase_realtime add table fresh", 2),
+            ("alter publication supabase_realtime drop table fresh", 1),
+            ("alter publication supabase_realtime add table fresh", 2),
+            ("drop table fresh; create table fresh (id int generated always as identity primary key, owner text);
+              grant select on fresh to authenticated; alter publication supabase_realtime add table fresh", 2),
+        ] {
+            world.sql(ddl).await?;
+            let deadline = Instant::now() + Duration::from_secs(10);
+            loop {
+                world.sql("insert into fresh (owner) values ('ana'); insert into notes (owner) values ('ana')").await?;
+                let tables: Vec<_> =
+                    watcher.seen(&world).await?.iter().map(|data| data["table"].clone()).collect();
+                if tables.len() == expected {
+                    assert_eq!(tables, [json!("fresh"), json!("notes")][2 - expected..]);
+                    break;
+                }
+                let again = learns == Learns::ByPolling && Instant::now() < deadline;
+                ensure!(again, "after `{ddl}` ({learns:?}): {tables:?}");
+            }
+        }
+        let told = told(&world, &mut watcher).await?;
+        assert!(told.is_empty(), "a wildcard that still fits something has nothing to say: {told:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_whose_table_goes_is_told_and_so_it_is_when_the_table_is_back() -> Result<()> {
+    let world = watched("live_table", NOTES).await?;
+    let mut client = world.connect(&person("ana")).await?;
+    client.join_changes("realtime:notes", &[binding("INSERT", "notes")]).await?;
+    for (away, back) in [
+        (
+            "alter publication supabase_realtime drop table notes",
+            "alter publication supabase_realtime add table notes",
+        ),
+        ("alter table notes rename to old_notes", "alter table old_notes rename to notes"),
+        (
+            "drop table notes",
+            "create table notes (id int generated always as identity primary key, owner text);
+             grant select on notes to authenticated; alter publication supabase_realtime add table notes",
+        ),
+    ] {
+        world.sql(away).await?;
+        let message = client.expect(|message| message.event == "system").await?;
+        assert_eq!(
+            message.system("postgres_changes"),
+            Some((
+                "error",
+                "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the \
+                 given connect parameters: [event: INSERT, schema: public, table: notes, filters: [], select: nil]"
+            )),
+            "{away}"
+        );
+        world.sql(back).await?;
+        let message = client.expect(|message| message.event == "system").await?;
+        assert_eq!(message.system("postgres_changes"), Some(("ok", "Subscribed to PostgreSQL")), "{back}");
+        world.sql("insert into notes (owner) values ('ana')").await?;
+        client.expect(|message| message.event == "postgres_changes").await?;
+    }
+    Ok(())
+}
