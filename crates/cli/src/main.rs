@@ -1,13 +1,17 @@
 //! The walcast binary: the command line, and nothing else.
 
+#![expect(clippy::doc_markdown, reason = "the comments on arguments are help texts, where backticks would show")]
+
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
-use walcast::dev::{Dev, DevOptions};
 use walcast::database::catalog_settings;
+use walcast::dev::{Dev, DevOptions};
+use walcast::doctor::{self, DoctorOptions};
+use walcast::explain::{self, ExplainOptions};
 use walcast::serve::Server;
 use walcast::settings::{
     DatabaseSettings, Environment, Flags, LogSettings, Purpose, ReplicationSettings, Settings,
@@ -34,6 +38,10 @@ enum Command {
     Dev(DevOptions),
     /// Print what walcast wants in a database, or apply it.
     Install(InstallOptions),
+    /// Look at a database and say what walcast would do with it, and what to mend. Changes nothing.
+    Doctor(DoctorOptions),
+    /// Say who would get the INSERT of a row, and which policy decides.
+    Explain(ExplainOptions),
     /// Make a token, signed with JWT_SECRET, and print it.
     Token(TokenOptions),
     /// Ask the server on this machine whether it is ready; the exit code tells.
@@ -99,6 +107,8 @@ async fn run(command: Command, environment: &Environment) -> Result<()> {
         Command::Serve(flags) => serve(&flags, environment).await,
         Command::Dev(options) => dev(options, environment).await,
         Command::Install(options) => install(options, environment).await,
+        Command::Doctor(options) => doctor::run(&options, environment).await,
+        Command::Explain(options) => explain::run(&options, environment).await,
         Command::Token(options) => token(&options),
         Command::Healthcheck { port } => health_check::ask(port).await,
     }

@@ -1,0 +1,38 @@
+//! One policy as a plan of its own, to tell how it is decided and whether it is the one that decided.
+
+use walcast_pgoutput::Oid;
+use walcast_policy::schema::{Policy, PolicyCommand, Privileges, Role, Snapshot, Table};
+use walcast_policy::{Access, Plan};
+
+/// Whether the policy decides who sees a row.
+pub(crate) fn is_for_reading(policy: &Policy) -> bool {
+    matches!(policy.command, PolicyCommand::All | PolicyCommand::Select) && policy.using.is_some()
+}
+
+/// The plan that `policy` alone makes for `role`; `None` where it is not for that role or not for reading.
+///
+/// Its verdict is what the policy's condition comes to: a restrictive policy is taken as if it were
+/// permissive, since there is no other that could admit a row.
+pub(crate) fn plan(table: &Table, policy: &Policy, role: &Role, snapshot: &Snapshot) -> Option<Plan> {
+    let alone = Table {
+        policies: vec![Policy { permissive: true, ..policy.clone() }],
+        row_security: true,
+        force_row_security: true,
+        ..table.clone()
+    };
+    let plan = Plan::compile(&alone, role, snapshot);
+    (plan.access() == Access::ByPolicy).then_some(plan)
+}
+
+/// The plan of `policy` for those whom it is for, whoever they are.
+pub(crate) fn plan_for_anybody(table: &Table, policy: &Policy, snapshot: &Snapshot) -> Option<Plan> {
+    let everything = Privileges { selectable: vec![true; table.columns.len()] };
+    let reader = Role {
+        oid: Oid::default(),
+        name: String::new(),
+        bypasses_row_security: false,
+        acts_as: policy.roles.iter().copied().collect(),
+        privileges: [(table.oid, everything)].into_iter().collect(),
+    };
+    plan(table, policy, &reader, snapshot)
+}
