@@ -1,6 +1,6 @@
 //! The walcast binary: the command line, and nothing else.
 
-#![expect(clippy::doc_markdown, reason = "the comments on arguments are help texts, where backticks would show")]
+#![expect(clippy::doc_markdown, reason = "the comments on arguments are help texts, which show backticks")]
 
 use std::process::ExitCode;
 use std::time::Duration;
