@@ -59,7 +59,7 @@ impl World {
         client.batch_execute(sql).await?;
         let mut settings = settings(&database)?;
         change(&mut settings);
-        let server = Server::start(settings.clone()).await?;
+        let server = Box::pin(Server::start(settings.clone())).await?;
         Ok(World { database, client, settings, server })
     }
 
@@ -70,7 +70,7 @@ impl World {
         walcast_testkit::demo::apply(&mut client).await?;
         let mut settings = settings(&database)?;
         settings.demo = Some(Secret::new(SECRET));
-        let server = Server::start(settings.clone()).await?;
+        let server = Box::pin(Server::start(settings.clone())).await?;
         Ok(World { database, client, settings, server })
     }
 
@@ -104,7 +104,7 @@ impl World {
         let address = self.server.address();
         self.server.stop().await?;
         self.settings.listen = address;
-        self.server = Server::start(self.settings.clone()).await?;
+        self.server = Box::pin(Server::start(self.settings.clone())).await?;
         Ok(self)
     }
 }

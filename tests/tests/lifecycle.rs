@@ -156,7 +156,7 @@ async fn sockets_outlive_a_restart_and_a_crash_of_postgres_under_load_and_miss_n
     let mut stranger =
         Watcher::join(&world, &person("bea"), &[binding("*", "rows"), binding("*", "asked")]).await?;
     for watcher in [&mut watcher, &mut asking, &mut stranger] {
-        watcher.client.set_deadline(Duration::from_secs(60));
+        watcher.client.set_deadline(Duration::from_mins(1));
     }
     let writer = Writer::start(world.database.url());
     writer.more(200).await?;
@@ -206,7 +206,7 @@ async fn while_postgres_is_down_a_join_is_refused_or_good_for_when_it_is_back() 
     Watcher::join(&world, &person("ana"), &[binding("*", "rows")]).await?;
     cluster.stop().await?;
     let mut client = world.connect(&role("never_seen")).await?;
-    client.set_deadline(Duration::from_secs(60));
+    client.set_deadline(Duration::from_mins(1));
     let config = json!({"config": {"postgres_changes": [binding("*", "rows")]}});
     let reply = client.join("realtime:asking", &config).await?;
     assert_eq!(
@@ -214,7 +214,7 @@ async fn while_postgres_is_down_a_join_is_refused_or_good_for_when_it_is_back() 
         Some("UnableToConnectToProject: Realtime was unable to connect to the project database")
     );
     let mut watcher = Watcher::join(&world, &person("ana"), &[binding("*", "rows")]).await?;
-    watcher.client.set_deadline(Duration::from_secs(60));
+    watcher.client.set_deadline(Duration::from_mins(1));
     cluster.start_again().await?;
     world.client = world.database.client().await;
     world.sql("insert into rows values (1)").await?;

@@ -29,7 +29,7 @@ const NOTES: &str = "
 async fn world(learns: Learns, name: &str, sql: &str) -> Result<World> {
     let world = watched_with(name, sql, |settings| {
         settings.catalog_poll = match learns {
-            Learns::FromTheLog => Duration::from_secs(3_600),
+            Learns::FromTheLog => Duration::from_hours(1),
             Learns::ByPolling => Duration::from_millis(50),
         };
     })

@@ -1,5 +1,7 @@
 //! Which tables a binding means, and what a publication sends of them (docs/protocol.md §4.6 and §5.1).
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use serde_json::{Value, json};
 use walcast_tests::watching::{Watcher, refusal, watched};
@@ -72,11 +74,12 @@ async fn names_of_any_characters_are_matched_exactly() -> Result<()> {
     let mut sql = "create publication supabase_realtime;".to_owned();
     for name in names {
         let name = quoted(name);
-        sql += &format!(
+        write!(
+            sql,
             "create schema {name}; create table {name}.{name} (id int primary key, {name} int);
              grant usage on schema {name} to authenticated; grant select on {name}.{name} to authenticated;
              alter publication supabase_realtime add table {name}.{name};"
-        );
+        )?;
     }
     let world = watched("tables_names", &sql).await?;
     let mut watchers = Vec::new();
