@@ -57,7 +57,7 @@ impl RawSocket {
     }
 
     async fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(in_time(self.0.write_all(bytes)).await?)
+        in_time(self.0.write_all(bytes)).await
     }
 
     /// The next frame of the server, which must be a whole message: its opcode and its payload.
@@ -109,11 +109,11 @@ fn header(first: u8, length: usize) -> Vec<u8> {
     match (u8::try_from(length), u16::try_from(length)) {
         (Ok(short @ 0..=125), _) => header.push(0x80 | short),
         (_, Ok(medium)) => {
-            header.push(0x80 | 126);
+            header.push(0x80 | 0x7E);
             header.extend_from_slice(&medium.to_be_bytes());
         }
         _ => {
-            header.push(0x80 | 127);
+            header.push(0x80 | 0x7F);
             header.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }
