@@ -184,7 +184,7 @@ impl Engine {
         let JoinRequest { topic, join_ref, reference, identity, payload } = request;
         if payload.private {
             return Err(JoinRefused(
-                "PrivateOnly: private channels are not available on this server yet; \
+                "Unauthorized: private channels are not available on this server yet; \
                  join with config.private = false"
                     .to_owned(),
             ));

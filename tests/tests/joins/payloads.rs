@@ -77,7 +77,7 @@ async fn what_can_not_be_guessed_refuses_the_join_with_a_reason_that_names_it() 
     let world = World::with_sql("joins_refused", "").await?;
     let private = |got: &str| format!("InvalidJoinPayload: config.private must be true or false, got {got}");
     let with = |config: Value| json!({ "config": config });
-    let later = "PrivateOnly: private channels are not available on this server yet; \
+    let later = "Unauthorized: private channels are not available on this server yet; \
         join with config.private = false";
     let replay = "UnableToReplayMessages: Replay is not allowed for public channels";
     let table = [
