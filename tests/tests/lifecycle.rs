@@ -31,25 +31,30 @@ const ROWS: &str = "
 async fn a_change_made_in_reaction_to_subscribed_is_delivered_two_hundred_times() -> Result<()> {
     const TIMES: i64 = 200;
     let world = watched("lifecycle_subscribed", ROWS).await?;
-    let noise = Noise::start(&world).await;
     let mut client = world.connect(&person("ana")).await?;
     for id in 0..TIMES {
         let topic = format!("realtime:room {id}");
-        client.join_changes(&topic, &[binding("INSERT", "rows")]).await?;
+        let bindings = [binding("INSERT", "rows")];
+        // The log is not idle while the join is on its way.
+        let noise = format!("insert into other values ({id}); insert into rows values ({})", id + TIMES);
+        let (joined, written) = tokio::join!(client.join_changes(&topic, &bindings), world.sql(&noise));
+        joined?;
+        written?;
         world.sql(&format!("insert into rows values ({id})")).await?;
-        let change = client.expect(|message| message.is(&topic, "postgres_changes")).await;
-        let change = change.with_context(|| format!("the change after join {id}"))?;
-        assert_eq!(change.payload["data"]["record"]["id"], id);
+        let change = client
+            .expect(|message| {
+                message.is(&topic, "postgres_changes") && message.payload["data"]["record"]["id"] == id
+            })
+            .await;
+        change.with_context(|| format!("the change after join {id}"))?;
         client.leave(&topic).await?;
     }
-    noise.stop().await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_join_of_a_role_waits_for_it_and_misses_nothing() -> Result<()> {
     let world = watched("lifecycle_roles", ROWS).await?;
-    let noise = Noise::start(&world).await;
     let roles: Vec<_> = (0..20).map(|_| role_name("fresh")).collect();
     for (id, name) in roles.iter().enumerate() {
         world
@@ -60,35 +65,7 @@ async fn the_first_join_of_a_role_waits_for_it_and_misses_nothing() -> Result<()
         world.sql(&format!("insert into rows values ({id})")).await?;
         assert_eq!(watcher.ids(&world).await?, [i64::try_from(id)?], "role {id}");
     }
-    noise.stop().await
-}
-
-/// Rows that are written to another table all the while, so that the log is never idle.
-struct Noise {
-    done: Arc<AtomicBool>,
-    writer: JoinHandle<Result<()>>,
-}
-
-impl Noise {
-    async fn start(world: &World) -> Noise {
-        let client = world.database.client().await;
-        let done = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&done);
-        let writer = tokio::spawn(async move {
-            let mut id = 0_i64;
-            while !stopped.load(Ordering::Relaxed) {
-                id += 1;
-                client.execute("insert into other values ($1)", &[&id]).await?;
-            }
-            Ok(())
-        });
-        Noise { done, writer }
-    }
-
-    async fn stop(self) -> Result<()> {
-        self.done.store(true, Ordering::Relaxed);
-        self.writer.await?
-    }
+    Ok(())
 }
 
 /// Writes rows one after another, each in a transaction of its own, and goes on when Postgres is back.
