@@ -151,8 +151,7 @@ impl Server {
             .await
             .with_context(|| format!("cannot listen on {}: choose another PORT", settings.listen))?;
         let address = socket.local_addr()?;
-        let listener =
-            tokio::spawn(walcast_server::serve(socket, app, settings.listener, accepting.clone()));
+        let listener = tokio::spawn(walcast_server::serve(socket, app, settings.listener, accepting.clone()));
         tracing::info!(%address, slot, postgres = findings.server_version, "walcast is up");
         let drain = settings.drain;
         Ok(Server { address, engine, pipeline, progress, accepting, reading, listener, poll, drain })

@@ -150,6 +150,8 @@ pub struct Limits {
     pub max_concurrent_users: usize,
     /// Channels of one socket.
     pub max_channels_per_client: usize,
+    /// `postgres_changes` bindings of one channel.
+    pub max_bindings_per_channel: usize,
     /// Joins per second, of all sockets.
     pub max_joins_per_second: u32,
     /// Bytes of one broadcast or presence payload.
@@ -306,6 +308,7 @@ fn limits(layers: &Layers<'_>) -> Result<Limits, SettingsError> {
     Ok(Limits {
         max_concurrent_users: layers.get(&definitions::MAX_USERS)?,
         max_channels_per_client: layers.get(&definitions::MAX_CHANNELS)?,
+        max_bindings_per_channel: layers.get(&definitions::MAX_BINDINGS)?,
         max_joins_per_second: layers.get(&definitions::MAX_JOINS)?,
         payload_bytes_max: layers.get(&definitions::PAYLOAD_BYTES_MAX)?,
         presence_calls: RateLimit {

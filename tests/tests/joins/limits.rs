@@ -118,3 +118,23 @@ async fn messages_that_wait_for_a_join_may_not_be_as_large_as_they_like() -> Res
     assert_eq!(end, Some((1008, "too many messages before the join was answered".to_owned())));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_every_message_would_have_to_carry_is_bounded() -> Result<()> {
+    let world = World::with_sql("joins_sizes", "").await?;
+    let mut client = world.connect(&person("ana")).await?;
+    let many = json!({ "config": { "postgres_changes": vec![json!({ "schema": "public" }); 101] } });
+    let reply = client.join("realtime:many", &many).await?;
+    let reason = reply.reason().context("refused")?;
+    assert!(reason.contains("101 postgres_changes bindings, at most 100"), "{reason}");
+    assert!(reason.contains("limits.max_bindings_per_channel"), "{reason}");
+    let long_name = "x".repeat(4_097);
+    let reply = client.join(&format!("realtime:{long_name}"), &json!({ "config": {} })).await?;
+    assert_eq!(reply.reason(), Some("NameTooLong: the topic has 4097 bytes, at most 4096 are allowed"));
+    let long_key = json!({ "config": { "presence": { "key": long_name } } });
+    let reply = client.join("realtime:key", &long_key).await?;
+    let reason = "NameTooLong: config.presence.key has 4097 bytes, at most 4096 are allowed";
+    assert_eq!(reply.reason(), Some(reason));
+    assert!(client.join("realtime:key", &open_config()).await?.is_ok());
+    Ok(())
+}

@@ -252,6 +252,14 @@ pub(super) static MAX_CHANNELS: Setting<usize> =
         .environment(&["TENANT_MAX_CHANNELS_PER_CLIENT"])
         .default("100");
 
+pub(super) static MAX_BINDINGS: Setting<usize> = Setting::new(
+    "limits.max_bindings_per_channel",
+    parse::count::<1, 10_000>,
+    "`postgres_changes` bindings of one channel.",
+)
+.environment(&["WALCAST_MAX_BINDINGS_PER_CHANNEL"])
+.default("100");
+
 pub(super) static MAX_JOINS: Setting<u32> =
     Setting::new("limits.max_joins_per_second", parse::count32, "Joins of all sockets together, per second.")
         .environment(&["TENANT_MAX_JOINS_PER_SECOND"])
@@ -336,6 +344,7 @@ pub(super) static ALL: &[&About] = &[
     &RECORD_BYTES_MAX.about,
     &MAX_USERS.about,
     &MAX_CHANNELS.about,
+    &MAX_BINDINGS.about,
     &MAX_JOINS.about,
     &PAYLOAD_BYTES_MAX.about,
     &PRESENCE_CALLS.about,

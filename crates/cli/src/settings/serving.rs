@@ -23,6 +23,7 @@ impl Settings {
         serve.engine = self.engine();
         serve.limits.max_concurrent_users = self.limits.max_concurrent_users;
         serve.limits.max_channels_per_client = self.limits.max_channels_per_client;
+        serve.limits.max_bindings_per_channel = self.limits.max_bindings_per_channel;
         serve.limits.max_joins_per_second = self.limits.max_joins_per_second;
         serve.limits.connect_error_backoff = self.server.connect_error_backoff;
         serve.limits.channel_error_backoff = self.server.channel_error_backoff;

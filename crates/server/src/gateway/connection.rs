@@ -19,7 +19,7 @@ use walcast_wire::{
     AccessTokenPush, ClientMessage, ClientPayload, Frame, JoinPayload, Ref, Serializer, Status,
 };
 
-use super::Gateway;
+use super::{Gateway, Limits};
 use super::channel::{ChannelState, Credentials, JoinTask, Settled, Stage};
 use super::push::push_kind;
 use super::socket::{Reader, SharedStream};
@@ -34,6 +34,9 @@ const DEFERRED_LARGEST_MESSAGES: usize = 2;
 /// Joins that wait for their answer beyond the channels that there may be: refused ones, which wait longest.
 /// More end the connection.
 const PENDING_REFUSALS_MAX: usize = 1_000;
+
+/// Bytes of a topic or presence key: both go out with every message that concerns them.
+const NAME_BYTES_MAX: usize = 4 * 1024;
 
 /// Close codes of RFC 6455 §7.4.1.
 mod close_code {
@@ -356,6 +359,7 @@ impl Connection {
             return Err("UnknownErrorOnChannel: the payload of phx_join must be JSON".to_owned());
         };
         let payload = JoinPayload::parse(sub_topic, payload).map_err(|error| error.to_string())?;
+        check_sizes(sub_topic, &payload, limits)?;
         if !payload.invalid_fields.is_empty() {
             let fields = payload.invalid_fields.join(", ");
             tracing::warn!(code = "InvalidJoinPayload", fields, "fields of a join took their defaults");
@@ -458,6 +462,24 @@ impl Connection {
     async fn close(&mut self, code: u16, reason: &str) {
         self.session.send(Command::Close(self.session.id, Frame::close(code, reason))).await;
     }
+}
+
+/// What every other member or every change would have to carry is bounded.
+fn check_sizes(sub_topic: &str, payload: &JoinPayload, limits: &Limits) -> Result<(), String> {
+    let (bindings, allowed) = (payload.bindings.len(), limits.max_bindings_per_channel);
+    let key_bytes = payload.presence.key.as_ref().map_or(0, String::len);
+    if bindings > allowed {
+        return Err(format!(
+            "TooManyBindings: the channel asks for {bindings} postgres_changes bindings, at most {allowed} are \
+             allowed (limits.max_bindings_per_channel)"
+        ));
+    }
+    for (what, bytes) in [("the topic", sub_topic.len()), ("config.presence.key", key_bytes)] {
+        if bytes > NAME_BYTES_MAX {
+            return Err(format!("NameTooLong: {what} has {bytes} bytes, at most {NAME_BYTES_MAX} are allowed"));
+        }
+    }
+    Ok(())
 }
 
 fn end_of(error: &Error) -> End {

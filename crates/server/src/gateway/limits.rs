@@ -11,6 +11,8 @@ pub struct Limits {
     pub max_concurrent_users: usize,
     /// Channels of one connection.
     pub max_channels_per_client: usize,
+    /// `postgres_changes` bindings of one channel.
+    pub max_bindings_per_channel: usize,
     /// Joins in one second, of all connections together.
     pub max_joins_per_second: u32,
     /// How long a refused handshake waits before its answer, so that a client that retries at once costs
@@ -29,6 +31,7 @@ impl Default for Limits {
         Limits {
             max_concurrent_users: 100_000,
             max_channels_per_client: 100,
+            max_bindings_per_channel: 100,
             max_joins_per_second: 10_000,
             connect_error_backoff: Duration::from_secs(2),
             channel_error_backoff: Duration::from_secs(5),
