@@ -2,13 +2,13 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint clients fuzz vendor
+.PHONY: help run test lint bench-policies clients fuzz vendor
 
 # Where rustup puts cargo, and where scripts/setup.sh puts a newer Node.js if Debian's is too old.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.walcast/node/bin:$(PATH)
 
 help: ## list what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 run: ## start walcast with a private Postgres and the demo page; options: ARGS="--port 5000"
 	@scripts/setup.sh run
@@ -21,6 +21,10 @@ lint: ## formatting and lints only
 	@scripts/setup.sh build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
+
+bench-policies: ## policies and filters against pg_recvlogical, from one log; ARGS="-n 100 --rows 5000" for a quick look
+	@scripts/setup.sh run
+	cargo run --release --package walcast-bench --bin policies -- $(ARGS)
 
 clients: ## install the stock clients and the browser driver that the tests use
 	@scripts/setup.sh test
