@@ -141,6 +141,23 @@ async fn rows_are_judged_by_the_policies_as_they_stand_when_their_transaction_co
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_row_right_after_a_change_of_policy_is_judged_by_it_each_time() -> Result<()> {
+    let world = world(Learns::FromTheLog, "live_policy_again", NOTES).await?;
+    let mut watcher = Watcher::join(&world, &person("ana"), &[binding("INSERT", "notes")]).await?;
+    // PostgreSQL sends a transaction a moment before others can see what it did.
+    for round in 0..50 {
+        let (owner, other) = if round % 2 == 0 { ("bea", "ana") } else { ("ana", "bea") };
+        world.sql(&format!("alter policy own on notes using (owner = '{owner}')")).await?;
+        let insert = format!("insert into notes (owner) values ('{owner}'), ('{other}')");
+        world.sql(&insert).await?;
+        let owners: Vec<_> =
+            watcher.seen(&world).await?.iter().map(|data| data["record"]["owner"].clone()).collect();
+        assert_eq!(owners, [owner], "round {round}");
+    }
+    Ok(())
+}
+
 async fn columns(learns: Learns, name: &str) -> Result<()> {
     let world = world(learns, name, NOTES).await?;
     let mut watcher = Watcher::join(&world, &person("ana"), &[binding("INSERT", "notes")]).await?;

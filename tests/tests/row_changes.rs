@@ -358,7 +358,9 @@ async fn truncate_is_passed_over_and_changes_go_on() -> Result<()> {
     let world = watched("changes_truncate", NOTES).await?;
     let mut watcher = Watcher::join(&world, &person("ana"), &[binding("*", "notes")]).await?;
     world.sql("insert into notes values (1); truncate notes; insert into notes values (2)").await?;
-    world.sql("truncate notes, watching.marks restart identity cascade; insert into notes values (3)").await?;
+    world
+        .sql("truncate notes, watching.marks restart identity cascade; insert into notes values (3)")
+        .await?;
     assert_eq!(watcher.ids(&world).await?, [1, 2, 3]);
     Ok(())
 }

@@ -214,6 +214,29 @@ async fn a_policy_that_looks_into_another_table_sees_members_come_and_go() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_becomes_a_member_together_with_a_row_sees_it_each_time() -> Result<()> {
+    let sql = format!(
+        "{NOTES}
+         create table members (note int, sub text);
+         grant select on members to authenticated;
+         create policy members on notes using (exists (
+             select from members as m where m.note = notes.id and m.sub = (auth.jwt() ->> 'sub')));"
+    );
+    let world = watched("security_same_transaction", &sql).await?;
+    let mut ana = Watcher::join(&world, &person("ana"), &notes()).await?;
+    // PostgreSQL sends a transaction a moment before others can see what it did.
+    for id in 0..200 {
+        world
+            .sql(&format!(
+                "begin; insert into members values ({id}, 'ana'); insert into notes values ({id}); commit"
+            ))
+            .await?;
+    }
+    assert_eq!(ana.ids(&world).await?, (0..200).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_people_of_one_role_each_get_their_own() -> Result<()> {
     // §15 case 224.
     let custom = role_name("custom");

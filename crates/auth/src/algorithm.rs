@@ -54,18 +54,13 @@ mod tests {
 
     #[test]
     fn only_the_listed_names_are_algorithms() {
-        for name in [
-            "none", "None", "", "hs256", "PS256", "ES512", "ES256K", "Ed448", "RSA-OAEP", "dir",
-        ] {
+        for name in ["none", "None", "", "hs256", "PS256", "ES512", "ES256K", "Ed448", "RSA-OAEP", "dir"] {
             assert_eq!(SignatureAlgorithm::named(name), None, "{name}");
         }
     }
 
     #[test]
     fn both_names_of_ed25519_mean_the_same() {
-        assert_eq!(
-            SignatureAlgorithm::named("EdDSA"),
-            SignatureAlgorithm::named("Ed25519")
-        );
+        assert_eq!(SignatureAlgorithm::named("EdDSA"), SignatureAlgorithm::named("Ed25519"));
     }
 }

@@ -44,17 +44,12 @@ pub(crate) fn check_present(
     if let Some(expiry) = number(payload, "exp")?
         && expiry <= now_unix_seconds
     {
-        return Err(TokenError::Expired {
-            seconds_ago: whole_seconds(now_unix_seconds - expiry),
-        });
+        return Err(TokenError::Expired { seconds_ago: whole_seconds(now_unix_seconds - expiry) });
     }
     number(payload, "iat")?;
     for (claim, wanted) in validators {
         if payload.get(claim).is_some_and(|found| found != wanted) {
-            return Err(invalid(
-                claim,
-                "does not have the value that JWT_CLAIM_VALIDATORS asks for",
-            ));
+            return Err(invalid(claim, "does not have the value that JWT_CLAIM_VALIDATORS asks for"));
         }
     }
     Ok(())
@@ -65,10 +60,7 @@ pub(crate) fn require(payload: Map<String, Value>, json: String) -> Result<Claim
     let (Some(role), Some(expiry)) = (payload.get("role"), number(&payload, "exp")?) else {
         return Err(TokenError::MissingClaims);
     };
-    let role: Arc<str> = role
-        .as_str()
-        .ok_or_else(|| invalid("role", "is not a string"))?
-        .into();
+    let role: Arc<str> = role.as_str().ok_or_else(|| invalid("role", "is not a string"))?.into();
     // No role can have these names. Postgres reads the role setting `none` as "whoever is connected", which is us
     // (PostgreSQL documentation, SET ROLE).
     if matches!(&*role, "" | "none") || role.contains('\0') {
@@ -87,18 +79,12 @@ pub(crate) fn require(payload: Map<String, Value>, json: String) -> Result<Claim
 fn number(payload: &Map<String, Value>, claim: &str) -> Result<Option<f64>, TokenError> {
     match payload.get(claim) {
         None => Ok(None),
-        Some(value) => value
-            .as_f64()
-            .map(Some)
-            .ok_or_else(|| invalid(claim, "is not a number")),
+        Some(value) => value.as_f64().map(Some).ok_or_else(|| invalid(claim, "is not a number")),
     }
 }
 
 fn invalid(claim: &str, problem: &'static str) -> TokenError {
-    TokenError::InvalidClaim {
-        claim: claim.to_owned(),
-        problem,
-    }
+    TokenError::InvalidClaim { claim: claim.to_owned(), problem }
 }
 
 /// Float to integer saturates, which is what a date beyond all calendars deserves.
@@ -157,18 +143,9 @@ mod tests {
     #[test]
     fn expiry_is_strict_and_counts_whole_seconds() {
         let at = |expiry: Value| claims(&json!({"role": "anon", "exp": expiry})).err();
-        assert_eq!(
-            at(json!(1_700_000_000)),
-            Some(TokenError::Expired { seconds_ago: 0 })
-        );
-        assert_eq!(
-            at(json!(1_699_999_000)),
-            Some(TokenError::Expired { seconds_ago: 1000 })
-        );
-        assert_eq!(
-            at(json!(1_699_999_999.5)),
-            Some(TokenError::Expired { seconds_ago: 0 })
-        );
+        assert_eq!(at(json!(1_700_000_000)), Some(TokenError::Expired { seconds_ago: 0 }));
+        assert_eq!(at(json!(1_699_999_000)), Some(TokenError::Expired { seconds_ago: 1000 }));
+        assert_eq!(at(json!(1_699_999_999.5)), Some(TokenError::Expired { seconds_ago: 0 }));
         assert_eq!(at(json!(1_700_000_000.1)), None);
     }
 
@@ -176,25 +153,14 @@ mod tests {
     fn an_expired_token_without_role_is_expired() {
         assert_eq!(
             claims(&json!({"exp": 1})).err(),
-            Some(TokenError::Expired {
-                seconds_ago: 1_699_999_999
-            })
+            Some(TokenError::Expired { seconds_ago: 1_699_999_999 })
         );
     }
 
     #[test]
     fn times_that_are_no_numbers_are_refused() {
-        for value in [
-            json!("1"),
-            json!("9999999999"),
-            json!(null),
-            json!([]),
-            json!(true),
-        ] {
-            assert!(
-                is_invalid(claims(&json!({"role": "anon", "exp": value})), "exp"),
-                "exp {value}"
-            );
+        for value in [json!("1"), json!("9999999999"), json!(null), json!([]), json!(true)] {
+            assert!(is_invalid(claims(&json!({"role": "anon", "exp": value})), "exp"), "exp {value}");
             let payload = json!({"role": "anon", "exp": 1_800_000_000, "iat": value});
             assert!(is_invalid(claims(&payload), "iat"), "iat {value}");
         }
@@ -202,14 +168,8 @@ mod tests {
 
     #[test]
     fn role_and_expiry_are_required_and_nothing_else_is() {
-        assert_eq!(
-            claims(&json!({"role": "anon"})).err(),
-            Some(TokenError::MissingClaims)
-        );
-        assert_eq!(
-            claims(&json!({"exp": 1_800_000_000})).err(),
-            Some(TokenError::MissingClaims)
-        );
+        assert_eq!(claims(&json!({"role": "anon"})).err(), Some(TokenError::MissingClaims));
+        assert_eq!(claims(&json!({"exp": 1_800_000_000})).err(), Some(TokenError::MissingClaims));
         assert_eq!(claims(&json!({})).err(), Some(TokenError::MissingClaims));
         assert!(claims(&json!({"role": "anon", "exp": 1_800_000_000})).is_ok());
     }
@@ -217,10 +177,7 @@ mod tests {
     #[test]
     fn a_role_that_postgres_can_not_have_is_refused() {
         for role in [json!(null), json!(7), json!(""), json!("none"), json!("a\0b")] {
-            assert!(
-                is_invalid(claims(&json!({"role": role, "exp": 1_800_000_000})), "role"),
-                "{role}"
-            );
+            assert!(is_invalid(claims(&json!({"role": role, "exp": 1_800_000_000})), "role"), "{role}");
         }
     }
 
@@ -229,10 +186,7 @@ mod tests {
         let validators = json!({"iss": "https://issuer", "aud": "authenticated"});
         let with = |extra: Value| {
             let mut payload = json!({"role": "anon", "exp": 1_800_000_000});
-            payload
-                .as_object_mut()
-                .unwrap()
-                .extend(extra.as_object().unwrap().clone());
+            payload.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
             check(&payload, &validators)
         };
         assert!(with(json!({})).is_ok());
@@ -246,9 +200,6 @@ mod tests {
     fn debug_does_not_print_the_payload() {
         let found = claims(&json!({"role": "anon", "exp": 1_800_000_000, "email": "a@b.c"})).unwrap();
         let printed = format!("{found:?}");
-        assert!(
-            printed.contains("anon") && !printed.contains("a@b.c"),
-            "{printed}"
-        );
+        assert!(printed.contains("anon") && !printed.contains("a@b.c"), "{printed}");
     }
 }

@@ -31,10 +31,7 @@ impl CompactToken {
         if text.len() > TOKEN_BYTES_MAX {
             return Err(malformed("it is longer than 64 KiB"));
         }
-        let text: String = text
-            .chars()
-            .filter(|character| !character.is_whitespace())
-            .collect();
+        let text: String = text.chars().filter(|character| !character.is_whitespace()).collect();
         let mut parts = text.split('.');
         let (Some(header), Some(payload), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -48,14 +45,7 @@ impl CompactToken {
         let payload = object(&payload_json).ok_or(malformed("the payload is not a JSON object"))?;
         let algorithm = algorithm(&header)?;
         let key_id = header.get("kid").and_then(Value::as_str).map(str::to_owned);
-        Ok(Self {
-            text,
-            signature_start,
-            payload_json,
-            payload,
-            algorithm,
-            key_id,
-        })
+        Ok(Self { text, signature_start, payload_json, payload, algorithm, key_id })
     }
 
     /// What is signed: header and payload as they were sent, with the dot between them.
@@ -72,20 +62,14 @@ impl CompactToken {
 fn algorithm(header: &Map<String, Value>) -> Result<SignatureAlgorithm, TokenError> {
     // RFC 7515 §4.1.11: extensions named here must be understood, and we know none.
     if header.contains_key("crit") {
-        return Err(TokenError::NoSigner {
-            reason: "it demands header extensions (`crit`)".to_owned(),
-        });
+        return Err(TokenError::NoSigner { reason: "it demands header extensions (`crit`)".to_owned() });
     }
     let Some(name) = header.get("alg").and_then(Value::as_str) else {
-        return Err(TokenError::NoSigner {
-            reason: "its header has no `alg`".to_owned(),
-        });
+        return Err(TokenError::NoSigner { reason: "its header has no `alg`".to_owned() });
     };
     SignatureAlgorithm::named(name).ok_or_else(|| {
         let shown: String = name.chars().take(32).collect();
-        TokenError::NoSigner {
-            reason: format!("the algorithm {shown:?} is not accepted"),
-        }
+        TokenError::NoSigner { reason: format!("the algorithm {shown:?} is not accepted") }
     })
 }
 
@@ -106,11 +90,7 @@ mod tests {
     use super::*;
 
     fn token(header: &str, payload: &str) -> String {
-        format!(
-            "{}.{}.c2ln",
-            URL_SAFE_NO_PAD.encode(header),
-            URL_SAFE_NO_PAD.encode(payload)
-        )
+        format!("{}.{}.c2ln", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload))
     }
 
     fn refusal(text: &str) -> TokenError {
@@ -120,10 +100,7 @@ mod tests {
     #[test]
     fn white_space_anywhere_is_ignored() {
         let text = token(r#"{"alg":"HS256","kid":"one"}"#, r#"{"a":1}"#);
-        let spaced: String = text
-            .chars()
-            .flat_map(|character| [character, ' ', '\n'])
-            .collect();
+        let spaced: String = text.chars().flat_map(|character| [character, ' ', '\n']).collect();
         let parsed = CompactToken::parse(&spaced).unwrap();
         assert_eq!(parsed.message(), &text.as_bytes()[..text.len() - 5]);
         assert_eq!(parsed.signature(), "c2ln");
@@ -134,32 +111,17 @@ mod tests {
     #[test]
     fn a_text_that_is_no_token_is_malformed() {
         let oversized = "a".repeat(TOKEN_BYTES_MAX + 1);
-        for text in [
-            "",
-            ".",
-            "..",
-            "...",
-            "a.b",
-            "a.b.c",
-            "a.b.c.d",
-            "potato",
-            "\u{1F600}.\u{1F600}.x",
-            &oversized,
-        ] {
-            assert!(
-                matches!(refusal(text), TokenError::Malformed { .. }),
-                "{text:.20}"
-            );
+        for text in
+            ["", ".", "..", "...", "a.b", "a.b.c", "a.b.c.d", "potato", "\u{1F600}.\u{1F600}.x", &oversized]
+        {
+            assert!(matches!(refusal(text), TokenError::Malformed { .. }), "{text:.20}");
         }
     }
 
     #[test]
     fn a_header_or_payload_that_is_no_object_is_malformed() {
         for value in ["[]", "\"text\"", "1", "null", "true", "{"] {
-            assert!(
-                matches!(refusal(&token(value, "{}")), TokenError::Malformed { .. }),
-                "{value}"
-            );
+            assert!(matches!(refusal(&token(value, "{}")), TokenError::Malformed { .. }), "{value}");
             let text = token(r#"{"alg":"HS256"}"#, value);
             assert!(matches!(refusal(&text), TokenError::Malformed { .. }), "{value}");
         }
@@ -176,10 +138,7 @@ mod tests {
             r#"{"typ":"JWT"}"#,
             r#"{"alg":"HS256","crit":["exp"]}"#,
         ] {
-            assert!(
-                matches!(refusal(&token(header, "{}")), TokenError::NoSigner { .. }),
-                "{header}"
-            );
+            assert!(matches!(refusal(&token(header, "{}")), TokenError::NoSigner { .. }), "{header}");
         }
     }
 

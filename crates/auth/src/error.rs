@@ -157,10 +157,7 @@ mod tests {
 
     #[test]
     fn a_missing_token_is_refused_as_a_missing_api_key() {
-        assert_eq!(
-            TokenError::Missing.handshake(),
-            (401, "API key is missing".to_owned())
-        );
+        assert_eq!(TokenError::Missing.handshake(), (401, "API key is missing".to_owned()));
         assert_eq!(TokenError::Missing.handshake_code(), "MissingAPIKey");
     }
 
@@ -168,10 +165,7 @@ mod tests {
     fn expiry_is_told_with_seconds_on_a_channel_and_without_at_the_handshake() {
         let expired = TokenError::Expired { seconds_ago: 1000 };
         assert_eq!(expired.handshake(), (401, "Token has expired".to_owned()));
-        assert_eq!(
-            expired.join_reason(),
-            "InvalidJWTToken: Token has expired 1000 seconds ago"
-        );
+        assert_eq!(expired.join_reason(), "InvalidJWTToken: Token has expired 1000 seconds ago");
         assert_eq!(expired.close_message(), "Token has expired 1000 seconds ago");
     }
 
@@ -179,10 +173,7 @@ mod tests {
     fn required_claims_are_named_in_every_place() {
         let text = "Fields `role` and `exp` are required in JWT";
         assert_eq!(TokenError::MissingClaims.handshake(), (401, text.to_owned()));
-        assert_eq!(
-            TokenError::MissingClaims.join_reason(),
-            format!("InvalidJWTToken: {text}")
-        );
+        assert_eq!(TokenError::MissingClaims.join_reason(), format!("InvalidJWTToken: {text}"));
         assert_eq!(TokenError::MissingClaims.close_message(), text);
     }
 
@@ -198,9 +189,7 @@ mod tests {
 
     #[test]
     fn an_unusable_algorithm_a_bad_signature_and_a_malformed_token_have_their_words() {
-        let no_signer = TokenError::NoSigner {
-            reason: "alg".to_owned(),
-        };
+        let no_signer = TokenError::NoSigner { reason: "alg".to_owned() };
         assert_eq!(
             no_signer.join_reason(),
             "JwtSignerError: Failed to generate JWT signer, check your JWT secret or JWKS configuration"
@@ -210,26 +199,14 @@ mod tests {
             "JwtSignatureError: Failed to validate JWT signature"
         );
         let malformed = TokenError::Malformed { reason: "parts" };
-        assert_eq!(
-            malformed.join_reason(),
-            "MalformedJWT: The token provided is not a valid JWT"
-        );
-        assert_eq!(
-            malformed.handshake(),
-            (401, "The token provided is not a valid JWT".to_owned())
-        );
+        assert_eq!(malformed.join_reason(), "MalformedJWT: The token provided is not a valid JWT");
+        assert_eq!(malformed.handshake(), (401, "The token provided is not a valid JWT".to_owned()));
     }
 
     #[test]
     fn a_claim_that_can_not_be_accepted_is_the_unmapped_error() {
-        let invalid = TokenError::InvalidClaim {
-            claim: "exp".to_owned(),
-            problem: "is not a number",
-        };
-        assert_eq!(
-            invalid.handshake(),
-            (500, "Error connecting to Realtime".to_owned())
-        );
+        let invalid = TokenError::InvalidClaim { claim: "exp".to_owned(), problem: "is not a number" };
+        assert_eq!(invalid.handshake(), (500, "Error connecting to Realtime".to_owned()));
         assert_eq!(invalid.join_reason(), "Unknown Error on Channel");
     }
 }

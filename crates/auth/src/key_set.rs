@@ -99,21 +99,13 @@ fn key(entry: &Value) -> Result<Key, String> {
                 .ok_or("declares an algorithm (`alg`) that is not accepted for its type")?,
         ),
     };
-    Ok(Key {
-        id,
-        kind,
-        algorithm,
-        verifying,
-    })
+    Ok(Key { id, kind, algorithm, verifying })
 }
 
 fn octets(fields: &Map<String, Value>) -> Result<(KeyKind, DecodingKey), String> {
     let secret = bytes(fields, "k")?;
     if secret.len() < SECRET_BYTES_MIN {
-        return Err(format!(
-            "has {} secret bytes (`k`) where at least 32 are needed",
-            secret.len()
-        ));
+        return Err(format!("has {} secret bytes (`k`) where at least 32 are needed", secret.len()));
     }
     Ok((KeyKind::Octets, DecodingKey::from_secret(&secret)))
 }
@@ -122,15 +114,9 @@ fn rsa(fields: &Map<String, Value>) -> Result<(KeyKind, DecodingKey), String> {
     let (modulus, exponent) = (bytes(fields, "n")?, bytes(fields, "e")?);
     let significant = modulus.iter().skip_while(|byte| **byte == 0).count();
     if significant < RSA_BYTES_MIN || exponent.is_empty() {
-        return Err(format!(
-            "has an RSA modulus of {} bits where at least 2048 are needed",
-            significant * 8
-        ));
+        return Err(format!("has an RSA modulus of {} bits where at least 2048 are needed", significant * 8));
     }
-    Ok((
-        KeyKind::Rsa,
-        DecodingKey::from_rsa_raw_components(&modulus, &exponent),
-    ))
+    Ok((KeyKind::Rsa, DecodingKey::from_rsa_raw_components(&modulus, &exponent)))
 }
 
 fn elliptic_curve(fields: &Map<String, Value>) -> Result<(KeyKind, DecodingKey), String> {
@@ -162,17 +148,11 @@ fn exactly(bytes: &[u8], length: usize, field: &str) -> Result<(), String> {
     if bytes.len() == length {
         return Ok(());
     }
-    Err(format!(
-        "has {} bytes in `{field}` where its curve has {length}",
-        bytes.len()
-    ))
+    Err(format!("has {} bytes in `{field}` where its curve has {length}", bytes.len()))
 }
 
 fn text<'a>(fields: &'a Map<String, Value>, field: &str) -> Result<&'a str, String> {
-    fields
-        .get(field)
-        .and_then(Value::as_str)
-        .ok_or_else(|| format!("has no text in `{field}`"))
+    fields.get(field).and_then(Value::as_str).ok_or_else(|| format!("has no text in `{field}`"))
 }
 
 fn bytes(fields: &Map<String, Value>, field: &str) -> Result<Vec<u8>, String> {
@@ -213,10 +193,7 @@ mod tests {
         .unwrap();
         let hs256 = SignatureAlgorithm::named("HS256").unwrap();
         assert_eq!(set.matching("good", hs256).count(), 1);
-        assert_eq!(
-            set.unusable,
-            ["key \"curve\" has the unsupported curve \"Ed448\" (`crv`)"]
-        );
+        assert_eq!(set.unusable, ["key \"curve\" has the unsupported curve \"Ed448\" (`crv`)"]);
     }
 
     #[test]
@@ -229,30 +206,12 @@ mod tests {
             (json!({"kid": "a", "kty": "dsa"}), "unknown type"),
             (json!({"kid": "a", "kty": "oct", "k": "AAAA"}), "at least 32"),
             (json!({"kid": "a", "kty": "oct", "k": "+++"}), "base64url"),
-            (
-                json!({"kid": "a", "kty": "oct", "k": "AAAA", "use": "enc"}),
-                "not for signatures",
-            ),
-            (
-                json!({"kid": "a", "kty": "RSA", "n": "AAAA", "e": "AQAB"}),
-                "at least 2048",
-            ),
-            (
-                json!({"kid": "a", "kty": "RSA", "n": zeros, "e": "AQAB"}),
-                "modulus of 0 bits",
-            ),
-            (
-                json!({"kid": "a", "kty": "EC", "crv": "secp256k1"}),
-                "unsupported curve",
-            ),
-            (
-                json!({"kid": "a", "kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA"}),
-                "3 bytes in `x`",
-            ),
-            (
-                json!({"kid": "a", "kty": "OKP", "crv": "Ed25519", "x": "AAAA"}),
-                "3 bytes in `x`",
-            ),
+            (json!({"kid": "a", "kty": "oct", "k": "AAAA", "use": "enc"}), "not for signatures"),
+            (json!({"kid": "a", "kty": "RSA", "n": "AAAA", "e": "AQAB"}), "at least 2048"),
+            (json!({"kid": "a", "kty": "RSA", "n": zeros, "e": "AQAB"}), "modulus of 0 bits"),
+            (json!({"kid": "a", "kty": "EC", "crv": "secp256k1"}), "unsupported curve"),
+            (json!({"kid": "a", "kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA"}), "3 bytes in `x`"),
+            (json!({"kid": "a", "kty": "OKP", "crv": "Ed25519", "x": "AAAA"}), "3 bytes in `x`"),
         ] {
             let found = reasons(&entry);
             assert!(found[0].contains(wanted), "{entry}: {found:?}");
@@ -266,10 +225,7 @@ mod tests {
             &json!({"keys": [{"kid": "a", "kty": "oct", "k": secret, "alg": "HS512"}]}).to_string(),
         )
         .unwrap();
-        let count = |name: &str| {
-            set.matching("a", SignatureAlgorithm::named(name).unwrap())
-                .count()
-        };
+        let count = |name: &str| set.matching("a", SignatureAlgorithm::named(name).unwrap()).count();
         assert_eq!((count("HS512"), count("HS256"), count("RS256")), (1, 0, 0));
         assert!(
             reasons(&json!({"kid": "a", "kty": "oct", "k": secret, "alg": "RS256"}))[0].contains("`alg`")

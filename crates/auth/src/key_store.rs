@@ -48,14 +48,10 @@ impl JwksSource {
             return Ok(Self::Inline(text.to_owned()));
         }
         if text.starts_with("http://") || text.starts_with("https://") {
-            let url = Url::parse(text).map_err(|error| KeyError::Url {
-                problem: error.to_string(),
-            })?;
+            let url = Url::parse(text).map_err(|error| KeyError::Url { problem: error.to_string() })?;
             return Ok(Self::Url(Box::new(url)));
         }
-        Ok(Self::File(PathBuf::from(
-            text.strip_prefix("file://").unwrap_or(text),
-        )))
+        Ok(Self::File(PathBuf::from(text.strip_prefix("file://").unwrap_or(text))))
     }
 }
 
@@ -66,12 +62,7 @@ impl fmt::Display for JwksSource {
             Self::Inline(_) => formatter.write_str("given as text"),
             Self::File(path) => write!(formatter, "in {}", path.display()),
             Self::Url(url) => {
-                write!(
-                    formatter,
-                    "at {}{}",
-                    url.origin().ascii_serialization(),
-                    url.path()
-                )
+                write!(formatter, "at {}{}", url.origin().ascii_serialization(), url.path())
             }
         }
     }
@@ -104,10 +95,7 @@ pub(crate) struct Loaded {
 impl KeyStore {
     /// Reads text and file at once; a URL is fetched when it is first needed or by [`Self::load`].
     pub(crate) fn new(source: JwksSource) -> Result<Self, KeyError> {
-        let unreadable = |problem: String| KeyError::Unreadable {
-            origin: source.to_string(),
-            problem,
-        };
+        let unreadable = |problem: String| KeyError::Unreadable { origin: source.to_string(), problem };
         let (keys, client) = match &source {
             JwksSource::Inline(json) => (KeySet::parse(json).map_err(unreadable)?, None),
             JwksSource::File(path) => {
@@ -144,9 +132,7 @@ impl KeyStore {
     /// The keys as they are known now. Starts a reading in the background when they are old.
     pub(crate) fn current(self: &Arc<Self>, now_unix_seconds: f64) -> Arc<Loaded> {
         let current = self.current.load_full();
-        let old = current
-            .at
-            .is_none_or(|at| now_unix_seconds - at > OLD_AFTER_SECONDS);
+        let old = current.at.is_none_or(|at| now_unix_seconds - at > OLD_AFTER_SECONDS);
         // A URL that was never fetched is left to whoever misses a key, and waits for it.
         let fetched_once = current.at.is_some() || matches!(self.source, JwksSource::File(_));
         if old && fetched_once && self.may_read(now_unix_seconds) {
@@ -170,10 +156,7 @@ impl KeyStore {
         let _one_at_a_time = self.reading.lock().await;
         self.read_and_keep(now_unix_seconds)
             .await
-            .map_err(|problem| KeyError::Unreadable {
-                origin: self.source.to_string(),
-                problem,
-            })
+            .map_err(|problem| KeyError::Unreadable { origin: self.source.to_string(), problem })
     }
 
     async fn read_unless_changed(self: Arc<Self>, seen: Arc<Loaded>, now_unix_seconds: f64) {
@@ -187,8 +170,7 @@ impl KeyStore {
     }
 
     async fn read_and_keep(&self, now_unix_seconds: f64) -> Result<(), String> {
-        self.attempted_at
-            .store(now_unix_seconds.to_bits(), Ordering::Relaxed);
+        self.attempted_at.store(now_unix_seconds.to_bits(), Ordering::Relaxed);
         let json = match &self.source {
             JwksSource::Inline(_) => return Ok(()),
             JwksSource::File(path) => read_file(path).await?,
@@ -196,10 +178,7 @@ impl KeyStore {
         };
         let keys = KeySet::parse(&json)?;
         report_unusable(&self.source, &keys);
-        self.current.store(Arc::new(Loaded {
-            keys,
-            at: Some(now_unix_seconds),
-        }));
+        self.current.store(Arc::new(Loaded { keys, at: Some(now_unix_seconds) }));
         Ok(())
     }
 
@@ -241,21 +220,14 @@ fn client(url: &Url) -> Result<reqwest::Client, KeyError> {
     if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
         builder = builder.no_proxy();
     }
-    builder.build().map_err(|error| KeyError::Url {
-        problem: chain(&error),
-    })
+    builder.build().map_err(|error| KeyError::Url { problem: chain(&error) })
 }
 
 async fn read_file(path: &std::path::Path) -> Result<String, String> {
-    let file = tokio::fs::File::open(path)
-        .await
-        .map_err(|error| error.to_string())?;
+    let file = tokio::fs::File::open(path).await.map_err(|error| error.to_string())?;
     let mut json = String::new();
     let limit = KEY_SET_BYTES_MAX as u64 + 1;
-    file.take(limit)
-        .read_to_string(&mut json)
-        .await
-        .map_err(|error| error.to_string())?;
+    file.take(limit).read_to_string(&mut json).await.map_err(|error| error.to_string())?;
     if json.len() > KEY_SET_BYTES_MAX {
         return Err("the file is longer than 256 KiB".to_owned());
     }
@@ -286,18 +258,10 @@ mod tests {
 
     #[test]
     fn text_file_and_url_are_told_apart() {
-        assert!(matches!(
-            JwksSource::parse(" {\"keys\":[]}"),
-            Ok(JwksSource::Inline(_))
-        ));
-        assert!(matches!(
-            JwksSource::parse("https://issuer/keys"),
-            Ok(JwksSource::Url(_))
-        ));
-        assert!(
-            matches!(JwksSource::parse("file:///etc/jwks.json"), Ok(JwksSource::File(path))
-            if path.to_str() == Some("/etc/jwks.json"))
-        );
+        assert!(matches!(JwksSource::parse(" {\"keys\":[]}"), Ok(JwksSource::Inline(_))));
+        assert!(matches!(JwksSource::parse("https://issuer/keys"), Ok(JwksSource::Url(_))));
+        assert!(matches!(JwksSource::parse("file:///etc/jwks.json"), Ok(JwksSource::File(path))
+            if path.to_str() == Some("/etc/jwks.json")));
         assert!(matches!(JwksSource::parse("jwks.json"), Ok(JwksSource::File(_))));
         assert!(matches!(JwksSource::parse("http://"), Err(KeyError::Url { .. })));
     }
@@ -314,10 +278,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_and_a_text_that_is_no_key_set_stop_the_start() {
-        for source in [
-            JwksSource::File("does/not/exist.json".into()),
-            JwksSource::Inline("{}".to_owned()),
-        ] {
+        for source in [JwksSource::File("does/not/exist.json".into()), JwksSource::Inline("{}".to_owned())] {
             assert!(matches!(KeyStore::new(source), Err(KeyError::Unreadable { .. })));
         }
     }

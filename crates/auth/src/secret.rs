@@ -142,10 +142,7 @@ mod tests {
     #[test]
     fn short_and_repetitive_secrets_are_refused() {
         assert_eq!(refuse_sample_secret(""), Err(WeakSecret::TooShort { bytes: 0 }));
-        assert_eq!(
-            refuse_sample_secret(&"aB3$".repeat(7)),
-            Err(WeakSecret::TooShort { bytes: 28 })
-        );
+        assert_eq!(refuse_sample_secret(&"aB3$".repeat(7)), Err(WeakSecret::TooShort { bytes: 28 }));
         assert_eq!(refuse_sample_secret(&"0".repeat(64)), Err(WeakSecret::Repetitive));
     }
 

@@ -12,9 +12,5 @@ pub struct SigningError(#[from] jsonwebtoken::errors::Error);
 /// a token without `role` and `exp` will be refused by [`crate::Verifier`].
 pub fn sign(claims: &Value, secret: &str) -> Result<String, SigningError> {
     let key = EncodingKey::from_secret(secret.as_bytes());
-    Ok(jsonwebtoken::encode(
-        &Header::new(Algorithm::HS256),
-        claims,
-        &key,
-    )?)
+    Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key)?)
 }

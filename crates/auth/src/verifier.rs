@@ -46,11 +46,7 @@ impl Verifier {
             (None, Some(store)) => refuse_empty(store)?,
             (Some(_), _) => {}
         }
-        Ok(Self {
-            secret,
-            keys,
-            claim_validators: settings.claim_validators,
-        })
+        Ok(Self { secret, keys, claim_validators: settings.claim_validators })
     }
 
     /// Reads the key set now, so that a wrong address shows at the start and not at the first token. Does nothing
@@ -97,12 +93,8 @@ impl Verifier {
         }
         Err(match (&token.key_id, &self.keys) {
             (Some(id), Some(_)) => TokenError::UnknownKey { kid: id.clone() },
-            (None, _) => TokenError::NoSigner {
-                reason: "it names no key (`kid`)".to_owned(),
-            },
-            (Some(_), None) => TokenError::NoSigner {
-                reason: "there is no JSON Web Key Set".to_owned(),
-            },
+            (None, _) => TokenError::NoSigner { reason: "it names no key (`kid`)".to_owned() },
+            (Some(_), None) => TokenError::NoSigner { reason: "there is no JSON Web Key Set".to_owned() },
         })
     }
 
@@ -136,15 +128,8 @@ fn refuse_empty(store: &KeyStore) -> Result<(), KeyError> {
         return Ok(());
     }
     let problems = store.problems();
-    let problems = if problems.is_empty() {
-        "the list `keys` is empty".to_owned()
-    } else {
-        problems
-    };
-    Err(KeyError::NoUsableKey {
-        origin: store.source().to_string(),
-        problems,
-    })
+    let problems = if problems.is_empty() { "the list `keys` is empty".to_owned() } else { problems };
+    Err(KeyError::NoUsableKey { origin: store.source().to_string(), problems })
 }
 
 fn verify_with_any(keys: &KeySet, key_id: &str, token: &CompactToken) -> Option<Result<(), TokenError>> {

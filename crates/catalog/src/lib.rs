@@ -14,6 +14,7 @@
 //! - `impersonation`: speaking as a role with the claims of a token.
 //! - `image`: a row image as SQL, so that an expression can be evaluated over it.
 //! - `oracle`: [`walcast_policy::Oracle`] over the pool.
+//! - `visibility`: when a transaction that the log has told of is visible to queries.
 //! - `run_as`: one statement as a role, for the demo's writes.
 //! - [`preflight`]: what must hold before walcast serves, and the SQL that mends it.
 //! - [`survey`]: what a database says of itself, for `walcast doctor`; `sample`: a written row as the log has it.
@@ -37,6 +38,7 @@ mod sample;
 pub mod script;
 mod settings;
 pub mod survey;
+mod visibility;
 
 pub use catalog::Catalog;
 pub use error::CatalogError;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join, join3};
 use tokio_postgres::{Row, Statement};
+use walcast_pgoutput::Xid;
 use walcast_policy::schema::Snapshot;
 use walcast_policy::{Oracle, OracleError, Question};
 
@@ -34,6 +35,10 @@ impl Oracle for Catalog {
 
     fn refresh(&self) -> BoxFuture<'_, Result<Arc<Snapshot>, OracleError>> {
         async { Ok(self.look_again().await?) }.boxed()
+    }
+
+    fn visible(&self, transaction: Xid) -> BoxFuture<'_, Result<(), OracleError>> {
+        async move { Ok(self.wait_for(transaction).await?) }.boxed()
     }
 
     fn role<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Arc<Snapshot>, OracleError>> {

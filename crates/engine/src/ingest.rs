@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use walcast_pgoutput::{DecodeError, Decoder, Lsn, Message, Oid, OldTuple, PgTimestamp, Relation, Tuple};
+use walcast_pgoutput::{
+    DecodeError, Decoder, Lsn, Message, Oid, OldTuple, PgTimestamp, Relation, Tuple, Xid,
+};
 
 use crate::position::Position;
 
@@ -45,6 +47,8 @@ pub enum LogBatch {
 pub struct ChangeBatch {
     /// The position of the first change.
     pub first: Position,
+    /// The transaction.
+    pub xid: Xid,
     /// When the transaction committed.
     pub commit_time: PgTimestamp,
     /// The changes, in the order in which they were made.
@@ -135,8 +139,8 @@ impl Ingest {
     fn message(&mut self, payload: Bytes) -> Result<Option<LogBatch>, IngestError> {
         let size = payload.len();
         match self.decoder.decode(payload)?.message {
-            Message::Begin { final_lsn, commit_time, .. } => {
-                self.open = Some(OpenTransaction::new(final_lsn, commit_time));
+            Message::Begin { final_lsn, commit_time, xid } => {
+                self.open = Some(OpenTransaction::new(final_lsn, commit_time, xid));
                 Ok(None)
             }
             Message::Commit { end_lsn, .. } => {
@@ -176,9 +180,9 @@ impl Ingest {
 }
 
 impl OpenTransaction {
-    fn new(commit_lsn: Lsn, commit_time: PgTimestamp) -> Self {
+    fn new(commit_lsn: Lsn, commit_time: PgTimestamp, xid: Xid) -> Self {
         let first = Position { commit_lsn, index: 0 };
-        let batch = ChangeBatch { first, commit_time, changes: Vec::new(), ddl: false, end_lsn: None };
+        let batch = ChangeBatch { first, xid, commit_time, changes: Vec::new(), ddl: false, end_lsn: None };
         OpenTransaction { batch, batch_bytes: 0 }
     }
 
@@ -187,6 +191,7 @@ impl OpenTransaction {
         let index = self.batch.first.index + self.batch.changes.len() as u64;
         let next = ChangeBatch {
             first: Position { index, ..self.batch.first },
+            xid: self.batch.xid,
             commit_time: self.batch.commit_time,
             changes: Vec::new(),
             ddl: false,
@@ -200,7 +205,7 @@ impl OpenTransaction {
 #[cfg(test)]
 mod tests {
     use walcast_pgoutput::encode::encode;
-    use walcast_pgoutput::{Cell, Decoded, RelationColumn, ReplicaIdentity, Xid};
+    use walcast_pgoutput::{Cell, Decoded, RelationColumn, ReplicaIdentity};
 
     use super::*;
 

@@ -143,6 +143,9 @@ impl State {
             }
             LogBatch::Changes(batch) => {
                 let (end_lsn, commit_lsn) = (batch.end_lsn, batch.first.commit_lsn);
+                if !self.inside_transaction {
+                    self.judge.begin(batch.xid);
+                }
                 if batch.ddl {
                     // Before its rows: they are judged by the policies that their transaction leaves behind.
                     self.refresh().await;

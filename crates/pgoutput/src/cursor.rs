@@ -110,11 +110,7 @@ impl Cursor {
 
     /// What went wrong at a place already passed.
     pub(crate) fn fault_at(&self, offset: usize, fault: Fault) -> DecodeError {
-        DecodeError {
-            kind: self.bytes.first().copied(),
-            offset,
-            fault,
-        }
+        DecodeError { kind: self.bytes.first().copied(), offset, fault }
     }
 
     /// Fails unless `needed` bytes are left: asked before anything is allocated by a count in the message.
@@ -123,11 +119,7 @@ impl Cursor {
         if left as u64 >= needed {
             return Ok(());
         }
-        Err(self.fault(Fault::Short {
-            expected,
-            needed,
-            left,
-        }))
+        Err(self.fault(Fault::Short { expected, needed, left }))
     }
 
     fn array<const LENGTH: usize>(&mut self, expected: &'static str) -> Result<[u8; LENGTH], DecodeError> {
@@ -136,11 +128,7 @@ impl Cursor {
                 self.offset += LENGTH;
                 Ok(chunk)
             }
-            None => Err(self.fault(Fault::Short {
-                expected,
-                needed: LENGTH as u64,
-                left: self.left(),
-            })),
+            None => Err(self.fault(Fault::Short { expected, needed: LENGTH as u64, left: self.left() })),
         }
     }
 
@@ -165,8 +153,7 @@ impl Cursor {
     }
 
     pub(crate) fn time(&mut self, expected: &'static str) -> Result<PgTimestamp, DecodeError> {
-        self.array(expected)
-            .map(|bytes| PgTimestamp(i64::from_be_bytes(bytes)))
+        self.array(expected).map(|bytes| PgTimestamp(i64::from_be_bytes(bytes)))
     }
 
     pub(crate) fn oid(&mut self, expected: &'static str) -> Result<Oid, DecodeError> {

@@ -38,10 +38,7 @@ pub struct Decoded {
 impl Decoder {
     /// A decoder for the `proto_version` that `START_REPLICATION` asked for, 1 to 4.
     pub fn new(protocol_version: u32) -> Self {
-        Decoder {
-            protocol_version,
-            inside_stream: false,
-        }
+        Decoder { protocol_version, inside_stream: false }
     }
 
     /// Decodes what one `XLogData` carried. Rows share `bytes`; names are copied.
@@ -58,18 +55,11 @@ impl Decoder {
         self.check_place(kind, &cursor)?;
         let decoded = match kind {
             b'R' | b'Y' | b'I' | b'U' | b'D' | b'T' | b'M' => {
-                let xid = if self.inside_stream {
-                    Some(cursor.xid()?)
-                } else {
-                    None
-                };
+                let xid = if self.inside_stream { Some(cursor.xid()?) } else { None };
                 let message = read_content(kind, &mut cursor)?;
                 Decoded { xid, message }
             }
-            _ => Decoded {
-                xid: None,
-                message: self.read_envelope(kind, &mut cursor)?,
-            },
+            _ => Decoded { xid: None, message: self.read_envelope(kind, &mut cursor)? },
         };
         cursor.finish()?;
         match decoded.message {
@@ -227,18 +217,11 @@ fn read_content(kind: u8, cursor: &mut Cursor) -> Result<Message, DecodeError> {
                 Some(b'K' | b'O') => Some(read_old_tuple(cursor)?),
                 _ => None,
             };
-            expect_letter(
-                cursor,
-                b'N',
-                "'K' or 'O' before the old row or 'N' before the new one",
-            )?;
+            expect_letter(cursor, b'N', "'K' or 'O' before the old row or 'N' before the new one")?;
             let new = read_tuple(cursor)?;
             Message::Update { relation, old, new }
         }
-        b'D' => Message::Delete {
-            relation: cursor.oid("the table's oid")?,
-            old: read_old_tuple(cursor)?,
-        },
+        b'D' => Message::Delete { relation: cursor.oid("the table's oid")?, old: read_old_tuple(cursor)? },
         b'T' => read_truncate(cursor)?,
         // `decode` lets no other letter than `M` come here.
         _ => {
@@ -247,12 +230,7 @@ fn read_content(kind: u8, cursor: &mut Cursor) -> Result<Message, DecodeError> {
             let prefix = cursor.string("the logical message's prefix")?;
             let content = cursor.counted("the logical message's content")?;
             let content = cursor.message().slice(content);
-            Message::Message {
-                transactional,
-                lsn,
-                prefix,
-                content,
-            }
+            Message::Message { transactional, lsn, prefix, content }
         }
     })
 }
@@ -268,13 +246,7 @@ fn read_relation(cursor: &mut Cursor) -> Result<Relation, DecodeError> {
     let letter = cursor.u8("the replica identity")?;
     let identity = ReplicaIdentity::from_letter(letter).ok_or_else(|| {
         let expected = "a replica identity of d, n, f or i";
-        cursor.fault_at(
-            start,
-            Fault::Unexpected {
-                expected,
-                found: letter,
-            },
-        )
+        cursor.fault_at(start, Fault::Unexpected { expected, found: letter })
     })?;
     let count = cursor.u16("the number of columns")?;
     cursor.require(u64::from(count) * COLUMN_BYTES_MIN, "that many columns")?;
@@ -287,13 +259,7 @@ fn read_relation(cursor: &mut Cursor) -> Result<Relation, DecodeError> {
             type_modifier: cursor.i32("the column's type modifier")?,
         });
     }
-    Ok(Relation {
-        oid,
-        namespace,
-        name,
-        identity,
-        columns,
-    })
+    Ok(Relation { oid, namespace, name, identity, columns })
 }
 
 fn read_namespace(cursor: &mut Cursor) -> Result<String, DecodeError> {
@@ -308,14 +274,8 @@ fn read_truncate(cursor: &mut Cursor) -> Result<Message, DecodeError> {
     let count = cursor.u32("the number of tables")?;
     let flags = cursor.flags(0b11, "TRUNCATE's flags, 0 to 3")?;
     cursor.require(u64::from(count) * 4, "that many tables")?;
-    let relations = (0..count)
-        .map(|_| cursor.oid("a table's oid"))
-        .collect::<Result<Vec<Oid>, _>>()?;
-    Ok(Message::Truncate {
-        relations,
-        cascade: flags & 1 != 0,
-        restart_identity: flags & 2 != 0,
-    })
+    let relations = (0..count).map(|_| cursor.oid("a table's oid")).collect::<Result<Vec<Oid>, _>>()?;
+    Ok(Message::Truncate { relations, cascade: flags & 1 != 0, restart_identity: flags & 2 != 0 })
 }
 
 fn read_old_tuple(cursor: &mut Cursor) -> Result<OldTuple, DecodeError> {
@@ -344,10 +304,7 @@ fn read_tuple(cursor: &mut Cursor) -> Result<Tuple, DecodeError> {
             found => return Err(cursor.fault_at(start, Fault::Unexpected { expected, found })),
         });
     }
-    Ok(Tuple {
-        data: cursor.message().clone(),
-        slots: slots.into_boxed_slice(),
-    })
+    Ok(Tuple { data: cursor.message().clone(), slots: slots.into_boxed_slice() })
 }
 
 fn expect_letter(cursor: &mut Cursor, letter: u8, expected: &'static str) -> Result<(), DecodeError> {

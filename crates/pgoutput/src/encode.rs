@@ -30,21 +30,13 @@ pub fn encode(decoded: &Decoded, version: u32) -> Bytes {
 
 fn write_envelope(message: &Message, version: u32, out: &mut Vec<u8>) {
     match message {
-        Message::Begin {
-            final_lsn,
-            commit_time,
-            xid,
-        } => {
+        Message::Begin { final_lsn, commit_time, xid } => {
             out.put_u8(b'B');
             out.put_u64(final_lsn.0);
             out.put_i64(commit_time.0);
             out.put_u32(xid.0);
         }
-        Message::Commit {
-            commit_lsn,
-            end_lsn,
-            commit_time,
-        } => {
+        Message::Commit { commit_lsn, end_lsn, commit_time } => {
             out.put_slice(b"C\0");
             write_place(*commit_lsn, *end_lsn, *commit_time, out);
         }
@@ -59,22 +51,13 @@ fn write_envelope(message: &Message, version: u32, out: &mut Vec<u8>) {
             out.put_u8(u8::from(*first_segment));
         }
         Message::StreamStop => out.put_u8(b'E'),
-        Message::StreamCommit {
-            xid,
-            commit_lsn,
-            end_lsn,
-            commit_time,
-        } => {
+        Message::StreamCommit { xid, commit_lsn, end_lsn, commit_time } => {
             out.put_u8(b'c');
             out.put_u32(xid.0);
             out.put_u8(0);
             write_place(*commit_lsn, *end_lsn, *commit_time, out);
         }
-        Message::StreamAbort {
-            xid,
-            subtransaction,
-            aborted,
-        } => {
+        Message::StreamAbort { xid, subtransaction, aborted } => {
             out.put_u8(b'A');
             out.put_u32(xid.0);
             out.put_u32(subtransaction.0);
@@ -89,35 +72,17 @@ fn write_envelope(message: &Message, version: u32, out: &mut Vec<u8>) {
 
 fn write_two_phase(message: &Message, out: &mut Vec<u8>) {
     match message {
-        Message::BeginPrepare {
-            prepare_lsn,
-            end_lsn,
-            prepare_time,
-            xid,
-            global_id,
-        } => {
+        Message::BeginPrepare { prepare_lsn, end_lsn, prepare_time, xid, global_id } => {
             out.put_u8(b'b');
             write_place(*prepare_lsn, *end_lsn, *prepare_time, out);
             write_names(*xid, global_id, out);
         }
-        Message::Prepare {
-            prepare_lsn,
-            end_lsn,
-            prepare_time,
-            xid,
-            global_id,
-        } => {
+        Message::Prepare { prepare_lsn, end_lsn, prepare_time, xid, global_id } => {
             out.put_slice(b"P\0");
             write_place(*prepare_lsn, *end_lsn, *prepare_time, out);
             write_names(*xid, global_id, out);
         }
-        Message::CommitPrepared {
-            commit_lsn,
-            end_lsn,
-            commit_time,
-            xid,
-            global_id,
-        } => {
+        Message::CommitPrepared { commit_lsn, end_lsn, commit_time, xid, global_id } => {
             out.put_slice(b"K\0");
             write_place(*commit_lsn, *end_lsn, *commit_time, out);
             write_names(*xid, global_id, out);
@@ -135,13 +100,7 @@ fn write_two_phase(message: &Message, out: &mut Vec<u8>) {
             out.put_i64(rollback_time.0);
             write_names(*xid, global_id, out);
         }
-        Message::StreamPrepare {
-            prepare_lsn,
-            end_lsn,
-            prepare_time,
-            xid,
-            global_id,
-        } => {
+        Message::StreamPrepare { prepare_lsn, end_lsn, prepare_time, xid, global_id } => {
             out.put_slice(b"p\0");
             write_place(*prepare_lsn, *end_lsn, *prepare_time, out);
             write_names(*xid, global_id, out);
@@ -187,11 +146,7 @@ fn write_content(message: &Message, xid: Option<Xid>, out: &mut Vec<u8>) {
             out.put_u32(relation.0);
             write_old_tuple(old, out);
         }
-        Message::Truncate {
-            relations,
-            cascade,
-            restart_identity,
-        } => {
+        Message::Truncate { relations, cascade, restart_identity } => {
             start(b'T', out);
             out.put_u32(u32::try_from(relations.len()).unwrap_or(u32::MAX));
             out.put_u8(u8::from(*cascade) | u8::from(*restart_identity) << 1);
@@ -199,12 +154,7 @@ fn write_content(message: &Message, xid: Option<Xid>, out: &mut Vec<u8>) {
                 out.put_u32(relation.0);
             }
         }
-        Message::Message {
-            transactional,
-            lsn,
-            prefix,
-            content,
-        } => {
+        Message::Message { transactional, lsn, prefix, content } => {
             start(b'M', out);
             out.put_u8(u8::from(*transactional));
             out.put_u64(lsn.0);

@@ -11,10 +11,7 @@ use crate::{
 /// Bytes from hexadecimal digits; spaces only separate.
 pub(crate) fn bytes(hexadecimal: &str) -> Bytes {
     let digits: Vec<u8> = hexadecimal.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
 /// The bytes decode to the message, and the message encodes to the bytes.
@@ -38,18 +35,8 @@ pub(crate) fn notes() -> Relation {
         name: "f".to_owned(),
         identity: ReplicaIdentity::Full,
         columns: vec![
-            RelationColumn {
-                name: "id".to_owned(),
-                type_oid: Oid(23),
-                type_modifier: -1,
-                key: true,
-            },
-            RelationColumn {
-                name: "note".to_owned(),
-                type_oid: Oid(25),
-                type_modifier: -1,
-                key: true,
-            },
+            RelationColumn { name: "id".to_owned(), type_oid: Oid(23), type_modifier: -1, key: true },
+            RelationColumn { name: "note".to_owned(), type_oid: Oid(25), type_modifier: -1, key: true },
         ],
     }
 }
@@ -88,10 +75,7 @@ fn origin() {
     check(
         1,
         "4f 00000000000000ff 656c736577686572 6500",
-        Message::Origin {
-            commit_lsn: Lsn(0xff),
-            name: "elsewhere".to_owned(),
-        },
+        Message::Origin { commit_lsn: Lsn(0xff), name: "elsewhere".to_owned() },
     );
 }
 
@@ -113,11 +97,7 @@ fn type_name() {
     check(
         1,
         "59 00004001 7075626c696300 6d6f6f6400",
-        Message::Type {
-            oid: Oid(0x4001),
-            namespace: "public".to_owned(),
-            name: "mood".to_owned(),
-        },
+        Message::Type { oid: Oid(0x4001), namespace: "public".to_owned(), name: "mood".to_owned() },
     );
 }
 
@@ -165,12 +145,7 @@ fn update_with_old_key() {
         "55 00004003 4b 0004 74 00000001 32 6e 6e 6e 4e 0004 74 00000001 35 74 00000001 62 74 00000002 6f6b 6e",
         Message::Update {
             relation: Oid(0x4003),
-            old: Some(OldTuple::Key(Tuple::from_cells([
-                text("2"),
-                Cell::Null,
-                Cell::Null,
-                Cell::Null,
-            ]))),
+            old: Some(OldTuple::Key(Tuple::from_cells([text("2"), Cell::Null, Cell::Null, Cell::Null]))),
             new: Tuple::from_cells([text("5"), text("b"), text("ok"), Cell::Null]),
         },
     );
@@ -206,10 +181,7 @@ fn delete_of_a_whole_row() {
     check(
         1,
         "44 0000400a 4f 0002 74 00000001 31 6e",
-        Message::Delete {
-            relation: NOTES,
-            old: OldTuple::Full(Tuple::from_cells([text("1"), Cell::Null])),
-        },
+        Message::Delete { relation: NOTES, old: OldTuple::Full(Tuple::from_cells([text("1"), Cell::Null])) },
     );
 }
 
@@ -218,20 +190,12 @@ fn truncate_of_several_tables() {
     check(
         1,
         "54 00000002 03 00004003 0000400a",
-        Message::Truncate {
-            relations: vec![Oid(0x4003), NOTES],
-            cascade: true,
-            restart_identity: true,
-        },
+        Message::Truncate { relations: vec![Oid(0x4003), NOTES], cascade: true, restart_identity: true },
     );
     check(
         1,
         "54 00000001 01 00004003",
-        Message::Truncate {
-            relations: vec![Oid(0x4003)],
-            cascade: true,
-            restart_identity: false,
-        },
+        Message::Truncate { relations: vec![Oid(0x4003)], cascade: true, restart_identity: false },
     );
 }
 

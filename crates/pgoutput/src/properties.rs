@@ -72,22 +72,11 @@ fn relation() -> impl Strategy<Value = Relation> {
     ]);
     let column =
         (name(), oid(), any::<i32>(), any::<bool>()).prop_map(|(name, type_oid, type_modifier, key)| {
-            RelationColumn {
-                name,
-                type_oid,
-                type_modifier,
-                key,
-            }
+            RelationColumn { name, type_oid, type_modifier, key }
         });
     let namespace = prop_oneof![Just("pg_catalog".to_owned()), name()];
     (oid(), namespace, name(), identity, vec(column, 0..6)).prop_map(
-        |(oid, namespace, name, identity, columns)| Relation {
-            oid,
-            namespace,
-            name,
-            identity,
-            columns,
-        },
+        |(oid, namespace, name, identity, columns)| Relation { oid, namespace, name, identity, columns },
     )
 }
 
@@ -105,11 +94,7 @@ fn content() -> impl Strategy<Value = Message> {
         (oid(), old_tuple()).prop_map(|(relation, old)| Message::Delete { relation, old }),
         (vec(oid(), 0..5), any::<bool>(), any::<bool>()).prop_map(
             |(relations, cascade, restart_identity)| {
-                Message::Truncate {
-                    relations,
-                    cascade,
-                    restart_identity,
-                }
+                Message::Truncate { relations, cascade, restart_identity }
             }
         ),
         (any::<bool>(), lsn(), name(), vec(any::<u8>(), 0..30)).prop_map(
@@ -139,12 +124,7 @@ fn envelope() -> impl Strategy<Value = Message> {
         (lsn(), name()).prop_map(|(commit_lsn, name)| Message::Origin { commit_lsn, name }),
         (xid(), any::<bool>()).prop_map(|(xid, first_segment)| Message::StreamStart { xid, first_segment }),
         (xid(), lsn(), lsn(), time()).prop_map(|(xid, commit_lsn, end_lsn, commit_time)| {
-            Message::StreamCommit {
-                xid,
-                commit_lsn,
-                end_lsn,
-                commit_time,
-            }
+            Message::StreamCommit { xid, commit_lsn, end_lsn, commit_time }
         }),
         (xid(), xid(), option::of((lsn(), time()))).prop_map(|(xid, subtransaction, aborted)| {
             Message::StreamAbort {
@@ -169,27 +149,9 @@ fn two_phase(
     ),
 ) -> Message {
     match kind {
-        0 => Message::BeginPrepare {
-            prepare_lsn: lsn,
-            end_lsn,
-            prepare_time: time,
-            xid,
-            global_id,
-        },
-        1 => Message::Prepare {
-            prepare_lsn: lsn,
-            end_lsn,
-            prepare_time: time,
-            xid,
-            global_id,
-        },
-        2 => Message::CommitPrepared {
-            commit_lsn: lsn,
-            end_lsn,
-            commit_time: time,
-            xid,
-            global_id,
-        },
+        0 => Message::BeginPrepare { prepare_lsn: lsn, end_lsn, prepare_time: time, xid, global_id },
+        1 => Message::Prepare { prepare_lsn: lsn, end_lsn, prepare_time: time, xid, global_id },
+        2 => Message::CommitPrepared { commit_lsn: lsn, end_lsn, commit_time: time, xid, global_id },
         3 => Message::RollbackPrepared {
             prepare_end_lsn: lsn,
             rollback_end_lsn: end_lsn,
@@ -198,13 +160,7 @@ fn two_phase(
             xid,
             global_id,
         },
-        _ => Message::StreamPrepare {
-            prepare_lsn: lsn,
-            end_lsn,
-            prepare_time: time,
-            xid,
-            global_id,
-        },
+        _ => Message::StreamPrepare { prepare_lsn: lsn, end_lsn, prepare_time: time, xid, global_id },
     }
 }
 

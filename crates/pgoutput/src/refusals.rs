@@ -106,17 +106,10 @@ fn messages_of_a_later_version_are_refused() {
 
 #[test]
 fn a_message_out_of_place_is_refused_and_leaves_the_decoder_as_it_was() {
-    assert_eq!(
-        refuse(&mut Decoder::new(2), "45"),
-        (0, Fault::Misplaced { inside_stream: false })
-    );
+    assert_eq!(refuse(&mut Decoder::new(2), "45"), (0, Fault::Misplaced { inside_stream: false }));
     let mut decoder = inside_stream();
     for message in ["53 00000001 01", "42", "43", "63", "41"] {
-        assert_eq!(
-            refuse(&mut decoder, message),
-            (0, Fault::Misplaced { inside_stream: true }),
-            "{message}"
-        );
+        assert_eq!(refuse(&mut decoder, message), (0, Fault::Misplaced { inside_stream: true }), "{message}");
     }
     refuse(&mut decoder, "45 00");
     let decoded = decoder.decode(bytes("49 00000001 0000400a 4e 0001 6e")).unwrap();

@@ -31,19 +31,13 @@ impl Slot {
     /// A value in text. Offsets fit: the decoder refuses messages of 4 GiB and more.
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn text(value: Range<usize>) -> Self {
-        Slot::Text {
-            start: value.start as u32,
-            end: value.end as u32,
-        }
+        Slot::Text { start: value.start as u32, end: value.end as u32 }
     }
 
     /// A value in binary, likewise.
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn binary(value: Range<usize>) -> Self {
-        Slot::Binary {
-            start: value.start as u32,
-            end: value.end as u32,
-        }
+        Slot::Binary { start: value.start as u32, end: value.end as u32 }
     }
 }
 
@@ -73,10 +67,7 @@ impl Tuple {
                 Cell::Binary(value) => Slot::binary(append(value)),
             })
             .collect();
-        Tuple {
-            data: data.into(),
-            slots,
-        }
+        Tuple { data: data.into(), slots }
     }
 
     /// How many columns the row has.

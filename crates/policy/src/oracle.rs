@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use walcast_pgoutput::Xid;
 
 use crate::row::RowImage;
 use crate::schema::{Snapshot, Table};
@@ -16,6 +17,11 @@ pub trait Oracle: Send + Sync + 'static {
 
     /// Reads the catalog again and answers with what it says. Cheap when nothing has changed.
     fn refresh(&self) -> BoxFuture<'_, Result<Arc<Snapshot>, OracleError>>;
+
+    /// Waits until what the transaction did is visible to whatever is asked from now on. PostgreSQL hands a
+    /// transaction to the log's readers once its commit is on disk, a moment before others see it; with
+    /// synchronous replication that moment may be long.
+    fn visible(&self, transaction: Xid) -> BoxFuture<'_, Result<(), OracleError>>;
 
     /// Makes sure that the role called `name` is in the snapshot. The error for a role that does not
     /// exist is PostgreSQL's: `role "x" does not exist`.

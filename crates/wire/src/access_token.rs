@@ -29,9 +29,8 @@ impl fmt::Debug for AccessTokenPush<'_> {
 impl<'a> AccessTokenPush<'a> {
     /// Reads the payload of an `access_token` event, which is never replied to.
     pub fn parse(payload: &'a RawValue) -> Self {
-        let token = object::pick(payload, ["access_token"])
-            .and_then(|[token]| token)
-            .and_then(object::string);
+        let token =
+            object::pick(payload, ["access_token"]).and_then(|[token]| token).and_then(object::string);
         match token {
             Some(token) if !is_opaque_key(&token) => AccessTokenPush::Replace(token),
             _ => AccessTokenPush::Ignored,
@@ -54,30 +53,15 @@ mod tests {
 
     #[test]
     fn a_string_replaces_the_token_even_an_empty_one() {
-        assert_eq!(
-            parse(r#"{"access_token":"a.b.c"}"#),
-            AccessTokenPush::Replace("a.b.c".into())
-        );
-        assert_eq!(
-            parse(r#"{"access_token":""}"#),
-            AccessTokenPush::Replace("".into())
-        );
+        assert_eq!(parse(r#"{"access_token":"a.b.c"}"#), AccessTokenPush::Replace("a.b.c".into()));
+        assert_eq!(parse(r#"{"access_token":""}"#), AccessTokenPush::Replace("".into()));
     }
 
     #[test]
     fn anything_else_is_ignored() {
-        for json in [
-            "{}",
-            "null",
-            "[]",
-            r#"{"access_token":null}"#,
-            r#"{"access_token":7}"#,
-        ] {
+        for json in ["{}", "null", "[]", r#"{"access_token":null}"#, r#"{"access_token":7}"#] {
             assert_eq!(parse(json), AccessTokenPush::Ignored, "{json}");
         }
-        assert_eq!(
-            parse(r#"{"access_token":"sb_publishable_x"}"#),
-            AccessTokenPush::Ignored
-        );
+        assert_eq!(parse(r#"{"access_token":"sb_publishable_x"}"#), AccessTokenPush::Ignored);
     }
 }

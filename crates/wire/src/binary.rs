@@ -55,11 +55,7 @@ pub(crate) fn user_broadcast(
     encoding: Encoding,
     payload: &[u8],
 ) -> Option<Frame> {
-    let lengths = [
-        u8::try_from(topic.len()),
-        u8::try_from(event.len()),
-        u8::try_from(metadata.len()),
-    ];
+    let lengths = [u8::try_from(topic.len()), u8::try_from(event.len()), u8::try_from(metadata.len())];
     let [Ok(topic_length), Ok(event_length), Ok(metadata_length)] = lengths else {
         return None;
     };
@@ -70,13 +66,7 @@ pub(crate) fn user_broadcast(
     let mut buffer =
         FrameBuffer::with_capacity(5 + topic.len() + event.len() + metadata.len() + payload.len());
     let out = buffer.out();
-    out.extend_from_slice(&[
-        USER_BROADCAST,
-        topic_length,
-        event_length,
-        metadata_length,
-        encoding,
-    ]);
+    out.extend_from_slice(&[USER_BROADCAST, topic_length, event_length, metadata_length, encoding]);
     out.extend_from_slice(topic.as_bytes());
     out.extend_from_slice(event.as_bytes());
     out.extend_from_slice(metadata.as_bytes());
@@ -99,10 +89,7 @@ fn parse_push(rest: &[u8]) -> Result<ClientMessage<'_>, MalformedMessage> {
 
 /// Kind 3: `join_ref`, ref, topic, user event, metadata, payload; the last byte of the header is the encoding.
 fn parse_user_broadcast(rest: &[u8]) -> Result<ClientMessage<'_>, MalformedMessage> {
-    let mut reader = Reader {
-        kind: USER_BROADCAST_PUSH,
-        rest,
-    };
+    let mut reader = Reader { kind: USER_BROADCAST_PUSH, rest };
     let [join_ref, reference, topic, event, metadata, encoding] = reader.header()?;
     let join_ref = Ref::from_text(&text(reader.take(join_ref)?));
     let reference = Ref::from_text(&text(reader.take(reference)?));
@@ -110,36 +97,19 @@ fn parse_user_broadcast(rest: &[u8]) -> Result<ClientMessage<'_>, MalformedMessa
     let event = text(reader.take(event)?);
     let metadata = reader.take(metadata)?;
     let payload = reader.rest;
-    let encoding = if encoding == 0 {
-        Encoding::Binary
-    } else {
-        Encoding::Json
-    };
+    let encoding = if encoding == 0 { Encoding::Binary } else { Encoding::Json };
     if encoding == Encoding::Json {
         check_json(payload)?;
     }
-    let broadcast = UserBroadcast {
-        event,
-        metadata,
-        encoding,
-        payload,
-    };
+    let broadcast = UserBroadcast { event, metadata, encoding, payload };
     let payload = ClientPayload::UserBroadcast(broadcast);
-    Ok(ClientMessage {
-        join_ref,
-        reference,
-        topic,
-        event: Cow::Borrowed("broadcast"),
-        payload,
-    })
+    Ok(ClientMessage { join_ref, reference, topic, event: Cow::Borrowed("broadcast"), payload })
 }
 
 /// The payload is embedded in the text messages of other clients, so it has to be JSON and not just claim to be.
 fn check_json(payload: &[u8]) -> Result<(), MalformedMessage> {
     let payload = std::str::from_utf8(payload).map_err(|_| MalformedMessage::PayloadNotUtf8)?;
-    serde_json::from_str::<&RawValue>(payload)
-        .map(|_| ())
-        .map_err(MalformedMessage::PayloadNotJson)
+    serde_json::from_str::<&RawValue>(payload).map(|_| ()).map_err(MalformedMessage::PayloadNotJson)
 }
 
 /// UTF-8, or else Latin-1: older JavaScript clients write one byte per UTF-16 unit (docs/protocol.md §2.5).
@@ -157,30 +127,20 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn header<const N: usize>(&mut self) -> Result<[u8; N], MalformedMessage> {
-        let (header, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or_else(|| self.truncated(N))?;
+        let (header, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.truncated(N))?;
         self.rest = rest;
         Ok(*header)
     }
 
     fn take(&mut self, length: u8) -> Result<&'a [u8], MalformedMessage> {
         let length = usize::from(length);
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or_else(|| self.truncated(length))?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or_else(|| self.truncated(length))?;
         self.rest = rest;
         Ok(taken)
     }
 
     fn truncated(&self, needed: usize) -> MalformedMessage {
-        MalformedMessage::Truncated {
-            kind: self.kind,
-            needed,
-            left: self.rest.len(),
-        }
+        MalformedMessage::Truncated { kind: self.kind, needed, left: self.rest.len() }
     }
 }
 
@@ -213,20 +173,14 @@ mod tests {
         assert_eq!(message.event, "broadcast");
         let broadcast = broadcast_of(&message);
         assert_eq!(broadcast.event, "e");
-        assert_eq!(
-            (broadcast.metadata, broadcast.payload),
-            (&b""[..], &br#"{"x":1}"#[..])
-        );
+        assert_eq!((broadcast.metadata, broadcast.payload), (&b""[..], &br#"{"x":1}"#[..]));
         assert_eq!(broadcast.encoding, Encoding::Json);
     }
 
     #[test]
     fn kind_4_is_written_as_the_protocol_has_it() {
         let frame = user_broadcast("realtime:a", "e", "", Encoding::Json, br#"{"x":1}"#).unwrap();
-        assert_eq!(
-            frame.bytes()[..],
-            *b"\x82\x17\x04\x0a\x01\x00\x01realtime:ae{\"x\":1}"
-        );
+        assert_eq!(frame.bytes()[..], *b"\x82\x17\x04\x0a\x01\x00\x01realtime:ae{\"x\":1}");
         let id = r#"{"id":"7b0f2c52-7a52-4b8b-9a5e-0d1e2f3a4b5c"}"#;
         let frame = user_broadcast("realtime:a", "e", id, Encoding::Binary, &[0xFF, 0]).unwrap();
         assert_eq!(frame.payload()[..5], [0x04, 0x0A, 0x01, 0x2D, 0x00]);
@@ -236,14 +190,8 @@ mod tests {
     #[test]
     fn kind_0_is_read_with_its_own_event() {
         let message = parse(b"\x00\x00\x01\x0a\x04\x37realtime:aecho\xff").unwrap();
-        assert_eq!(
-            (message.join_ref.as_json(), message.reference.as_json()),
-            ("\"\"", "\"7\"")
-        );
-        assert_eq!(
-            (message.topic.as_ref(), message.event.as_ref()),
-            ("realtime:a", "echo")
-        );
+        assert_eq!((message.join_ref.as_json(), message.reference.as_json()), ("\"\"", "\"7\""));
+        assert_eq!((message.topic.as_ref(), message.event.as_ref()), ("realtime:a", "echo"));
         assert!(matches!(message.payload, ClientPayload::Binary(b"\xff")));
     }
 
@@ -276,16 +224,10 @@ mod tests {
         assert!(matches!(parse(b""), Err(MalformedMessage::Empty)));
         for length in 1..PUSH_EXAMPLE.len() - br#"{"x":1}"#.len() {
             let cut = &PUSH_EXAMPLE[..length];
-            assert!(
-                matches!(parse(cut), Err(MalformedMessage::Truncated { kind: 3, .. })),
-                "{length}"
-            );
+            assert!(matches!(parse(cut), Err(MalformedMessage::Truncated { kind: 3, .. })), "{length}");
         }
         let error = parse(&PUSH_EXAMPLE[..8]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "binary frame of kind 3 is cut off: 1 bytes expected next, 0 left"
-        );
+        assert_eq!(error.to_string(), "binary frame of kind 3 is cut off: 1 bytes expected next, 0 left");
     }
 
     #[test]
@@ -302,12 +244,7 @@ mod tests {
     #[test]
     fn the_reply_to_a_binary_push_is_text_with_the_string_from_the_frame() {
         let message = parse(PUSH_EXAMPLE).unwrap();
-        let ClientMessage {
-            join_ref,
-            reference,
-            topic,
-            ..
-        } = &message;
+        let ClientMessage { join_ref, reference, topic, .. } = &message;
         let frame = server_message::reply(Serializer::V2, join_ref, reference, topic, Status::Ok, "{}");
         let expected = br#"["1","2","realtime:a","phx_reply",{"status":"ok","response":{}}]"#;
         assert_eq!(frame.payload()[..], expected[..]);

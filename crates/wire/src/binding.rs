@@ -86,11 +86,7 @@ impl Binding {
         let object: Map<String, Value> = serde_json::from_str(object_text)?;
         let raw = json_text::without_members(object_text, &["id"]).unwrap_or_else(|| object_text.to_owned());
         let (id, target) = (BindingId::of(&object), BindingTarget::of(&object, &raw));
-        Ok(Binding {
-            raw: Arc::from(raw),
-            id,
-            target,
-        })
+        Ok(Binding { raw: Arc::from(raw), id, target })
     }
 
     /// The object as the client sent it, plus `id`.
@@ -120,10 +116,7 @@ impl BindingTarget {
             (Some(_), None) if filter.is_some() => return Err(no_parameters()),
             (schema, table) => {
                 let default_schema = if table.is_some() { "public" } else { "*" };
-                (
-                    NamePattern::of(schema.unwrap_or(default_schema)),
-                    NamePattern::of(table.unwrap_or("*")),
-                )
+                (NamePattern::of(schema.unwrap_or(default_schema)), NamePattern::of(table.unwrap_or("*")))
             }
         };
         let filter = filter::parse_filter(filter.unwrap_or(""))?;
@@ -131,13 +124,7 @@ impl BindingTarget {
         if select.is_some() && (schema == NamePattern::Any || table == NamePattern::Any) {
             return Err(BindingError::SelectOnWildcard);
         }
-        Ok(BindingTarget {
-            event: BindingEvent::of(object.get("event")),
-            schema,
-            table,
-            filter,
-            select,
-        })
+        Ok(BindingTarget { event: BindingEvent::of(object.get("event")), schema, table, filter, select })
     }
 }
 
@@ -148,11 +135,7 @@ fn selection(select: Option<&Value>) -> Result<Option<Vec<String>>, BindingError
         Some(Value::Array(names)) => names,
         Some(_) => return Err(BindingError::Select),
     };
-    let mut names: Vec<String> = names
-        .iter()
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect();
+    let mut names: Vec<String> = names.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     names.sort_unstable();
     names.dedup();
     Ok(if names.is_empty() { None } else { Some(names) })
@@ -171,11 +154,7 @@ fn description(object: &Map<String, Value>, raw: &str) -> String {
 /// `[event: INSERT, schema: public, table: t, filters: [], select: nil]`.
 impl fmt::Display for BindingTarget {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            out,
-            "[event: {}, schema: {}, table: {}, filters: [",
-            self.event, self.schema, self.table
-        )?;
+        write!(out, "[event: {}, schema: {}, table: {}, filters: [", self.event, self.schema, self.table)?;
         for (index, condition) in self.filter.iter().enumerate() {
             let separator = if index == 0 { "" } else { ", " };
             write!(out, "{separator}{condition}")?;
@@ -191,9 +170,7 @@ impl BindingEvent {
     fn of(event: Option<&Value>) -> Self {
         let name = event.and_then(Value::as_str).unwrap_or("*");
         let kinds = [ChangeKind::Insert, ChangeKind::Update, ChangeKind::Delete];
-        let kind = kinds
-            .into_iter()
-            .find(|kind| name.eq_ignore_ascii_case(kind.as_str()));
+        let kind = kinds.into_iter().find(|kind| name.eq_ignore_ascii_case(kind.as_str()));
         kind.map_or(BindingEvent::All, BindingEvent::Only)
     }
 
@@ -217,11 +194,7 @@ impl fmt::Display for BindingEvent {
 
 impl NamePattern {
     fn of(name: &str) -> Self {
-        if name == "*" {
-            NamePattern::Any
-        } else {
-            NamePattern::Exact(name.to_owned())
-        }
+        if name == "*" { NamePattern::Any } else { NamePattern::Exact(name.to_owned()) }
     }
 
     /// Whether this name is meant.
@@ -345,23 +318,14 @@ mod tests {
     #[test]
     fn select_is_a_list_of_names_on_one_table() {
         let select = |json: &str| target(&format!(r#"{{"schema":"s","table":"t","select":{json}}}"#)).select;
-        assert_eq!(
-            select(r#"["b",1,"a",null,"b"]"#),
-            Some(vec!["a".to_owned(), "b".to_owned()])
-        );
+        assert_eq!(select(r#"["b",1,"a",null,"b"]"#), Some(vec!["a".to_owned(), "b".to_owned()]));
         assert_eq!((select("[]"), select("[1]"), select("null")), (None, None, None));
         let expected = "Error parsing `select` params: expected a list of column name strings, e.g. select: [\"col1\", \"col2\"]";
         for wrong in ["\"a,b\"", "{}", "1", "true"] {
-            assert_eq!(
-                refusal(&format!(r#"{{"schema":"s","table":"t","select":{wrong}}}"#)),
-                expected
-            );
+            assert_eq!(refusal(&format!(r#"{{"schema":"s","table":"t","select":{wrong}}}"#)), expected);
         }
         let expected = "Column selection is not supported for wildcard subscriptions. Provide an explicit schema and table name.";
-        for json in [
-            r#"{"schema":"s","select":["a"]}"#,
-            r#"{"schema":"*","table":"t","select":["a"]}"#,
-        ] {
+        for json in [r#"{"schema":"s","select":["a"]}"#, r#"{"schema":"*","table":"t","select":["a"]}"#] {
             assert_eq!(refusal(json), expected);
         }
         assert!(binding(r#"{"schema":"*","select":[]}"#).target.is_ok());
@@ -376,10 +340,7 @@ mod tests {
     #[test]
     fn a_target_is_shown_as_the_error_messages_of_the_protocol_show_it() {
         let shown = target(r#"{"event":"INSERT","schema":"public"}"#).to_string();
-        assert_eq!(
-            shown,
-            "[event: INSERT, schema: public, table: *, filters: [], select: nil]"
-        );
+        assert_eq!(shown, "[event: INSERT, schema: public, table: *, filters: [], select: nil]");
         let shown =
             target(r#"{"table":"t","filter":"a=eq.1,b=not.in.(x,\"y z\")","select":["b","a"]}"#).to_string();
         let expected = r#"[event: *, schema: public, table: t, filters: [{"a", "eq", "1", false}, {"b", "in", "{x,\"y z\"}", true}], select: ["a", "b"]]"#;
@@ -389,17 +350,7 @@ mod tests {
     #[test]
     fn what_is_no_object_is_no_binding() {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(500), "]".repeat(500));
-        for json in [
-            "",
-            "7",
-            "[]",
-            "\"a\"",
-            "null",
-            "{} {}",
-            r#"{"a":1e999}"#,
-            r#"{"a":"\ud800"}"#,
-            &deep,
-        ] {
+        for json in ["", "7", "[]", "\"a\"", "null", "{} {}", r#"{"a":1e999}"#, r#"{"a":"\ud800"}"#, &deep] {
             assert!(Binding::parse(json).is_err(), "{json}");
         }
     }

@@ -90,10 +90,7 @@ impl ChangeBody<'_> {
             return out;
         }
         out.clear();
-        let truncated = ChangeBody {
-            errors: Some(PAYLOAD_TOO_LARGE),
-            ..*self
-        };
+        let truncated = ChangeBody { errors: Some(PAYLOAD_TOO_LARGE), ..*self };
         truncated.write(&mut out, Columns::Short);
         out
     }
@@ -112,11 +109,7 @@ impl ChangeBody<'_> {
         self.write_columns(out);
         let rows = [
             (&b",\"record\":"[..], self.record, self.kind != ChangeKind::Delete),
-            (
-                &b",\"old_record\":"[..],
-                self.old_record,
-                self.kind != ChangeKind::Insert,
-            ),
+            (&b",\"old_record\":"[..], self.old_record, self.kind != ChangeKind::Insert),
         ];
         for (key, row, sent) in rows {
             if sent {
@@ -154,15 +147,10 @@ impl ChangeBody<'_> {
 
     /// About what the JSON will take when little has to be escaped.
     fn estimated_bytes(&self) -> usize {
-        let columns: usize = self
-            .columns
-            .iter()
-            .map(|column| column.name.len() + column.type_name.len() + 22)
-            .sum();
+        let columns: usize =
+            self.columns.iter().map(|column| column.name.len() + column.type_name.len() + 22).sum();
         let rows = [self.record, self.old_record].into_iter().flatten().flatten();
-        let values: usize = rows
-            .map(|field| field.name.len() + field.text.map_or(4, str::len) + 8)
-            .sum();
+        let values: usize = rows.map(|field| field.name.len() + field.text.map_or(4, str::len) + 8).sum();
         160 + self.schema.len() + self.table.len() + columns + values
     }
 }
@@ -242,13 +230,8 @@ pub fn change_frame(serializer: Serializer, topic: &str, ids: &[BindingId], data
 /// The push of a change to a channel that joined without `config`: the event is the kind of change, the payload is the
 /// bare `data` (docs/protocol.md §3.8).
 pub fn legacy_change_frame(serializer: Serializer, topic: &str, kind: ChangeKind, data: &[u8]) -> Frame {
-    let envelope = Envelope {
-        serializer,
-        join_ref: &Ref::NULL,
-        reference: &Ref::NULL,
-        topic,
-        event: kind.as_str(),
-    };
+    let envelope =
+        Envelope { serializer, join_ref: &Ref::NULL, reference: &Ref::NULL, topic, event: kind.as_str() };
     envelope.frame(data.len(), |out| out.extend_from_slice(data))
 }
 
@@ -257,23 +240,11 @@ mod tests {
     use super::*;
 
     const NO_LIMIT: usize = usize::MAX;
-    const COLUMNS: &[ColumnHead<'_>] = &[
-        ColumnHead {
-            name: "id",
-            type_name: "int4",
-        },
-        ColumnHead {
-            name: "details",
-            type_name: "text",
-        },
-    ];
+    const COLUMNS: &[ColumnHead<'_>] =
+        &[ColumnHead { name: "id", type_name: "int4" }, ColumnHead { name: "details", type_name: "text" }];
 
     fn field<'a>(name: &'a str, text: Option<&'a str>) -> Field<'a> {
-        Field {
-            name,
-            shape: &Shape::Text,
-            text,
-        }
+        Field { name, shape: &Shape::Text, text }
     }
 
     fn change(kind: ChangeKind) -> ChangeBody<'static> {
@@ -302,35 +273,18 @@ mod tests {
         let row = r#"{"id":"a","details":null}"#;
         for (kind, rows) in [
             (ChangeKind::Insert, format!(r#""record":{row}"#)),
-            (
-                ChangeKind::Update,
-                format!(r#""record":{row},"old_record":{{"id":"b"}}"#),
-            ),
+            (ChangeKind::Update, format!(r#""record":{row},"old_record":{{"id":"b"}}"#)),
             (ChangeKind::Delete, r#""old_record":{"id":"b"}"#.to_owned()),
         ] {
-            let body = ChangeBody {
-                record: Some(&new),
-                old_record: Some(&old),
-                ..change(kind)
-            };
-            let head = format!(
-                r#"{{"schema":"public","table":"t","type":"{}",{HEAD}"#,
-                kind.as_str()
-            );
-            assert_eq!(
-                encoded(&body, NO_LIMIT),
-                format!(r#"{head},{rows},"errors":null}}"#)
-            );
+            let body = ChangeBody { record: Some(&new), old_record: Some(&old), ..change(kind) };
+            let head = format!(r#"{{"schema":"public","table":"t","type":"{}",{HEAD}"#, kind.as_str());
+            assert_eq!(encoded(&body, NO_LIMIT), format!(r#"{head},{rows},"errors":null}}"#));
         }
     }
 
     #[test]
     fn rows_and_columns_are_empty_but_never_null_in_an_error_row() {
-        let body = ChangeBody {
-            columns: &[],
-            errors: Some(UNAUTHORIZED),
-            ..change(ChangeKind::Update)
-        };
+        let body = ChangeBody { columns: &[], errors: Some(UNAUTHORIZED), ..change(ChangeKind::Update) };
         let expected = r#"{"schema":"public","table":"t","type":"UPDATE","commit_timestamp":"2026-08-21T10:11:12.345Z","columns":[],"record":{},"old_record":{},"errors":["Error 401: Unauthorized"]}"#;
         assert_eq!(encoded(&body, NO_LIMIT), expected);
     }
@@ -338,10 +292,7 @@ mod tests {
     #[test]
     fn a_change_of_exactly_the_limit_is_whole_and_one_byte_more_is_not() {
         let new = [field("id", Some("a")), field("details", None)];
-        let body = ChangeBody {
-            record: Some(&new),
-            ..change(ChangeKind::Insert)
-        };
+        let body = ChangeBody { record: Some(&new), ..change(ChangeKind::Insert) };
         let whole = encoded(&body, NO_LIMIT);
         assert_eq!(encoded(&body, whole.len()), whole);
         let truncated = encoded(&body, whole.len() - 1);
@@ -362,11 +313,7 @@ mod tests {
             field("nothing", None),
         ];
         let old = [field("long", Some(&long))];
-        let body = ChangeBody {
-            record: Some(&new),
-            old_record: Some(&old),
-            ..change(ChangeKind::Update)
-        };
+        let body = ChangeBody { record: Some(&new), old_record: Some(&old), ..change(ChangeKind::Update) };
         let truncated = encoded(&body, 1_048_576);
         let rows = format!(r#""record":{{"fits":"{fits}"}},"old_record":{{}}"#);
         assert_eq!(
@@ -379,10 +326,7 @@ mod tests {
 
     #[test]
     fn names_are_escaped() {
-        let columns = [ColumnHead {
-            name: "a\"b",
-            type_name: "_int4",
-        }];
+        let columns = [ColumnHead { name: "a\"b", type_name: "_int4" }];
         let record = [field("a\"b", Some("c\nd"))];
         let body = ChangeBody {
             schema: "s \\",
@@ -392,10 +336,7 @@ mod tests {
             ..change(ChangeKind::Insert)
         };
         let value: serde_json::Value = serde_json::from_slice(&body.encode(NO_LIMIT)).unwrap();
-        assert_eq!(
-            (value["schema"].as_str(), value["table"].as_str()),
-            (Some("s \\"), Some("é,.\t"))
-        );
+        assert_eq!((value["schema"].as_str(), value["table"].as_str()), (Some("s \\"), Some("é,.\t")));
         assert_eq!(value["record"]["a\"b"], "c\nd");
         assert_eq!(value["columns"][0]["name"], "a\"b");
     }
@@ -421,12 +362,8 @@ mod tests {
 
     #[test]
     fn the_old_form_has_the_kind_as_event_and_the_bare_data() {
-        let frame = legacy_change_frame(
-            Serializer::V1,
-            "realtime:public:t",
-            ChangeKind::Delete,
-            br#"{"a":1}"#,
-        );
+        let frame =
+            legacy_change_frame(Serializer::V1, "realtime:public:t", ChangeKind::Delete, br#"{"a":1}"#);
         let expected = br#"{"event":"DELETE","payload":{"a":1},"ref":null,"topic":"realtime:public:t"}"#;
         assert_eq!(frame.payload()[..], expected[..]);
     }

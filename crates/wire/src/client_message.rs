@@ -85,16 +85,8 @@ impl<'a> ClientMessage<'a> {
     pub fn parse_text(serializer: Serializer, text: &'a str) -> Result<Self, MalformedMessage> {
         let malformed = |source| MalformedMessage::Text { serializer, source };
         let envelope: Envelope<'a> = match serializer {
-            Serializer::V1 => {
-                serde_json::from_str::<ObjectEnvelope<'a>>(text)
-                    .map_err(malformed)?
-                    .0
-            }
-            Serializer::V2 => {
-                serde_json::from_str::<ArrayEnvelope<'a>>(text)
-                    .map_err(malformed)?
-                    .0
-            }
+            Serializer::V1 => serde_json::from_str::<ObjectEnvelope<'a>>(text).map_err(malformed)?.0,
+            Serializer::V2 => serde_json::from_str::<ArrayEnvelope<'a>>(text).map_err(malformed)?.0,
         };
         Ok(ClientMessage {
             join_ref: reference(envelope.join_ref)?,
@@ -150,29 +142,13 @@ impl<'de> Visitor<'de> for ArrayVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-        let join_ref = elements
-            .next_element()?
-            .ok_or_else(|| A::Error::invalid_length(0, &self))?;
-        let reference = elements
-            .next_element()?
-            .ok_or_else(|| A::Error::invalid_length(1, &self))?;
-        let Text(topic) = elements
-            .next_element()?
-            .ok_or_else(|| A::Error::invalid_length(2, &self))?;
-        let Text(event) = elements
-            .next_element()?
-            .ok_or_else(|| A::Error::invalid_length(3, &self))?;
-        let payload = elements
-            .next_element()?
-            .ok_or_else(|| A::Error::invalid_length(4, &self))?;
+        let join_ref = elements.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+        let reference = elements.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
+        let Text(topic) = elements.next_element()?.ok_or_else(|| A::Error::invalid_length(2, &self))?;
+        let Text(event) = elements.next_element()?.ok_or_else(|| A::Error::invalid_length(3, &self))?;
+        let payload = elements.next_element()?.ok_or_else(|| A::Error::invalid_length(4, &self))?;
         while elements.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Envelope {
-            join_ref: Some(join_ref),
-            reference: Some(reference),
-            topic,
-            event,
-            payload,
-        })
+        Ok(Envelope { join_ref: Some(join_ref), reference: Some(reference), topic, event, payload })
     }
 }
 
@@ -238,14 +214,8 @@ mod tests {
             r#" [ "1" , "5" , "realtime:a" , "broadcast" , {"x": 1.0} , 6 , [] ] "#,
         ] {
             let message = ClientMessage::parse_text(Serializer::V2, text).unwrap();
-            assert_eq!(
-                (message.join_ref.as_json(), message.reference.as_json()),
-                ("\"1\"", "\"5\"")
-            );
-            assert_eq!(
-                (message.topic.as_ref(), message.event.as_ref()),
-                ("realtime:a", "broadcast")
-            );
+            assert_eq!((message.join_ref.as_json(), message.reference.as_json()), ("\"1\"", "\"5\""));
+            assert_eq!((message.topic.as_ref(), message.event.as_ref()), ("realtime:a", "broadcast"));
             assert_eq!(json(&message), r#"{"x": 1.0}"#);
         }
     }
@@ -254,21 +224,12 @@ mod tests {
     fn an_object_of_version_1_is_read_in_any_order_with_unknown_keys() {
         let text = r#"{"version":[1],"ref":7,"payload":null,"event":"heartbeat","topic":"phoenix"}"#;
         let message = ClientMessage::parse_text(Serializer::V1, text).unwrap();
-        assert_eq!(
-            (message.join_ref.as_json(), message.reference.as_json()),
-            ("null", "7")
-        );
-        assert_eq!(
-            (message.topic.as_ref(), message.event.as_ref()),
-            ("phoenix", "heartbeat")
-        );
+        assert_eq!((message.join_ref.as_json(), message.reference.as_json()), ("null", "7"));
+        assert_eq!((message.topic.as_ref(), message.event.as_ref()), ("phoenix", "heartbeat"));
         assert_eq!(json(&message), "null");
         let text = r#"{"topic":"a","topic":"b","event":"e","payload":[],"ref":null,"join_ref":"1"}"#;
         let message = ClientMessage::parse_text(Serializer::V1, text).unwrap();
-        assert_eq!(
-            (message.topic.as_ref(), message.join_ref.as_json()),
-            ("b", "\"1\"")
-        );
+        assert_eq!((message.topic.as_ref(), message.join_ref.as_json()), ("b", "\"1\""));
     }
 
     #[test]
@@ -301,9 +262,7 @@ mod tests {
         ] {
             let error = ClientMessage::parse_text(Serializer::V2, text).unwrap_err();
             assert!(
-                error
-                    .to_string()
-                    .starts_with("the text is not a message of serializer 2.0.0: "),
+                error.to_string().starts_with("the text is not a message of serializer 2.0.0: "),
                 "{text}"
             );
         }
@@ -323,17 +282,11 @@ mod tests {
             let rest: Vec<_> = rest.map(|(name, value)| format!("\"{name}\":{value}")).collect();
             let text = format!("{{{}}}", rest.join(","));
             let error = ClientMessage::parse_text(Serializer::V1, &text).unwrap_err();
-            assert!(
-                error.to_string().contains(&format!("missing field `{missing}`")),
-                "{error}"
-            );
+            assert!(error.to_string().contains(&format!("missing field `{missing}`")), "{error}");
         }
-        for text in [
-            "",
-            "[]",
-            r#"[null,"1","t","e",{}]"#,
-            r#"{"topic":null,"event":"e","payload":{},"ref":null}"#,
-        ] {
+        for text in
+            ["", "[]", r#"[null,"1","t","e",{}]"#, r#"{"topic":null,"event":"e","payload":{},"ref":null}"#]
+        {
             assert!(ClientMessage::parse_text(Serializer::V1, text).is_err(), "{text}");
         }
     }

@@ -126,21 +126,14 @@ fn parse_condition(text: &str) -> Result<Condition, FilterSyntaxError> {
         return Err(FilterSyntaxError::EmptySegment);
     }
     let (column, rest) = text.split_once('=').ok_or_else(|| unreadable(&[text]))?;
-    let (negated, rest) = rest
-        .strip_prefix("not.")
-        .map_or((false, rest), |rest| (true, rest));
+    let (negated, rest) = rest.strip_prefix("not.").map_or((false, rest), |rest| (true, rest));
     let (name, value) = rest.split_once('.').ok_or_else(|| unreadable(&[rest]))?;
     let operator = Operator::parse(name).ok_or_else(|| unreadable(&[name, value]))?;
     let value = match operator {
         Operator::In => ConditionValue::List(parse_list(value)?),
         _ => ConditionValue::One(unquoted(value)),
     };
-    Ok(Condition {
-        column: column.to_owned(),
-        operator,
-        negated,
-        value,
-    })
+    Ok(Condition { column: column.to_owned(), operator, negated, value })
 }
 
 fn parse_list(value: &str) -> Result<Vec<String>, FilterSyntaxError> {
@@ -153,10 +146,7 @@ fn parse_list(value: &str) -> Result<Vec<String>, FilterSyntaxError> {
         "" => Err(FilterSyntaxError::EmptySegment),
         element => Ok(unquoted(element)),
     };
-    split(inside, Separated::Elements)
-        .into_iter()
-        .map(element)
-        .collect()
+    split(inside, Separated::Elements).into_iter().map(element).collect()
 }
 
 /// What a comma separates.
@@ -227,11 +217,7 @@ fn unquoted(value: &str) -> String {
                 None => return value.to_owned(),
             },
             '"' => {
-                return if characters.as_str().is_empty() {
-                    text
-                } else {
-                    value.to_owned()
-                };
+                return if characters.as_str().is_empty() { text } else { value.to_owned() };
             }
             _ => text.push(character),
         }
@@ -245,14 +231,7 @@ fn unreadable(parts: &[&str]) -> FilterSyntaxError {
 
 /// `["a", "b"]`
 pub(crate) fn dump_list(parts: &[String]) -> String {
-    format!(
-        "[{}]",
-        parts
-            .iter()
-            .map(|part| dump_text(part))
-            .collect::<Vec<_>>()
-            .join(", ")
-    )
+    format!("[{}]", parts.iter().map(|part| dump_text(part)).collect::<Vec<_>>().join(", "))
 }
 
 /// A text in quotes with the quotes and backslashes in it escaped.
@@ -285,16 +264,9 @@ fn array_literal(elements: &[String]) -> String {
             && !element.contains(|c: char| matches!(c, '{' | '}' | ',' | '"' | '\\') || c.is_whitespace())
     };
     let element = |element: &String| {
-        if plain(element) {
-            element.clone()
-        } else {
-            format!("\"{}\"", escaped(element))
-        }
+        if plain(element) { element.clone() } else { format!("\"{}\"", escaped(element)) }
     };
-    format!(
-        "{{{}}}",
-        elements.iter().map(element).collect::<Vec<_>>().join(",")
-    )
+    format!("{{{}}}", elements.iter().map(element).collect::<Vec<_>>().join(","))
 }
 
 fn escaped(element: &str) -> String {

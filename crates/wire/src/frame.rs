@@ -166,10 +166,7 @@ mod tests {
     #[test]
     fn a_close_frame_has_code_and_reason_and_never_more_than_a_control_frame_holds() {
         assert_eq!(Frame::close(1012, "").bytes()[..], [0x88, 2, 0x03, 0xF4]);
-        assert_eq!(
-            Frame::close(1000, "idle").bytes()[..],
-            [0x88, 6, 0x03, 0xE8, b'i', b'd', b'l', b'e']
-        );
+        assert_eq!(Frame::close(1000, "idle").bytes()[..], [0x88, 6, 0x03, 0xE8, b'i', b'd', b'l', b'e']);
         let long = Frame::close(1008, &"é".repeat(100));
         assert_eq!(long.payload().len(), 2 + 122);
         assert_eq!(long.bytes()[1], 124);

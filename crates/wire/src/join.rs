@@ -132,13 +132,7 @@ impl JoinPayload {
             return Ok(Self::legacy(sub_topic, token));
         };
         let mut fields = Fields::default();
-        let names = [
-            "broadcast",
-            "presence",
-            "postgres_changes",
-            "private",
-            "postgres_changes_options",
-        ];
+        let names = ["broadcast", "presence", "postgres_changes", "private", "postgres_changes_options"];
         let [broadcast, presence, changes, private, options] = match object::pick(config, names) {
             Some(values) => values,
             None if JsonKind::of(config) == JsonKind::Null => [None; 5],
@@ -180,9 +174,7 @@ impl JoinPayload {
             broadcast: BroadcastConfig::default(),
             presence: PresenceConfig::default(),
             private: false,
-            bindings: Binding::parse(&format!("{{{}}}", members.join(",")))
-                .into_iter()
-                .collect(),
+            bindings: Binding::parse(&format!("{{{}}}", members.join(","))).into_iter().collect(),
             wait: None,
             legacy: true,
             token,
@@ -218,12 +210,8 @@ impl ChannelToken {
         if first.is_some_and(|token| is_opaque_key(&token)) {
             return ChannelToken::Socket;
         }
-        let token = user_token
-            .and_then(object::string)
-            .or_else(|| access_token.and_then(object::string));
-        token.map_or(ChannelToken::Socket, |token| {
-            ChannelToken::Own(token.into_owned())
-        })
+        let token = user_token.and_then(object::string).or_else(|| access_token.and_then(object::string));
+        token.map_or(ChannelToken::Socket, |token| ChannelToken::Own(token.into_owned()))
     }
 }
 
@@ -272,9 +260,7 @@ impl Fields {
             self.invalid.push("config.broadcast.replay");
             return Some(Replay::NotAnObject);
         };
-        let since = given(since)
-            .and_then(integer)
-            .filter(|since| REPLAY_MS_RANGE.contains(since));
+        let since = given(since).and_then(integer).filter(|since| REPLAY_MS_RANGE.contains(since));
         let limit = given(limit).map_or(Some(i64::from(REPLAY_LIMIT_MAX)), integer);
         let (Some(unix_ms), Some(limit)) = (since, limit) else {
             return Some(Replay::InvalidParameters);
@@ -306,8 +292,7 @@ impl Fields {
             None => WAIT_MS_DEFAULT,
             Some(timeout) => self.timeout(timeout),
         };
-        self.boolean("config.postgres_changes_options.wait", wait)
-            .then_some(Wait { timeout_ms })
+        self.boolean("config.postgres_changes_options.wait", wait).then_some(Wait { timeout_ms })
     }
 
     fn timeout(&mut self, value: &RawValue) -> u64 {
@@ -356,11 +341,7 @@ fn flexible_boolean(value: &RawValue) -> Option<bool> {
         _ => {
             let word = object::string(value)?;
             let is = |wanted: &str| word.eq_ignore_ascii_case(wanted);
-            if is("true") {
-                Some(true)
-            } else {
-                is("false").then_some(false)
-            }
+            if is("true") { Some(true) } else { is("false").then_some(false) }
         }
     }
 }
@@ -380,8 +361,5 @@ fn is_private(value: Option<&RawValue>) -> Result<bool, JoinError> {
 }
 
 fn not_an_object(field: &'static str, value: &RawValue) -> JoinError {
-    JoinError::NotAnObject {
-        field,
-        got: JsonKind::of(value).as_str(),
-    }
+    JoinError::NotAnObject { field, got: JsonKind::of(value).as_str() }
 }

@@ -91,14 +91,8 @@ mod tests {
 
     #[test]
     fn members_are_added_at_the_end_and_the_rest_stays_verbatim() {
-        assert_eq!(
-            with_members(r#"{ "a" : 1.0 }"#, &[("id", "7")]),
-            r#"{ "a" : 1.0 ,"id":7}"#
-        );
-        assert_eq!(
-            with_members("{}", &[("id", "7"), ("b", "{}")]),
-            r#"{"id":7,"b":{}}"#
-        );
+        assert_eq!(with_members(r#"{ "a" : 1.0 }"#, &[("id", "7")]), r#"{ "a" : 1.0 ,"id":7}"#);
+        assert_eq!(with_members("{}", &[("id", "7"), ("b", "{}")]), r#"{"id":7,"b":{}}"#);
         assert_eq!(with_members("{ \n }", &[("id", "7")]), "{ \n \"id\":7}");
     }
 

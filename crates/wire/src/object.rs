@@ -56,9 +56,7 @@ pub(crate) fn pick<'a, const N: usize>(
     if JsonKind::of(value) != JsonKind::Object {
         return None;
     }
-    serde_json::Deserializer::from_str(value.get())
-        .deserialize_map(Pick { names })
-        .ok()
+    serde_json::Deserializer::from_str(value.get()).deserialize_map(Pick { names }).ok()
 }
 
 /// All members of an object in the order of its text, or `None` when the text is not one object.
@@ -76,9 +74,7 @@ pub(crate) fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
 
 /// The text of a JSON string, or `None` when the value is not one.
 pub(crate) fn string(value: &RawValue) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<Text<'_>>(value.get())
-        .ok()
-        .map(|text| text.0)
+    serde_json::from_str::<Text<'_>>(value.get()).ok().map(|text| text.0)
 }
 
 struct Pick<'n, const N: usize> {

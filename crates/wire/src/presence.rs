@@ -80,10 +80,7 @@ mod tests {
 
     #[test]
     fn unknown_and_missing_events_are_told_apart() {
-        assert_eq!(
-            parse(r#"{"event":"dance"}"#),
-            PresencePush::Unknown("dance".to_owned())
-        );
+        assert_eq!(parse(r#"{"event":"dance"}"#), PresencePush::Unknown("dance".to_owned()));
         assert_eq!(parse(r#"{"event":5}"#), PresencePush::Unknown("5".to_owned()));
         for json in ["{}", r#"{"event":null}"#, "null", "[]", "7", r#""track""#] {
             assert_eq!(parse(json), PresencePush::Missing, "{json}");

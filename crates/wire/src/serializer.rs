@@ -41,19 +41,10 @@ impl fmt::Display for Serializer {
 /// Major and minor number of a semantic version, or `None` when it is malformed or a pre-release of `x.y.0`, which
 /// stands before `x.y.0` and so outside `~> x.y.0`.
 fn patch_series(vsn: &str) -> Option<(u32, u32)> {
-    let (version, build) = vsn
-        .split_once('+')
-        .map_or((vsn, None), |(version, build)| (version, Some(build)));
-    let (numbers, prerelease) = version
-        .split_once('-')
-        .map_or((version, None), |(numbers, prerelease)| {
-            (numbers, Some(prerelease))
-        });
-    if [build, prerelease]
-        .into_iter()
-        .flatten()
-        .any(|labels| !labels.split('.').all(is_label))
-    {
+    let (version, build) = vsn.split_once('+').map_or((vsn, None), |(version, build)| (version, Some(build)));
+    let (numbers, prerelease) =
+        version.split_once('-').map_or((version, None), |(numbers, prerelease)| (numbers, Some(prerelease)));
+    if [build, prerelease].into_iter().flatten().any(|labels| !labels.split('.').all(is_label)) {
         return None;
     }
     let mut parts = numbers.split('.').map(number);
@@ -63,10 +54,7 @@ fn patch_series(vsn: &str) -> Option<(u32, u32)> {
 }
 
 fn is_label(label: &str) -> bool {
-    !label.is_empty()
-        && label
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn number(digits: &str) -> Option<u32> {

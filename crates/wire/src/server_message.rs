@@ -39,13 +39,7 @@ pub fn reply(
     status: Status,
     response_json: &str,
 ) -> Frame {
-    let envelope = Envelope {
-        serializer,
-        join_ref,
-        reference,
-        topic,
-        event: "phx_reply",
-    };
+    let envelope = Envelope { serializer, join_ref, reference, topic, event: "phx_reply" };
     envelope.frame(response_json.len() + 32, |out| {
         out.extend_from_slice(b"{\"status\":\"");
         out.extend_from_slice(status.as_str().as_bytes());
@@ -62,13 +56,7 @@ pub fn reason_response(reason: &str) -> String {
 
 /// An event the server sends unasked; its `ref` is null.
 pub fn push(serializer: Serializer, join_ref: &Ref, topic: &str, event: &str, payload_json: &str) -> Frame {
-    let envelope = Envelope {
-        serializer,
-        join_ref,
-        reference: &Ref::NULL,
-        topic,
-        event,
-    };
+    let envelope = Envelope { serializer, join_ref, reference: &Ref::NULL, topic, event };
     envelope.frame(payload_json.len(), |out| {
         out.extend_from_slice(payload_json.as_bytes());
     })
@@ -76,26 +64,14 @@ pub fn push(serializer: Serializer, join_ref: &Ref, topic: &str, event: &str, pa
 
 /// `phx_close`: the channel has ended. Both references are the channel's (docs/protocol.md §2.2).
 pub fn channel_close(serializer: Serializer, join_ref: &Ref, topic: &str) -> Frame {
-    let envelope = Envelope {
-        serializer,
-        join_ref,
-        reference: join_ref,
-        topic,
-        event: "phx_close",
-    };
+    let envelope = Envelope { serializer, join_ref, reference: join_ref, topic, event: "phx_close" };
     envelope.frame(2, |out| out.extend_from_slice(b"{}"))
 }
 
 /// `phx_error`: the channel has failed and the client is to join again. Both references are the channel's.
 pub fn channel_error(serializer: Serializer, join_ref: &Ref, topic: &str) -> Frame {
     let payload = br#"{"reason":"channel_crash"}"#;
-    let envelope = Envelope {
-        serializer,
-        join_ref,
-        reference: join_ref,
-        topic,
-        event: "phx_error",
-    };
+    let envelope = Envelope { serializer, join_ref, reference: join_ref, topic, event: "phx_error" };
     envelope.frame(payload.len(), |out| out.extend_from_slice(payload))
 }
 
@@ -108,13 +84,7 @@ pub fn system(
     status: Status,
     message: &str,
 ) -> Frame {
-    let envelope = Envelope {
-        serializer,
-        join_ref,
-        reference: &Ref::NULL,
-        topic,
-        event: "system",
-    };
+    let envelope = Envelope { serializer, join_ref, reference: &Ref::NULL, topic, event: "system" };
     envelope.frame(message.len() + topic.len() + 80, |out| {
         out.extend_from_slice(b"{\"extension\":");
         encode_string(extension, out);
@@ -157,13 +127,8 @@ pub fn user_broadcast(
         return None;
     }
     let payload = std::str::from_utf8(payload).ok()?;
-    let envelope = Envelope {
-        serializer,
-        join_ref: &Ref::NULL,
-        reference: &Ref::NULL,
-        topic,
-        event: "broadcast",
-    };
+    let envelope =
+        Envelope { serializer, join_ref: &Ref::NULL, reference: &Ref::NULL, topic, event: "broadcast" };
     let capacity = event.len() + payload.len() + metadata.map_or(0, str::len) + 64;
     Some(envelope.frame(capacity, |out| {
         out.extend_from_slice(b"{\"event\":");
@@ -274,14 +239,7 @@ mod tests {
     #[test]
     fn a_refusal_names_its_reason() {
         let response = reason_response("no \"room\"");
-        let made = reply(
-            Serializer::V2,
-            &Ref::NULL,
-            &Ref::from_text("3"),
-            "x",
-            Status::Error,
-            &response,
-        );
+        let made = reply(Serializer::V2, &Ref::NULL, &Ref::from_text("3"), "x", Status::Error, &response);
         let expected = r#"[null,"3","x","phx_reply",{"status":"error","response":{"reason":"no \"room\""}}]"#;
         assert_eq!(text(&made), expected);
     }
@@ -314,14 +272,8 @@ mod tests {
     #[test]
     fn a_system_message_has_four_keys_and_the_sub_topic_as_channel() {
         let message = "Error parsing `filter` params: [\"wrong\"]";
-        let frame = system(
-            Serializer::V2,
-            &Ref::from_text("1"),
-            TOPIC,
-            "postgres_changes",
-            Status::Error,
-            message,
-        );
+        let frame =
+            system(Serializer::V2, &Ref::from_text("1"), TOPIC, "postgres_changes", Status::Error, message);
         let expected = r#"["1",null,"realtime:room1","system",{"extension":"postgres_changes","status":"error","message":"Error parsing `filter` params: [\"wrong\"]","channel":"room1"}]"#;
         assert_eq!(text(&frame), expected);
     }
@@ -345,10 +297,7 @@ mod tests {
         };
         let frame = made(Serializer::V2, None, Encoding::Json).unwrap();
         assert_eq!(frame.opcode(), Opcode::Binary);
-        assert_eq!(
-            frame.payload()[..],
-            *b"\x04\x0e\x01\x00\x01realtime:room1e{\"x\":1}"
-        );
+        assert_eq!(frame.payload()[..], *b"\x04\x0e\x01\x00\x01realtime:room1e{\"x\":1}");
         let plain = made(Serializer::V1, None, Encoding::Json).unwrap();
         let expected = r#"{"event":"broadcast","payload":{"event":"e","payload":{"x":1},"type":"broadcast"},"ref":null,"topic":"realtime:room1"}"#;
         assert_eq!(text(&plain), expected);
@@ -369,21 +318,16 @@ mod tests {
         let made = |topic, event, metadata, encoding| {
             user_broadcast(Serializer::V2, topic, event, metadata, encoding, b"1")
         };
-        for (topic, event, metadata) in [
-            (long.as_str(), "e", None),
-            (TOPIC, long.as_str(), None),
-            (TOPIC, "e", Some(long.as_str())),
-        ] {
+        for (topic, event, metadata) in
+            [(long.as_str(), "e", None), (TOPIC, long.as_str(), None), (TOPIC, "e", Some(long.as_str()))]
+        {
             let frame = made(topic, event, metadata, Encoding::Json).unwrap();
             assert_eq!(frame.opcode(), Opcode::Text);
             assert!(text(&frame).contains(r#""payload":1,"type":"broadcast""#));
             assert_eq!(made(topic, event, metadata, Encoding::Binary), None);
         }
         let limit = "e".repeat(255);
-        assert_eq!(
-            made(&limit, &limit, None, Encoding::Json).unwrap().opcode(),
-            Opcode::Binary
-        );
+        assert_eq!(made(&limit, &limit, None, Encoding::Json).unwrap().opcode(), Opcode::Binary);
     }
 
     #[test]

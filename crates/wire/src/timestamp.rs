@@ -3,10 +3,7 @@
 /// `2026-08-21T10:11:12.345Z`: UTC, always exactly milliseconds, what is finer cut off.
 pub(crate) fn write_timestamp(unix_us: i64, out: &mut Vec<u8>) {
     let milliseconds = unix_us.div_euclid(1000);
-    let (days, in_day) = (
-        milliseconds.div_euclid(86_400_000),
-        milliseconds.rem_euclid(86_400_000),
-    );
+    let (days, in_day) = (milliseconds.div_euclid(86_400_000), milliseconds.rem_euclid(86_400_000));
     let (year, month, day) = civil_date(days);
     if year < 0 {
         out.push(b'-');
@@ -45,11 +42,7 @@ fn civil_date(days: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = era * 400 + year_of_era + i64::from(month <= 2);
     (year, month, day)
 }

@@ -10,19 +10,11 @@ fn shown(condition: &Condition) -> String {
         ConditionValue::List(elements) if elements.is_empty() => "[]".to_owned(),
         ConditionValue::List(elements) => format!("[<{}>]", elements.join("><")),
     };
-    format!(
-        "{} {not}{} {value}",
-        condition.column,
-        condition.operator.as_str()
-    )
+    format!("{} {not}{} {value}", condition.column, condition.operator.as_str())
 }
 
 fn parsed(filter: &str) -> Vec<String> {
-    parse_filter(filter)
-        .unwrap_or_else(|error| panic!("{filter}: {error}"))
-        .iter()
-        .map(shown)
-        .collect()
+    parse_filter(filter).unwrap_or_else(|error| panic!("{filter}: {error}")).iter().map(shown).collect()
 }
 
 #[track_caller]
@@ -36,40 +28,19 @@ fn reads(cases: &[(&str, &[&str])]) {
 fn refuses(cases: &[(&str, &str)]) {
     for (filter, expected) in cases {
         let error = parse_filter(filter).expect_err(filter);
-        assert_eq!(
-            error.to_string(),
-            format!("Error parsing `filter` params: {expected}"),
-            "{filter}"
-        );
+        assert_eq!(error.to_string(), format!("Error parsing `filter` params: {expected}"), "{filter}");
     }
 }
 
 #[test]
 fn every_operator_is_known_with_and_without_not() {
-    for name in [
-        "eq",
-        "neq",
-        "lt",
-        "lte",
-        "gt",
-        "gte",
-        "like",
-        "ilike",
-        "is",
-        "match",
-        "imatch",
-        "isdistinct",
-    ] {
+    for name in
+        ["eq", "neq", "lt", "lte", "gt", "gte", "like", "ilike", "is", "match", "imatch", "isdistinct"]
+    {
         assert_eq!(parsed(&format!("id={name}.1")), [format!("id {name} <1>")]);
-        assert_eq!(
-            parsed(&format!("id=not.{name}.1")),
-            [format!("id not {name} <1>")]
-        );
+        assert_eq!(parsed(&format!("id=not.{name}.1")), [format!("id not {name} <1>")]);
     }
-    reads(&[
-        ("id=in.(1)", &["id in [<1>]"]),
-        ("id=not.in.(1)", &["id not in [<1>]"]),
-    ]);
+    reads(&[("id=in.(1)", &["id in [<1>]"]), ("id=not.in.(1)", &["id not in [<1>]"])]);
     let condition = &parse_filter("a=isdistinct.1").unwrap()[0];
     assert_eq!(condition.operator, Operator::IsDistinct);
 }
@@ -85,10 +56,7 @@ fn conditions_are_joined_by_commas_and_blanks_around_them_do_not_count() {
         ("a=eq.1,b=gt.2", &["a eq <1>", "b gt <2>"]),
         ("  a=eq.1 , b=not.is.null  ", &["a eq <1>", "b not is <null>"]),
         ("price=gte.10,price=lt.20", &["price gte <10>", "price lt <20>"]),
-        (
-            "id=in.(1,2),name=in.(a,b),c=eq.x",
-            &["id in [<1><2>]", "name in [<a><b>]", "c eq <x>"],
-        ),
+        ("id=in.(1,2),name=in.(a,b),c=eq.x", &["id in [<1><2>]", "name in [<a><b>]", "c eq <x>"]),
     ]);
 }
 
@@ -112,10 +80,7 @@ fn a_value_wholly_in_quotes_is_unescaped() {
         (r#"a=eq."  x  ""#, &["a eq <  x  >"]),
         (r#"a=eq."x,y",b=eq.1"#, &["a eq <x,y>", "b eq <1>"]),
         (r#"a=eq."x.y:z(,)",b=eq.1"#, &["a eq <x.y:z(,)>", "b eq <1>"]),
-        (
-            r#"a=eq."say \"hi\", \\ \n",b=eq.1"#,
-            &["a eq <say \"hi\", \\ n>", "b eq <1>"],
-        ),
+        (r#"a=eq."say \"hi\", \\ \n",b=eq.1"#, &["a eq <say \"hi\", \\ n>", "b eq <1>"]),
         (r#"a=not.eq."é,😀""#, &["a not eq <é,😀>"]),
     ]);
 }
@@ -135,10 +100,7 @@ fn a_quote_that_is_not_closed_or_has_text_behind_it_makes_the_value_literal() {
 #[test]
 fn quotes_elsewhere_are_ordinary_characters() {
     reads(&[
-        (
-            r#"a=eq.5" nail,b=eq.6" nail"#,
-            &[r#"a eq <5" nail>"#, r#"b eq <6" nail>"#],
-        ),
+        (r#"a=eq.5" nail,b=eq.6" nail"#, &[r#"a eq <5" nail>"#, r#"b eq <6" nail>"#]),
         (r#"a=eq.x"y,z=eq.1"#, &[r#"a eq <x"y>"#, "z eq <1>"]),
         (r#"a=eq. "x,b=eq.1"#, &[r#"a eq < "x>"#, "b eq <1>"]),
         (r#"a=eq.x."y,z"w,b=eq.1"#, &[r#"a eq <x."y,z"w>"#, "b eq <1>"]),

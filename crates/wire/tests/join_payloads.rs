@@ -29,10 +29,7 @@ fn the_payload_of_a_real_client_is_read_whole() {
         "version": "2.119.1",
     }));
     assert!(join.broadcast.acknowledge && join.broadcast.receive_own && join.broadcast.replication_ready);
-    assert_eq!(
-        (join.presence.key.as_deref(), join.presence.enabled),
-        (Some("ana"), true)
-    );
+    assert_eq!((join.presence.key.as_deref(), join.presence.enabled), (Some("ana"), true));
     assert!(join.private && !join.legacy);
     assert_eq!(join.bindings.len(), 1);
     assert_eq!(join.token, ChannelToken::Own("a.b.c".to_owned()));
@@ -65,10 +62,7 @@ fn every_field_that_is_wrong_takes_its_default_and_is_named() {
     for value in wrong_objects() {
         cases.push(("config.broadcast", json!({"broadcast": value})));
         cases.push(("config.presence", json!({"presence": value})));
-        cases.push((
-            "config.postgres_changes_options",
-            json!({"postgres_changes_options": value}),
-        ));
+        cases.push(("config.postgres_changes_options", json!({"postgres_changes_options": value})));
         cases.push(("config.broadcast.replay", json!({"broadcast": {"replay": value}})));
     }
     for value in [json!({}), json!("x"), json!(1), json!(false)] {
@@ -77,10 +71,8 @@ fn every_field_that_is_wrong_takes_its_default_and_is_named() {
     for value in wrong_booleans() {
         cases.push(("config.broadcast.self", json!({"broadcast": {"self": value}})));
         cases.push(("config.broadcast.ack", json!({"broadcast": {"ack": value}})));
-        cases.push((
-            "config.broadcast.replication_ready",
-            json!({"broadcast": {"replication_ready": value}}),
-        ));
+        cases
+            .push(("config.broadcast.replication_ready", json!({"broadcast": {"replication_ready": value}})));
         cases.push(("config.presence.enabled", json!({"presence": {"enabled": value}})));
         let options = json!({"postgres_changes_options": {"wait": value}});
         cases.push(("config.postgres_changes_options.wait", options));
@@ -88,14 +80,7 @@ fn every_field_that_is_wrong_takes_its_default_and_is_named() {
     for value in [json!(true), json!([]), json!({})] {
         cases.push(("config.presence.key", json!({"presence": {"key": value}})));
     }
-    for value in [
-        json!(0),
-        json!(-1),
-        json!(1.5),
-        json!("5"),
-        json!(true),
-        json!({}),
-    ] {
+    for value in [json!(0), json!(-1), json!(1.5), json!("5"), json!(true), json!({})] {
         let options = json!({"postgres_changes_options": {"timeout": value}});
         cases.push(("config.postgres_changes_options.timeout", options));
     }
@@ -129,30 +114,16 @@ fn booleans_may_be_words_in_any_letter_case() {
         (json!("False"), false),
     ] {
         let join = join(&json!({"config": {"private": value, "broadcast": {"self": value}}}));
-        assert_eq!(
-            (join.private, join.broadcast.receive_own),
-            (expected, expected),
-            "{value}"
-        );
+        assert_eq!((join.private, join.broadcast.receive_own), (expected, expected), "{value}");
         assert_eq!(join.invalid_fields, [""; 0]);
     }
 }
 
 #[test]
 fn a_private_that_is_no_boolean_refuses_the_join() {
-    for value in [
-        json!("yes"),
-        json!(1),
-        json!(0),
-        json!(""),
-        json!([true]),
-        json!({}),
-    ] {
+    for value in [json!("yes"), json!(1), json!(0), json!(""), json!([true]), json!({})] {
         let reason = reason(&json!({"config": {"private": value}}));
-        assert_eq!(
-            reason,
-            format!("InvalidJoinPayload: config.private must be true or false, got {value}")
-        );
+        assert_eq!(reason, format!("InvalidJoinPayload: config.private must be true or false, got {value}"));
     }
     let long = reason(&json!({"config": {"private": "é".repeat(1000)}}));
     assert!(long.len() < 150, "{long}");
@@ -161,30 +132,12 @@ fn a_private_that_is_no_boolean_refuses_the_join() {
 #[test]
 fn what_must_be_an_object_and_is_not_refuses_the_join() {
     for (payload, expected) in [
-        (
-            json!([]),
-            "UnknownErrorOnChannel: the join payload must be an object, got a list",
-        ),
-        (
-            json!("x"),
-            "UnknownErrorOnChannel: the join payload must be an object, got a string",
-        ),
-        (
-            json!({"config": []}),
-            "UnknownErrorOnChannel: config must be an object, got a list",
-        ),
-        (
-            json!({"config": "x"}),
-            "UnknownErrorOnChannel: config must be an object, got a string",
-        ),
-        (
-            json!({"config": 7}),
-            "UnknownErrorOnChannel: config must be an object, got a number",
-        ),
-        (
-            json!({"config": true}),
-            "UnknownErrorOnChannel: config must be an object, got a boolean",
-        ),
+        (json!([]), "UnknownErrorOnChannel: the join payload must be an object, got a list"),
+        (json!("x"), "UnknownErrorOnChannel: the join payload must be an object, got a string"),
+        (json!({"config": []}), "UnknownErrorOnChannel: config must be an object, got a list"),
+        (json!({"config": "x"}), "UnknownErrorOnChannel: config must be an object, got a string"),
+        (json!({"config": 7}), "UnknownErrorOnChannel: config must be an object, got a number"),
+        (json!({"config": true}), "UnknownErrorOnChannel: config must be an object, got a boolean"),
     ] {
         assert_eq!(reason(&payload), expected);
     }
@@ -246,14 +199,8 @@ fn the_token_is_chosen_as_the_protocol_has_it() {
         (json!({"access_token": ""}), own("")),
         (json!({"access_token": "sb_publishable_x"}), ChannelToken::Socket),
         (json!({"user_token": "sb_secret_x"}), ChannelToken::Socket),
-        (
-            json!({"access_token": "sb_x", "user_token": "u"}),
-            ChannelToken::Socket,
-        ),
-        (
-            json!({"access_token": null, "user_token": "sb_x"}),
-            ChannelToken::Socket,
-        ),
+        (json!({"access_token": "sb_x", "user_token": "u"}), ChannelToken::Socket),
+        (json!({"access_token": null, "user_token": "sb_x"}), ChannelToken::Socket),
     ] {
         let mut with_config = payload.clone();
         with_config["config"] = json!({});
@@ -264,10 +211,7 @@ fn the_token_is_chosen_as_the_protocol_has_it() {
 
 #[test]
 fn a_token_does_not_show_in_debug_output() {
-    let shown = format!(
-        "{:?}",
-        join(&json!({"config": {}, "access_token": "very-secret"}))
-    );
+    let shown = format!("{:?}", join(&json!({"config": {}, "access_token": "very-secret"})));
     assert!(!shown.contains("very-secret"), "{shown}");
 }
 
@@ -277,10 +221,7 @@ fn a_join_without_config_reads_the_topic_as_one_binding() {
         ("public", r#""schema":"public""#),
         ("*", r#""schema":"*""#),
         ("public:t", r#""schema":"public","table":"t""#),
-        (
-            "public:t:id=eq.a:b",
-            r#""schema":"public","table":"t","filter":"id=eq.a:b""#,
-        ),
+        ("public:t:id=eq.a:b", r#""schema":"public","table":"t","filter":"id=eq.a:b""#),
         ("we \"x\"", r#""schema":"we \"x\"""#),
     ] {
         for payload in ["{}", "null", r#"{"user_token":"u"}"#] {
@@ -309,10 +250,7 @@ fn waiting_is_for_joins_with_bindings_and_its_time_is_limited() {
         (json!({"wait": false, "timeout": 500}), None),
         (json!({"timeout": 500}), None),
     ] {
-        assert_eq!(
-            waits(options, one()),
-            expected.map(|timeout_ms| Wait { timeout_ms })
-        );
+        assert_eq!(waits(options, one()), expected.map(|timeout_ms| Wait { timeout_ms }));
     }
     assert_eq!(waits(json!({"wait": true}), json!([])), None);
     let reason = "PostgresChangesSubscribeTimeout: Timed out after 500ms waiting for the postgres_changes subscription";
@@ -344,18 +282,12 @@ fn a_replay_is_clamped_checked_and_refused_on_public_channels() {
         json!({"since": 5, "limit": "5"}),
     ] {
         let refusal = asked(true, replay).replay_refusal();
-        assert_eq!(
-            refusal,
-            Some("UnableToReplayMessages: Replay params are not valid")
-        );
+        assert_eq!(refusal, Some("UnableToReplayMessages: Replay params are not valid"));
     }
     assert_eq!(asked(true, json!("x")).replay_refusal(), None);
     for replay in [json!({"since": 5}), json!({}), json!("x")] {
         let refusal = asked(false, replay).replay_refusal();
-        assert_eq!(
-            refusal,
-            Some("UnableToReplayMessages: Replay is not allowed for public channels")
-        );
+        assert_eq!(refusal, Some("UnableToReplayMessages: Replay is not allowed for public channels"));
     }
     assert_eq!(asked(false, Value::Null).replay_refusal(), None);
 }

@@ -75,10 +75,7 @@ fn any_filter() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
         "a", "=", "eq", ".", "not", "in", "(", ")", ",", "\"", "\\", " ", "é", "is", "null", "1",
     ]);
-    prop_oneof![
-        prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat()),
-        any::<String>()
-    ]
+    prop_oneof![prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat()), any::<String>()]
 }
 
 fn serializer() -> impl Strategy<Value = Serializer> {

@@ -18,12 +18,7 @@ fn refusal(token: &str) -> Option<TokenError> {
     let result =
         VERIFIER.with(|verifier| RUNTIME.with(|runtime| runtime.block_on(verifier.verify(token, NOW))));
     let error = result.err()?;
-    let words = [
-        error.handshake().1,
-        error.join_reason(),
-        error.close_message(),
-        error.to_string(),
-    ];
+    let words = [error.handshake().1, error.join_reason(), error.close_message(), error.to_string()];
     assert!(words.iter().all(|text| !text.is_empty()));
     Some(error)
 }
@@ -38,9 +33,7 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
         Just(json!("one")),
         Just(json!("anon")),
     ];
-    leaf.prop_recursive(2, 8, 4, |inner| {
-        prop::collection::vec(inner, 0..4).prop_map(|list| json!(list))
-    })
+    leaf.prop_recursive(2, 8, 4, |inner| prop::collection::vec(inner, 0..4).prop_map(|list| json!(list)))
 }
 
 proptest! {

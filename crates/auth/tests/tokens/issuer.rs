@@ -76,8 +76,7 @@ impl Key {
                     other => panic!("no RSA algorithm: {other}"),
                 };
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(encoding, &random, message.as_bytes(), &mut signature)
-                    .unwrap();
+                pair.sign(encoding, &random, message.as_bytes(), &mut signature).unwrap();
                 signature
             }
             Self::P256(pair) | Self::P384(pair) => {
@@ -90,9 +89,7 @@ impl Key {
 
     /// The public key in DER, for the attack that uses it as an HMAC secret.
     pub(crate) fn public_der(&self) -> Vec<u8> {
-        let Self::Rsa(pair) = self else {
-            panic!("an RSA key")
-        };
+        let Self::Rsa(pair) = self else { panic!("an RSA key") };
         pair.public_key().as_der().unwrap().as_ref().to_vec()
     }
 }

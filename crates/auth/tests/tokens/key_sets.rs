@@ -101,17 +101,11 @@ async fn a_rotated_key_is_found_after_the_floor_interval_and_not_before() {
     assert!(verifier.verify(&token(&old, "old"), NOW).await.is_ok());
     endpoint.answer_with(200, key_set(&[new.jwk("new")]));
 
-    assert_eq!(
-        verifier.verify(&token(&new, "new"), NOW + 9.9).await.err(),
-        Some(unknown("new"))
-    );
+    assert_eq!(verifier.verify(&token(&new, "new"), NOW + 9.9).await.err(), Some(unknown("new")));
     assert_eq!(endpoint.asked(), 1);
     assert!(verifier.verify(&token(&new, "new"), NOW + 10.0).await.is_ok());
     assert_eq!(endpoint.asked(), 2);
-    assert_eq!(
-        verifier.verify(&token(&old, "old"), NOW + 10.0).await.err(),
-        Some(unknown("old"))
-    );
+    assert_eq!(verifier.verify(&token(&old, "old"), NOW + 10.0).await.err(), Some(unknown("old")));
 }
 
 #[tokio::test]
@@ -137,20 +131,14 @@ async fn a_failed_fetch_keeps_the_known_keys() {
     let endpoint = Endpoint::start(&[key.jwk("one")]).await;
     let verifier = endpoint.verifier();
     assert!(verifier.verify(&token(&key, "one"), NOW).await.is_ok());
-    for (step, (status, body)) in [
-        (500, String::new()),
-        (200, "not JSON".to_owned()),
-        (200, " ".repeat(300_000)),
-    ]
-    .into_iter()
-    .enumerate()
+    for (step, (status, body)) in
+        [(500, String::new()), (200, "not JSON".to_owned()), (200, " ".repeat(300_000))]
+            .into_iter()
+            .enumerate()
     {
         let later = NOW + 20.0 * f64::from(u8::try_from(step).unwrap() + 1);
         endpoint.answer_with(status, body);
-        assert_eq!(
-            verifier.verify(&token(&key, "two"), later).await.err(),
-            Some(unknown("two"))
-        );
+        assert_eq!(verifier.verify(&token(&key, "two"), later).await.err(), Some(unknown("two")));
         assert_eq!(endpoint.asked(), step + 2);
         assert!(verifier.verify(&token(&key, "one"), later).await.is_ok());
     }
@@ -201,10 +189,7 @@ async fn loading_at_the_start_tells_what_is_wrong_with_the_address() {
     endpoint.answer_with(404, String::new());
     let refused = endpoint.verifier().load_keys(NOW).await.err().unwrap();
     assert!(matches!(refused, KeyError::Unreadable { .. }));
-    assert!(
-        refused.to_string().contains("404") && refused.to_string().contains("/keys"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("404") && refused.to_string().contains("/keys"), "{refused}");
 }
 
 #[tokio::test]
@@ -213,10 +198,8 @@ async fn a_set_in_a_file_is_read_at_the_start_and_again_when_a_key_is_missed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("jwks.json");
     std::fs::write(&path, key_set(&[old.jwk("old")])).unwrap();
-    let settings = VerifierSettings {
-        jwks: Some(JwksSource::File(path.clone())),
-        ..VerifierSettings::default()
-    };
+    let settings =
+        VerifierSettings { jwks: Some(JwksSource::File(path.clone())), ..VerifierSettings::default() };
     let verifier = Verifier::new(settings).unwrap();
     assert!(verifier.verify(&token(&old, "old"), NOW).await.is_ok());
     std::fs::write(&path, key_set(&[new.jwk("new")])).unwrap();

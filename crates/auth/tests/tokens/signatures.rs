@@ -22,10 +22,7 @@ async fn every_asymmetric_algorithm_is_accepted_by_its_key_and_refused_by_anothe
         let token = key.sign(&json!({"alg": algorithm, "kid": "one"}), &payload());
         let known = verifier(None, &[key.jwk("one")]).verify(&token, NOW).await;
         assert_eq!(known.unwrap().subject.as_deref(), Some("u1"), "{algorithm}");
-        let refused = verifier(None, &[other.jwk("one")])
-            .verify(&token, NOW)
-            .await
-            .err();
+        let refused = verifier(None, &[other.jwk("one")]).verify(&token, NOW).await.err();
         assert_eq!(refused, Some(TokenError::BadSignature), "{algorithm}");
     }
 }
@@ -36,15 +33,8 @@ async fn a_shared_key_of_the_set_verifies_hmac_and_stands_before_the_secret() {
     let verifier = verifier(Some(SECRET), &[key.jwk("one")]);
     let token = key.sign(&json!({"alg": "HS256", "kid": "one"}), &payload());
     assert!(verifier.verify(&token, NOW).await.is_ok());
-    let by_secret = sign_with_secret(
-        SECRET.as_bytes(),
-        &json!({"alg": "HS256", "kid": "one"}),
-        &payload(),
-    );
-    assert_eq!(
-        verifier.verify(&by_secret, NOW).await.err(),
-        Some(TokenError::BadSignature)
-    );
+    let by_secret = sign_with_secret(SECRET.as_bytes(), &json!({"alg": "HS256", "kid": "one"}), &payload());
+    assert_eq!(verifier.verify(&by_secret, NOW).await.err(), Some(TokenError::BadSignature));
 }
 
 #[tokio::test]
@@ -52,26 +42,11 @@ async fn a_public_key_never_serves_as_an_hmac_secret() {
     let key = Key::rsa();
     let jwk = key.jwk("one");
     let header = json!({"alg": "HS256", "kid": "one"});
-    for guess in [
-        key.public_der(),
-        jwk["n"].as_str().unwrap().into(),
-        jwk.to_string().into_bytes(),
-    ] {
+    for guess in [key.public_der(), jwk["n"].as_str().unwrap().into(), jwk.to_string().into_bytes()] {
         let token = sign_with_secret(&guess, &header, &payload());
-        let without_secret = verifier(None, std::slice::from_ref(&jwk))
-            .verify(&token, NOW)
-            .await
-            .err();
-        assert_eq!(
-            without_secret,
-            Some(TokenError::UnknownKey {
-                kid: "one".to_owned()
-            })
-        );
-        let with_secret = verifier(Some(SECRET), std::slice::from_ref(&jwk))
-            .verify(&token, NOW)
-            .await
-            .err();
+        let without_secret = verifier(None, std::slice::from_ref(&jwk)).verify(&token, NOW).await.err();
+        assert_eq!(without_secret, Some(TokenError::UnknownKey { kid: "one".to_owned() }));
+        let with_secret = verifier(Some(SECRET), std::slice::from_ref(&jwk)).verify(&token, NOW).await.err();
         assert_eq!(with_secret, Some(TokenError::BadSignature));
     }
 }
@@ -79,12 +54,7 @@ async fn a_public_key_never_serves_as_an_hmac_secret() {
 #[tokio::test]
 async fn a_key_of_another_type_or_curve_is_no_match() {
     let (rsa, p256, p384, ed25519) = (Key::rsa(), Key::p256(), Key::p384(), Key::ed25519());
-    let set = [
-        rsa.jwk("rsa"),
-        p256.jwk("p256"),
-        p384.jwk("p384"),
-        ed25519.jwk("ed"),
-    ];
+    let set = [rsa.jwk("rsa"), p256.jwk("p256"), p384.jwk("p384"), ed25519.jwk("ed")];
     let verifier = verifier(Some(SECRET), &set);
     for (key, algorithm, id) in [
         (&rsa, "RS256", "p256"),
@@ -95,11 +65,7 @@ async fn a_key_of_another_type_or_curve_is_no_match() {
     ] {
         let token = key.sign(&json!({"alg": algorithm, "kid": id}), &payload());
         let refused = verifier.verify(&token, NOW).await.err();
-        assert_eq!(
-            refused,
-            Some(TokenError::UnknownKey { kid: id.to_owned() }),
-            "{algorithm} {id}"
-        );
+        assert_eq!(refused, Some(TokenError::UnknownKey { kid: id.to_owned() }), "{algorithm} {id}");
     }
 }
 
@@ -115,29 +81,18 @@ async fn an_unknown_key_is_named_and_a_missing_key_id_is_not() {
     );
     let anonymous = key.sign(&json!({"alg": "ES256"}), &payload());
     assert_eq!(
-        verifier
-            .verify(&anonymous, NOW)
-            .await
-            .err()
-            .unwrap()
-            .join_reason(),
+        verifier.verify(&anonymous, NOW).await.err().unwrap().join_reason(),
         "JwtSignerError: Failed to generate JWT signer, check your JWT secret or JWKS configuration"
     );
 }
 
 #[tokio::test]
 async fn without_a_key_set_an_asymmetric_token_has_no_signer() {
-    let settings = VerifierSettings {
-        secret: Some(SECRET.into()),
-        ..VerifierSettings::default()
-    };
+    let settings = VerifierSettings { secret: Some(SECRET.into()), ..VerifierSettings::default() };
     let verifier = Verifier::new(settings).unwrap();
     let token = Key::p256().sign(&json!({"alg": "ES256", "kid": "one"}), &payload());
     let refused = verifier.verify(&token, NOW).await.err();
-    assert!(
-        matches!(refused, Some(TokenError::NoSigner { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Some(TokenError::NoSigner { .. })), "{refused:?}");
 }
 
 #[tokio::test]
@@ -145,10 +100,7 @@ async fn an_algorithm_that_is_not_accepted_has_no_signer_even_with_a_fitting_key
     let key = Key::rsa();
     let token = key.sign(&json!({"alg": "PS256", "kid": "one"}), &payload());
     let refused = verifier(None, &[key.jwk("one")]).verify(&token, NOW).await.err();
-    assert!(
-        matches!(refused, Some(TokenError::NoSigner { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Some(TokenError::NoSigner { .. })), "{refused:?}");
 }
 
 #[tokio::test]
@@ -170,20 +122,13 @@ async fn an_unsupported_curve_in_the_set_is_an_unknown_key_and_the_set_still_wor
     assert!(verifier.verify(&good, NOW).await.is_ok());
     let bad = key.sign(&json!({"alg": "EdDSA", "kid": "ed448"}), &payload());
     let refused = verifier.verify(&bad, NOW).await.err();
-    assert_eq!(
-        refused,
-        Some(TokenError::UnknownKey {
-            kid: "ed448".to_owned()
-        })
-    );
+    assert_eq!(refused, Some(TokenError::UnknownKey { kid: "ed448".to_owned() }));
 }
 
 #[test]
 fn a_set_without_usable_keys_and_no_secret_stops_the_start_with_the_reasons() {
     let settings = VerifierSettings {
-        jwks: Some(walcast_auth::JwksSource::Inline(
-            r#"{"keys":[{"kid":"a","kty":"dsa"}]}"#.to_owned(),
-        )),
+        jwks: Some(walcast_auth::JwksSource::Inline(r#"{"keys":[{"kid":"a","kty":"dsa"}]}"#.to_owned())),
         ..VerifierSettings::default()
     };
     let refused = Verifier::new(settings).err().unwrap();

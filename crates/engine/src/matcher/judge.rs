@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use walcast_pgoutput::PgTimestamp;
+use walcast_pgoutput::{PgTimestamp, Xid};
 use walcast_policy::schema::Table;
 use walcast_policy::{BoundPlan, Filter, Oracle, OracleError, Question, RowImage, Verdict};
 
@@ -59,11 +59,27 @@ pub(super) struct Judge {
     oracle: Arc<dyn Oracle>,
     counters: Arc<Counters>,
     reported: HashSet<String>,
+    /// The transaction whose rows are judged, until PostgreSQL is known to show it to others.
+    unseen: Option<Xid>,
 }
 
 impl Judge {
     pub(super) fn new(oracle: Arc<dyn Oracle>, counters: Arc<Counters>) -> Self {
-        Judge { oracle, counters, reported: HashSet::new() }
+        Judge { oracle, counters, reported: HashSet::new(), unseen: None }
+    }
+
+    /// Turns to a transaction: what is asked from now on is asked of the database as that one left it.
+    pub(super) fn begin(&mut self, transaction: Xid) {
+        self.unseen = Some(transaction);
+    }
+
+    /// Waits until the transaction is visible. Only what is asked of PostgreSQL need wait.
+    pub(super) async fn transaction_visible(&mut self) -> Result<(), OracleError> {
+        if let Some(transaction) = self.unseen {
+            self.oracle.visible(transaction).await?;
+            self.unseen = None;
+        }
+        Ok(())
     }
 
     /// One answer for each case, in their order. What fails is a no.
@@ -119,6 +135,9 @@ impl Judge {
         let role = cases[together[0]].role;
         let question = Question { role, table: exhibit.table, row: exhibit.row, expression };
         self.counters.oracle_questions.fetch_add(1, Relaxed);
+        if let Err(error) = self.transaction_visible().await {
+            return self.report(exhibit.table, &error.to_string());
+        }
         let verdicts = match self.oracle.decide(question, &claims).await {
             Ok(verdicts) => verdicts,
             Err(error) => return self.report(exhibit.table, &error.to_string()),

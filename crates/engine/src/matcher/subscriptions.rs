@@ -54,7 +54,11 @@ impl State {
     pub(super) async fn refresh(&mut self) {
         let (mut pause, pause_max) = REFRESH_PAUSE;
         loop {
-            let error = match Arc::clone(&self.matcher.oracle).refresh().await {
+            let read = match self.judge.transaction_visible().await {
+                Ok(()) => Arc::clone(&self.matcher.oracle).refresh().await,
+                Err(error) => Err(error),
+            };
+            let error = match read {
                 Ok(snapshot) => return self.catalog(snapshot).await,
                 Err(error) => error,
             };

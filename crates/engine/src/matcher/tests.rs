@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use walcast_pgoutput::{Cell, RelationColumn, ReplicaIdentity, Tuple};
+use walcast_pgoutput::{Cell, RelationColumn, ReplicaIdentity, Tuple, Xid};
 use walcast_policy::schema::{
     Collation, Column, Identity as TableIdentity, Policy, PolicyCommand, Privileges, Role, Table, Type,
     TypeKind, Types,
@@ -26,6 +26,8 @@ const READER: Oid = Oid(100);
 struct Played {
     now: Mutex<Arc<Snapshot>>,
     refreshed: Mutex<VecDeque<Result<Arc<Snapshot>, OracleError>>>,
+    /// The transactions that were waited for.
+    seen: Mutex<Vec<Xid>>,
     constants: Mutex<VecDeque<Result<Vec<Option<String>>, OracleError>>>,
 }
 
@@ -44,6 +46,11 @@ impl Oracle for Played {
             *self.now.lock().unwrap() = Arc::clone(snapshot);
         }
         async { answer }.boxed()
+    }
+
+    fn visible(&self, transaction: Xid) -> BoxFuture<'_, Result<(), OracleError>> {
+        self.seen.lock().unwrap().push(transaction);
+        async { Ok(()) }.boxed()
     }
 
     fn role<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Arc<Snapshot>, OracleError>> {
@@ -148,6 +155,7 @@ fn transaction(commit_lsn: u64, columns: &[&str], ddl: bool) -> LogBatch {
     let new = Tuple::from_cells(columns.iter().map(|name| Cell::Text(name.as_bytes())));
     LogBatch::Changes(ChangeBatch {
         first: Position { commit_lsn: Lsn(commit_lsn), index: 0 },
+        xid: Xid(u32::try_from(commit_lsn).unwrap()),
         commit_time: PgTimestamp(0),
         changes: vec![Change { relation: Arc::new(relation), row: RowChange::Insert { new } }],
         ddl,
@@ -283,6 +291,7 @@ async fn rows_of_a_transaction_with_ddl_wait_until_the_catalog_can_be_read() {
         scene.oracle.refreshed.lock().unwrap().is_empty(),
         "the first row was judged by the second state"
     );
+    assert_eq!(*scene.oracle.seen.lock().unwrap(), [Xid(100), Xid(200)], "each was waited for, once");
     assert!(scene.commands.try_recv().is_err());
 }
 

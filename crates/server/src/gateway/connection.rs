@@ -19,10 +19,10 @@ use walcast_wire::{
     AccessTokenPush, ClientMessage, ClientPayload, Frame, JoinPayload, Ref, Serializer, Status,
 };
 
-use super::{Gateway, Limits};
 use super::channel::{ChannelState, Credentials, JoinTask, Settled, Stage};
 use super::push::push_kind;
 use super::socket::{Reader, SharedStream};
+use super::{Gateway, Limits};
 use crate::clock::{since_epoch, unix_seconds};
 
 /// Bytes that one read takes: measured, larger buffers cost memory per idle socket and time per read.
@@ -476,7 +476,9 @@ fn check_sizes(sub_topic: &str, payload: &JoinPayload, limits: &Limits) -> Resul
     }
     for (what, bytes) in [("the topic", sub_topic.len()), ("config.presence.key", key_bytes)] {
         if bytes > NAME_BYTES_MAX {
-            return Err(format!("NameTooLong: {what} has {bytes} bytes, at most {NAME_BYTES_MAX} are allowed"));
+            return Err(format!(
+                "NameTooLong: {what} has {bytes} bytes, at most {NAME_BYTES_MAX} are allowed"
+            ));
         }
     }
     Ok(())

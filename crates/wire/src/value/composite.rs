@@ -11,11 +11,7 @@ pub(super) fn encode(fields: &[(String, Shape)], text: &str, out: &mut Vec<u8>) 
         return false;
     };
     out.push(b'{');
-    let rest = if fields.is_empty() {
-        Some(inner)
-    } else {
-        encode_fields(fields, inner, out)
-    };
+    let rest = if fields.is_empty() { Some(inner) } else { encode_fields(fields, inner, out) };
     out.push(b'}');
     rest == Some(")")
 }
@@ -51,11 +47,7 @@ fn split_field(text: &str) -> Option<(Option<Cow<'_, str>>, &str)> {
     let mut quoted = false;
     let mut rest = text;
     loop {
-        let at = if quoted {
-            rest.find(['"', '\\'])?
-        } else {
-            rest.find(PLAIN_END)?
-        };
+        let at = if quoted { rest.find(['"', '\\'])? } else { rest.find(PLAIN_END)? };
         value.push_str(&rest[..at]);
         let behind = &rest[at + 1..];
         match rest.as_bytes()[at] {

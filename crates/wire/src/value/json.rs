@@ -131,11 +131,7 @@ impl<'a> Parser<'a> {
             self.peek()?;
             self.take(1);
             let value = self.value(depth_left)?;
-            members.push(Member {
-                key: read_key(written),
-                written,
-                value,
-            });
+            members.push(Member { key: read_key(written), written, value });
             if self.peek()? == b',' {
                 self.take(1);
             }

@@ -50,11 +50,7 @@ impl<'a> Number<'a> {
         let well_formed = are_digits(whole)
             && fraction.is_none_or(are_digits)
             && (whole.len() == 1 || !whole.starts_with('0'));
-        well_formed.then_some(Number {
-            negative,
-            mantissa,
-            exponent,
-        })
+        well_formed.then_some(Number { negative, mantissa, exponent })
     }
 
     fn is_zero(&self) -> bool {

@@ -24,14 +24,8 @@ fn any_shape() -> impl Strategy<Value = Shape> {
     ];
     leaf.prop_recursive(3, 12, 3, |inner| {
         prop_oneof![
-            (inner.clone(), prop_oneof![Just(','), Just(';'), any::<char>()]).prop_map(
-                |(element, delimiter)| {
-                    Shape::Array {
-                        element: Box::new(element),
-                        delimiter,
-                    }
-                }
-            ),
+            (inner.clone(), prop_oneof![Just(','), Just(';'), any::<char>()])
+                .prop_map(|(element, delimiter)| { Shape::Array { element: Box::new(element), delimiter } }),
             prop::collection::vec((any::<String>(), inner), 0..3).prop_map(Shape::Composite),
         ]
     })
@@ -144,10 +138,8 @@ fn any_json() -> impl Strategy<Value = String> {
             prop::collection::vec(inner.clone(), 0..4)
                 .prop_map(|elements| format!(" [{}]\n", elements.join(" ,\t"))),
             prop::collection::vec(("[a-c]{0,2}", inner), 0..4).prop_map(|members| {
-                let members: Vec<String> = members
-                    .into_iter()
-                    .map(|(key, value)| format!("\"{key}\" :{value}"))
-                    .collect();
+                let members: Vec<String> =
+                    members.into_iter().map(|(key, value)| format!("\"{key}\" :{value}")).collect();
                 format!("{{ {} }}", members.join(","))
             }),
         ]

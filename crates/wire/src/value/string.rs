@@ -31,11 +31,7 @@ fn clean_length(bytes: &[u8]) -> usize {
         .count();
     let start = clean_chunks * CHUNK;
     let rest = &bytes[start..];
-    start
-        + rest
-            .iter()
-            .position(|&byte| is_special(byte))
-            .unwrap_or(rest.len())
+    start + rest.iter().position(|&byte| is_special(byte)).unwrap_or(rest.len())
 }
 
 fn escape(special: u8, out: &mut Vec<u8>) {

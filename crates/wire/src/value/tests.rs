@@ -5,11 +5,7 @@ use super::*;
 fn json(shape: &Shape, text: &str) -> String {
     let mut out = b"before:".to_vec();
     encode_value(shape, text, &mut out);
-    String::from_utf8(out)
-        .unwrap()
-        .strip_prefix("before:")
-        .unwrap()
-        .to_owned()
+    String::from_utf8(out).unwrap().strip_prefix("before:").unwrap().to_owned()
 }
 
 /// The JSON of a base type's value.
@@ -18,10 +14,7 @@ fn base(type_name: &str, text: &str) -> String {
 }
 
 fn array_of(element: Shape) -> Shape {
-    Shape::Array {
-        element: Box::new(element),
-        delimiter: ',',
-    }
+    Shape::Array { element: Box::new(element), delimiter: ',' }
 }
 
 /// `(x int, y text, z bytea, t timestamptz, a int[], n numeric)`
@@ -53,10 +46,7 @@ fn exponents_of_floats_are_written_out() {
     assert_eq!(base("float8", "-1.5e+20"), "-150000000000000000000");
     assert_eq!(base("float8", "1e-07"), "0.0000001");
     assert_eq!(base("float8", "5e-324"), format!("0.{}5", "0".repeat(323)));
-    assert_eq!(
-        base("float8", "1.7976931348623157e+308"),
-        format!("17976931348623157{}", "0".repeat(292))
-    );
+    assert_eq!(base("float8", "1.7976931348623157e+308"), format!("17976931348623157{}", "0".repeat(292)));
     assert_eq!(base("float8", "1.2345e+2"), "123.45");
     assert_eq!(base("float4", "0.1"), "0.1");
     assert_eq!(base("float8", "0e+5"), "0");
@@ -65,10 +55,7 @@ fn exponents_of_floats_are_written_out() {
 
 #[test]
 fn an_exponent_that_would_fill_memory_stays_an_exponent() {
-    assert_eq!(
-        base("float8", "-1e999999999999999999999"),
-        "-1e999999999999999999999"
-    );
+    assert_eq!(base("float8", "-1e999999999999999999999"), "-1e999999999999999999999");
 }
 
 #[test]
@@ -126,44 +113,23 @@ fn fixed_length_characters_and_bits_come_whole() {
 fn bytea_has_its_prefix_only_inside_others() {
     assert_eq!(base("bytea", r"\xdeadbeef"), r#""deadbeef""#);
     assert_eq!(base("bytea", r"\x"), r#""""#);
-    assert_eq!(
-        json(&array_of(Shape::Bytea), r#"{"\\xdead",NULL}"#),
-        r#"["\\xdead",null]"#
-    );
+    assert_eq!(json(&array_of(Shape::Bytea), r#"{"\\xdead",NULL}"#), r#"["\\xdead",null]"#);
 }
 
 #[test]
 fn timestamps_have_a_t_and_whole_offsets() {
-    assert_eq!(
-        base("timestamp", "2024-01-02 03:04:05.12"),
-        r#""2024-01-02T03:04:05.12""#
-    );
-    assert_eq!(
-        base("timestamp", "12024-01-02 00:00:00"),
-        r#""12024-01-02T00:00:00""#
-    );
-    assert_eq!(
-        base("timestamptz", "2024-01-02 01:04:05.12+00"),
-        r#""2024-01-02T01:04:05.12+00:00""#
-    );
-    assert_eq!(
-        base("timestamptz", "2024-01-02 01:04:05-03:30"),
-        r#""2024-01-02T01:04:05-03:30""#
-    );
+    assert_eq!(base("timestamp", "2024-01-02 03:04:05.12"), r#""2024-01-02T03:04:05.12""#);
+    assert_eq!(base("timestamp", "12024-01-02 00:00:00"), r#""12024-01-02T00:00:00""#);
+    assert_eq!(base("timestamptz", "2024-01-02 01:04:05.12+00"), r#""2024-01-02T01:04:05.12+00:00""#);
+    assert_eq!(base("timestamptz", "2024-01-02 01:04:05-03:30"), r#""2024-01-02T01:04:05-03:30""#);
 }
 
 #[test]
 fn timestamps_beyond_the_calendar_are_text() {
     assert_eq!(base("timestamp", "infinity"), r#""infinity""#);
     assert_eq!(base("timestamptz", "-infinity"), r#""-infinity""#);
-    assert_eq!(
-        base("timestamp", "0044-03-15 12:00:00 BC"),
-        r#""0044-03-15T12:00:00 BC""#
-    );
-    assert_eq!(
-        base("timestamptz", "0044-03-15 12:00:00+00 BC"),
-        r#""0044-03-15T12:00:00+00:00 BC""#
-    );
+    assert_eq!(base("timestamp", "0044-03-15 12:00:00 BC"), r#""0044-03-15T12:00:00 BC""#);
+    assert_eq!(base("timestamptz", "0044-03-15 12:00:00+00 BC"), r#""0044-03-15T12:00:00+00:00 BC""#);
 }
 
 #[test]
@@ -182,10 +148,7 @@ fn json_is_normalised_as_jsonb_is() {
 #[test]
 fn of_keys_that_say_the_same_the_last_wins_however_it_is_written() {
     assert_eq!(base("json", r#"{"\u0061":1,"a":2}"#), r#"{"a": 2}"#);
-    assert_eq!(
-        base("json", r#"{"a":1,"b":0,"a":2,"a":3}"#),
-        r#"{"a": 3, "b": 0}"#
-    );
+    assert_eq!(base("json", r#"{"a":1,"b":0,"a":2,"a":3}"#), r#"{"a": 3, "b": 0}"#);
 }
 
 #[test]
@@ -215,10 +178,7 @@ fn arrays_nest_by_dimension_and_lose_their_bounds() {
     assert_eq!(json(&numbers, "{1,NULL,3}"), "[1,null,3]");
     assert_eq!(json(&numbers, "[0:2]={1,2,3}"), "[1,2,3]");
     assert_eq!(json(&numbers, "[2:3][-1:0]={{1,2},{3,NULL}}"), "[[1,2],[3,null]]");
-    assert_eq!(
-        json(&numbers, "{{{1,2},{3,4}},{{5,6},{7,8}}}"),
-        "[[[1,2],[3,4]],[[5,6],[7,8]]]"
-    );
+    assert_eq!(json(&numbers, "{{{1,2},{3,4}},{{5,6},{7,8}}}"), "[[[1,2],[3,4]],[[5,6],[7,8]]]");
 }
 
 #[test]
@@ -235,49 +195,28 @@ fn array_elements_are_unquoted() {
 #[test]
 fn array_elements_are_encoded_by_their_own_type() {
     assert_eq!(
-        json(
-            &array_of(Shape::TimestampTz),
-            r#"{"2024-01-02 03:04:05+00",NULL}"#
-        ),
+        json(&array_of(Shape::TimestampTz), r#"{"2024-01-02 03:04:05+00",NULL}"#),
         r#"["2024-01-02T03:04:05+00:00",null]"#
     );
     assert_eq!(
-        json(
-            &array_of(Shape::Jsonb),
-            r#"{"{\"a\": [1, 2], \"b\": \"x\"}",NULL,"null"}"#
-        ),
+        json(&array_of(Shape::Jsonb), r#"{"{\"a\": [1, 2], \"b\": \"x\"}",NULL,"null"}"#),
         r#"[{"a": [1, 2], "b": "x"},null,null]"#
     );
     assert_eq!(json(&array_of(Shape::Boolean), "{t,f,NULL}"), "[true,false,null]");
-    assert_eq!(
-        json(&array_of(Shape::Number), "{NaN,1e+20}"),
-        "[null,100000000000000000000]"
-    );
-    assert_eq!(
-        json(&array_of(Shape::Hstore), r#"{"\"a\"=>\"1 2\""}"#),
-        r#"[{"a":"1 2"}]"#
-    );
+    assert_eq!(json(&array_of(Shape::Number), "{NaN,1e+20}"), "[null,100000000000000000000]");
+    assert_eq!(json(&array_of(Shape::Hstore), r#"{"\"a\"=>\"1 2\""}"#), r#"[{"a":"1 2"}]"#);
 }
 
 #[test]
 fn boxes_are_separated_by_semicolons() {
-    let boxes = Shape::Array {
-        element: Box::new(Shape::Text),
-        delimiter: ';',
-    };
-    assert_eq!(
-        json(&boxes, "{(2,2),(1,1);(4,4),(3,3)}"),
-        r#"["(2,2),(1,1)","(4,4),(3,3)"]"#
-    );
+    let boxes = Shape::Array { element: Box::new(Shape::Text), delimiter: ';' };
+    assert_eq!(json(&boxes, "{(2,2),(1,1);(4,4),(3,3)}"), r#"["(2,2),(1,1)","(4,4),(3,3)"]"#);
 }
 
 #[test]
 fn composites_are_objects_by_field_name() {
     assert_eq!(
-        json(
-            &point(),
-            r#"(1,"a b","\\xdead","2024-01-02 03:04:05+00","{1,NULL,2}",NaN)"#
-        ),
+        json(&point(), r#"(1,"a b","\\xdead","2024-01-02 03:04:05+00","{1,NULL,2}",NaN)"#),
         r#"{"x":1,"y":"a b","z":"\\xdead","t":"2024-01-02T03:04:05+00:00","a":[1,null,2],"n":null}"#
     );
     assert_eq!(
@@ -322,10 +261,7 @@ fn a_composite_whose_type_was_altered_is_text() {
 fn hstore_is_an_object() {
     assert_eq!(base("hstore", ""), "{}");
     assert_eq!(
-        base(
-            "hstore",
-            r#"""=>"", "a"=>"1", "é"=>"NULL", "b c"=>NULL, "q\"k"=>"v\\w""#
-        ),
+        base("hstore", r#"""=>"", "a"=>"1", "é"=>"NULL", "b c"=>NULL, "q\"k"=>"v\\w""#),
         r#"{"":"","a":"1","é":"NULL","b c":null,"q\"k":"v\\w"}"#
     );
 }
