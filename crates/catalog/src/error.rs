@@ -84,6 +84,9 @@ impl From<CatalogError> for OracleError {
             CatalogError::Statement { code, message } if is_the_askers_fault(&code) => {
                 OracleError::Raised { code, message }
             }
+            away @ (CatalogError::Connect { .. } | CatalogError::Broken(_)) => {
+                OracleError::Disconnected(away.to_string())
+            }
             other => OracleError::Unavailable(other.to_string()),
         }
     }

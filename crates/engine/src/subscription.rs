@@ -215,7 +215,9 @@ impl Resolver<'_> {
                 Err(error @ OracleError::Raised { .. }) => {
                     return Err(with_exception(target, &filter.refusal(index, &error).to_string()));
                 }
-                Err(OracleError::Unavailable(reason)) => return Err(SubscribeError::Unavailable(reason)),
+                Err(OracleError::Disconnected(reason) | OracleError::Unavailable(reason)) => {
+                    return Err(SubscribeError::Unavailable(reason));
+                }
             }
         }
         let shown = |index: &usize| {
@@ -298,7 +300,9 @@ fn refused(target: &BindingTarget, error: &OracleError) -> SubscribeError {
             let refused = FilterError::Refused { code: code.clone(), message: message.clone() };
             with_exception(target, &refused.to_string())
         }
-        OracleError::Unavailable(reason) => SubscribeError::Unavailable(reason.clone()),
+        OracleError::Disconnected(reason) | OracleError::Unavailable(reason) => {
+            SubscribeError::Unavailable(reason.clone())
+        }
     }
 }
 

@@ -144,7 +144,9 @@ impl Filter {
             OracleError::Raised { code, message } => {
                 FilterError::Refused { code: code.clone(), message: message.clone() }
             }
-            OracleError::Unavailable(_) => FilterError::Unchecked(error.to_string()),
+            OracleError::Disconnected(_) | OracleError::Unavailable(_) => {
+                FilterError::Unchecked(error.to_string())
+            }
         }
     }
 

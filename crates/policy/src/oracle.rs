@@ -77,7 +77,10 @@ pub enum OracleError {
         /// The primary message.
         message: String,
     },
-    /// The question could not be put: no connection, a time-out, a full pool.
+    /// There is no connection to put the question over; the same question may be answered once there is.
+    #[error("the database is away: {0}")]
+    Disconnected(String),
+    /// The question was not answered: a time-out, a full pool.
     #[error("the database could not be asked: {0}")]
     Unavailable(String),
 }

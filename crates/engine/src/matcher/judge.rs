@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use walcast_pgoutput::{PgTimestamp, Xid};
 use walcast_policy::schema::Table;
@@ -12,6 +13,11 @@ use crate::settings::Counters;
 
 /// Causes of failure remembered so that each is logged once; beyond this the memory starts anew.
 const REPORTED_CAUSES_MAX: usize = 1_000;
+
+/// How long to wait, in milliseconds, before a question is put again to a database that is away: a minute
+/// in all, which a restart takes at most. After that the row is withheld, and the cause reported.
+const AWAY_PAUSES_MS: [u64; 12] =
+    [50, 100, 250, 600, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000, 10_000, 14_000];
 
 /// Something that decides about a row, and can be put to PostgreSQL as a question.
 pub(super) trait Decider {
@@ -135,20 +141,38 @@ impl Judge {
         let role = cases[together[0]].role;
         let question = Question { role, table: exhibit.table, row: exhibit.row, expression };
         self.counters.oracle_questions.fetch_add(1, Relaxed);
-        if let Err(error) = self.transaction_visible().await {
-            return self.report(exhibit.table, &error.to_string());
-        }
-        let verdicts = match self.oracle.decide(question, &claims).await {
+        let verdicts = match self.put(question, &claims).await {
             Ok(verdicts) => verdicts,
             Err(error) => return self.report(exhibit.table, &error.to_string()),
         };
         for (&index, &known) in together.iter().zip(&claims_index) {
             match verdicts.get(known) {
                 Some(Ok(answer)) => answers[index] = *answer,
-                Some(Err(error @ (OracleError::Raised { .. } | OracleError::Unavailable(_)))) => {
-                    self.report(exhibit.table, &error.to_string());
-                }
+                Some(Err(error)) => self.report(exhibit.table, &error.to_string()),
                 None => self.report(exhibit.table, "the database gave no answer"),
+            }
+        }
+    }
+
+    /// Puts a question, and waits for a database that is away: its log brings nothing new meanwhile, and what
+    /// it brought before is not lost for a restart.
+    async fn put(
+        &mut self,
+        question: Question<'_>,
+        claims: &[Arc<str>],
+    ) -> Result<Vec<Result<bool, OracleError>>, OracleError> {
+        let mut pauses = AWAY_PAUSES_MS.iter();
+        loop {
+            let answer = match self.transaction_visible().await {
+                Ok(()) => self.oracle.decide(question, claims).await,
+                Err(error) => Err(error),
+            };
+            match (answer, pauses.next()) {
+                (Err(OracleError::Disconnected(reason)), Some(&pause)) => {
+                    tracing::warn!(reason, "a row can not be judged while the database is away; it waits");
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+                (answer, _) => return answer,
             }
         }
     }

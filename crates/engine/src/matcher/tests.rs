@@ -29,6 +29,7 @@ struct Played {
     /// The transactions that were waited for.
     seen: Mutex<Vec<Xid>>,
     constants: Mutex<VecDeque<Result<Vec<Option<String>>, OracleError>>>,
+    decided: Mutex<VecDeque<Result<bool, OracleError>>>,
 }
 
 fn down() -> OracleError {
@@ -76,7 +77,9 @@ impl Oracle for Played {
         question: Question<'a>,
         _claims: &'a [Arc<str>],
     ) -> BoxFuture<'a, Result<Vec<Result<bool, OracleError>>, OracleError>> {
-        panic!("{} is decided in process", question.expression)
+        let answer = self.decided.lock().unwrap().pop_front();
+        let answer = answer.unwrap_or_else(|| panic!("{} needs no answer", question.expression));
+        async { answer.map(|visible| vec![Ok(visible)]) }.boxed()
     }
 }
 
@@ -330,4 +333,22 @@ async fn what_the_database_could_not_be_asked_about_is_asked_again() {
     assert_eq!(scene.told().await, "ok: Subscribed to PostgreSQL");
     assert!(scene.log.send(transaction(100, &columns, false)).await.is_ok());
     assert_eq!(scene.told().await, r#""record":{"id":"id","body":"body"},"errors":null}}]"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_only_the_database_can_judge_waits_while_it_is_away() {
+    let columns = ["id", "body"];
+    let members = "(EXISTS ( SELECT 1 FROM public.members WHERE (members.body = notes.body)))";
+    let mut scene = Scene::start(snapshot(1, &columns, members));
+    scene.join().await;
+    assert!(scene.told().await.starts_with(SUBSCRIBED_WITH_NOTICE));
+    let away = || Err(OracleError::Disconnected("it restarts".to_owned()));
+    scene.oracle.decided.lock().unwrap().extend([away(), away(), Ok(true), Err(down()), Ok(true)]);
+    for commit_lsn in [100, 200, 300] {
+        assert!(scene.log.send(transaction(commit_lsn, &columns, false)).await.is_ok());
+    }
+    let row = r#""record":{"id":"id","body":"body"},"errors":null}}]"#;
+    assert_eq!(scene.told().await, row, "the first waited");
+    assert_eq!(scene.told().await, row, "the second took too long and was withheld; this is the third");
+    assert!(scene.oracle.decided.lock().unwrap().is_empty());
 }
