@@ -149,6 +149,7 @@ async fn walcast(
         scenario: case.scenario,
         subscribers: case.subscribers,
         rows: case.rows,
+        batch: case.batch,
         limit,
         count_round_trips,
     };

@@ -44,6 +44,8 @@ pub struct Order {
     pub subscribers: u64,
     /// Rows in the log.
     pub rows: u64,
+    /// Rows per transaction.
+    pub batch: u64,
     /// Stop after this time, whatever is left.
     pub limit: Duration,
     /// Count the round trips of questions to PostgreSQL, which costs speed.
@@ -73,7 +75,7 @@ pub struct Outcome {
     pub failures: u64,
     /// Resident bytes of the first join, with what is made once for all.
     pub first_join_bytes: Option<i64>,
-    /// Resident bytes of each of the others.
+    /// Resident bytes of each join after the first thousand.
     pub subscription_bytes: Option<f64>,
 }
 
@@ -185,15 +187,18 @@ impl Drain<'_> {
             ended = pipeline.ended() => bail!("the stream ended: {ended:?}"),
         };
         let mut over = self.read();
-        let receivers = self.order.scenario.receivers_per_row(self.order.subscribers);
+        // What a transaction brings is handed on at its end.
+        let mut handed_on = over.rows / self.order.batch * self.order.batch;
         if complete {
             over.at = self.finish.at.get().copied().unwrap_or(over.at);
             // The one row of the last transaction, which is nobody's, may have been handled too.
             let rows = self.order.rows;
             ensure!((rows..=rows + 1).contains(&over.rows), "WRONG ROWS: {} instead of {rows}", over.rows);
             over.rows = rows;
+            handed_on = rows;
         }
-        let later = self.delivered(over.rows * receivers, complete).await?;
+        let receivers = self.order.scenario.receivers_per_row(self.order.subscribers);
+        let later = self.delivered(handed_on * receivers, complete).await?;
         if complete {
             // Where the shards were behind the matcher, they count too.
             over.at = later.unwrap_or(over.at);
@@ -257,7 +262,6 @@ impl Drain<'_> {
 
     fn outcome(&self, began: &Reading, over: &Reading, complete: bool) -> Outcome {
         let memory = self.subscribers.memory;
-        let others = self.order.subscribers - 1;
         Outcome {
             elapsed: over.at - began.at,
             rows: over.rows - began.rows,
@@ -269,10 +273,7 @@ impl Drain<'_> {
             round_trips: self.relay.as_ref().map(|_| over.round_trips - began.round_trips),
             failures: self.engine.counters().failures.load(Relaxed),
             first_join_bytes: memory.first_join,
-            subscription_bytes: memory
-                .other_joins
-                .filter(|_| others > 0)
-                .map(|bytes| bytes as f64 / others as f64),
+            subscription_bytes: memory.later_join,
         }
     }
 }

@@ -9,9 +9,9 @@ use anyhow::Result;
 use crate::case::{Bench, Effort, Measured};
 
 /// Below this, the memory of a subscription drowns in that of everything else.
-const SUBSCRIBERS_FOR_MEMORY: u64 = 1_000;
-/// Below this, so does the memory of a copied table.
-const SUBSCRIBERS_FOR_COPIES: u64 = 10_000;
+const SUBSCRIBERS_FOR_MEMORY: u64 = 10_000;
+/// Below this, the memory of a copied table drowns in what the first join takes in any case.
+const COPIED_BYTES_MIN: u64 = 10_000_000;
 
 const COLUMNS: [(&str, usize); 10] = [
     ("scenario", 21),
@@ -74,8 +74,8 @@ pub fn case(out: &mut impl Write, measured: &Measured) -> io::Result<()> {
         case.scenario.title().to_owned(),
         grouped(case.subscribers),
         case.batch.to_string(),
-        grouped(measured.recvlogical_rate()),
-        format!("{}{mark}", grouped(measured.walcast_rate())),
+        rate(measured.recvlogical_rate()),
+        format!("{}{mark}", rate(measured.walcast_rate())),
         format!("{:.3}", measured.ratio()),
         format!("{low:.2} – {high:.2}"),
         grouped(last.deliveries),
@@ -124,7 +124,8 @@ pub fn footer(out: &mut impl Write, all: &[Measured], limit: Duration) -> io::Re
         }
         let raw = measured.case.scenario.looked_up_bytes(measured.case.subscribers);
         if let (Some(raw), Some(taken)) = (raw, measured.last.first_join_bytes)
-            && measured.case.subscribers >= SUBSCRIBERS_FOR_COPIES
+            && raw >= COPIED_BYTES_MIN
+            && measured.last.questions == 0
         {
             writeln!(
                 out,
@@ -147,6 +148,11 @@ fn line(cells: &[String; COLUMNS.len()]) -> String {
             _ => format!("{cell:>width$}"),
         })
         .collect()
+}
+
+/// Rows per second.
+fn rate(rows: f64) -> String {
+    if rows < 10.0 { format!("{rows:.1}") } else { grouped(rows) }
 }
 
 /// A number without a sign and without its fraction, with commas between thousands.

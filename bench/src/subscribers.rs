@@ -16,6 +16,9 @@ use crate::usage::resident_bytes;
 
 /// How long all joins may take.
 const JOIN_DEADLINE: Duration = Duration::from_mins(10);
+/// After so many joins the allocator has pages of every size for every thread, so that the joins that follow take what
+/// they need.
+const WARM_UP: usize = 1_000;
 /// The allocator gives memory back a moment after it was freed.
 const SETTLING: Duration = Duration::from_millis(200);
 
@@ -43,8 +46,8 @@ struct Socket {
 pub struct Memory {
     /// Of the first join, with whatever is made once for all of them: plans, copies of tables.
     pub first_join: Option<i64>,
-    /// Of all others together.
-    pub other_joins: Option<i64>,
+    /// Of each join after the first thousand, on average.
+    pub later_join: Option<f64>,
 }
 
 impl Subscribers {
@@ -60,22 +63,28 @@ impl Subscribers {
         reached(|| engine.counters().sessions.load(Relaxed), people.len()).await?;
         let connected = settled().await;
         let mut channels = Vec::with_capacity(people.len());
-        let (mut first_joined, mut before_others) = (None, None);
+        let joined = || engine.counters().joins.load(Relaxed);
+        let (mut first_join, mut warm) = (None, None);
         for (number, socket) in sockets.iter().enumerate() {
             channels.push(join_one(engine, scenario, number as u64, socket).await?);
-            if number == 0 {
-                reached(|| engine.counters().joins.load(Relaxed), 1).await?;
-                before_others = settled().await;
-                first_joined = difference(connected, before_others);
+            let count = number + 1;
+            if count == 1 {
+                reached(joined, count).await?;
+                first_join = difference(connected, settled().await);
+            }
+            if count == WARM_UP {
+                reached(joined, count).await?;
+                warm = settled().await;
             }
         }
-        reached(|| engine.counters().joins.load(Relaxed), people.len()).await?;
-        let other_joins = difference(before_others, settled().await);
+        reached(joined, people.len()).await?;
+        let later = people.len().saturating_sub(WARM_UP);
+        let later_joins = difference(warm, settled().await).filter(|_| later > 0);
         if let Some(refusal) = watch.end() {
             bail!("a subscription was refused: {refusal}");
         }
         let frames_before = sockets.iter().map(|socket| socket.sink.frames()).collect();
-        let memory = Memory { first_join: first_joined, other_joins };
+        let memory = Memory { first_join, later_join: later_joins.map(|bytes| bytes as f64 / later as f64) };
         Ok(Subscribers { scenario, rows, sockets, _channels: channels, frames_before, memory })
     }
 
