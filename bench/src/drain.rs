@@ -14,12 +14,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
+use walcast::pipeline::Pipeline;
 use walcast_catalog::{Catalog, CatalogSettings};
 use walcast_engine::{Engine, EngineSettings, LogBatch};
 use walcast_pgoutput::Lsn;
 use walcast_replication::{ConnectionSettings, Progress, StreamSettings, StreamStatus};
 
-use crate::pipeline::Pipeline;
 use crate::relay::Relay;
 use crate::scenario::Scenario;
 use crate::subscribers::Subscribers;

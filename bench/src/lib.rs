@@ -20,7 +20,3 @@ pub mod sink;
 pub mod subscribers;
 pub mod usage;
 pub mod written_log;
-
-// The binary's own pipeline, so that what is measured is what runs; it is private to the binary's crate.
-#[path = "../../crates/cli/src/pipeline.rs"]
-mod pipeline;

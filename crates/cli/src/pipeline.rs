@@ -14,15 +14,16 @@ use walcast_replication::{Event, Progress, StreamSettings, StreamStatus};
 const EVENT_BATCHES: usize = 4;
 
 /// The running pipeline.
-pub(crate) struct Pipeline {
-    pub(crate) status: watch::Receiver<StreamStatus>,
+pub struct Pipeline {
+    /// How the replication stream stands.
+    pub status: watch::Receiver<StreamStatus>,
     reader: JoinHandle<Result<()>>,
     decoder: JoinHandle<Result<()>>,
 }
 
 impl Pipeline {
     /// Starts reading the log; returns once changes flow.
-    pub(crate) async fn start(
+    pub async fn start(
         settings: StreamSettings,
         progress: Arc<Progress>,
         batches: mpsc::Sender<LogBatch>,
@@ -52,7 +53,7 @@ impl Pipeline {
     }
 
     /// Waits for the end: after a cancellation, or with the error that ended it.
-    pub(crate) async fn ended(&mut self) -> Result<()> {
+    pub async fn ended(&mut self) -> Result<()> {
         tokio::select! {
             ended = &mut self.reader => ended?,
             ended = &mut self.decoder => ended?,
