@@ -347,3 +347,26 @@ async fn deletes_are_sent_to_all_subscribers_where_the_operator_wants_it_so() ->
     assert!(ana.client.unclaimed().all(|message| message.event != "system"), "no notice");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_index_identity_carries_of_another_persons_row_is_not_shown() -> Result<()> {
+    let world = World::with_sql(
+        "rls_index_identity",
+        "create table accounts (id int primary key, owner text, email text not null unique);
+         alter table accounts replica identity using index accounts_email_key;
+         alter table accounts enable row level security;
+         create policy own on accounts for select using (owner = (select auth.jwt() ->> 'sub'));
+         grant select on accounts to authenticated;
+         insert into accounts values (1, 'ana', 'secret@ana');
+         create publication supabase_realtime for table accounts;",
+    )
+    .await?;
+    let mut bruno = world.connect(&person("bruno")).await?;
+    bruno.join_changes("realtime:accounts", &[binding("UPDATE", "accounts")]).await?;
+    world.sql("update accounts set owner = 'bruno', email = 'bruno'").await?;
+    let update = bruno.expect(|message| message.event == "postgres_changes").await?;
+    let data = &update.payload["data"];
+    assert_eq!(data["record"]["email"], "bruno");
+    assert!(!data["old_record"].to_string().contains("secret"), "{data}");
+    Ok(())
+}

@@ -16,6 +16,7 @@ mod subscriptions;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
@@ -38,6 +39,9 @@ use crate::position::Position;
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::ShardHandle;
 use crate::subscription::{Identity, PlanCache, Resolved};
+
+/// A transaction whose next part does not come for so long holds up joins and leaves no longer.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// A channel's bindings, resolved, to be registered between two transactions.
 pub(crate) struct Subscribing {
@@ -114,6 +118,7 @@ impl Matcher {
         loop {
             // Joins, leaves and catalog changes happen between transactions, never inside one.
             let between = !state.inside_transaction;
+            let stalled_at = state.inside_transaction.then(|| Instant::now() + STALLED_AFTER);
             tokio::select! {
                 batch = inputs.log.recv() => match batch {
                     Some(batch) => state.log(batch).await,
@@ -128,6 +133,8 @@ impl Matcher {
                     let snapshot = inputs.snapshots.borrow_and_update().clone();
                     state.catalog(snapshot).await;
                 }
+                // The rest will come again from a new connection, or is slow: nobody's join waits for it.
+                () = reached(stalled_at), if !between => state.inside_transaction = false,
                 () = reached(state.resolve_undecided_at), if between => state.resolve_undecided().await,
             }
         }

@@ -1,4 +1,4 @@
-//! One line per HTTP request, without what must not stand in a log.
+//! One line per HTTP request, without what must not stand in a log: no query string, no token.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 
 use crate::health::is_health_path;
-use crate::redact::RedactedUri;
+use crate::redact::redact_text;
 
 /// Whether requests of the health endpoints are logged too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +29,11 @@ async fn log(State(health): State<HealthRequests>, request: Request, next: Next)
         return next.run(request).await;
     }
     let started = Instant::now();
-    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     tracing::info!(
         %method,
-        uri = %RedactedUri(&uri),
+        path = ?redact_text(&path),
         status = response.status().as_u16(),
         duration_ms = started.elapsed().as_millis(),
         "request"

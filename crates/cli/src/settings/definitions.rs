@@ -137,7 +137,7 @@ pub(super) static LISTEN_PORT: Setting<u16> =
 pub(super) static MAX_CONNECTIONS: Setting<usize> = Setting::new(
     "server.max_connections",
     parse::count::<1, 10_000_000>,
-    "Open TCP connections; further ones wait in the kernel.",
+    "Connections that speak HTTP at once; further ones wait in the kernel. WebSockets count as users instead.",
 )
 .environment(&["MAX_CONNECTIONS"])
 .default("100000");

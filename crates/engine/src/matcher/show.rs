@@ -114,11 +114,11 @@ impl<'a> Bodies<'a> {
         }
     }
 
-    /// How much of the old row goes out where the old row itself was visible.
+    /// How much of the old row goes out. Under row security more than the key does only where the whole old
+    /// row is known and was visible: what an index identity carries may be another person's.
     pub(super) fn old_record(&self, old_visible: bool) -> OldRecord {
-        let table = &self.relation.table;
-        let under_row_security = self.images.kind == ChangeKind::Delete && table.row_security;
-        if under_row_security || (self.images.old_is_full && !old_visible) {
+        let judged = self.images.old_is_full && self.images.kind == ChangeKind::Update;
+        if self.relation.table.row_security && !judged || !old_visible {
             OldRecord::Key
         } else {
             OldRecord::Identity

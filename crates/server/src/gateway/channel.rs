@@ -11,6 +11,7 @@ use walcast_wire::{ChannelToken, JoinPayload, Ref, Status};
 
 use super::Gateway;
 use crate::clock::unix_seconds;
+use crate::redact::redact_text;
 
 /// The token that admitted a socket, and what it says.
 #[derive(Clone)]
@@ -127,7 +128,8 @@ impl JoinTask {
 
     async fn refuse(&self, reason: &str) {
         self.gateway.count_error();
-        tracing::info!(topic = %self.topic, reason, "join refused");
+        // As a debug text: a topic is a stranger's, and may hold line breaks or a token.
+        tracing::info!(topic = ?redact_text(&self.topic), reason, "join refused");
         tokio::time::sleep(self.gateway.limits.channel_error_backoff).await;
         let serializer = self.session.serializer();
         let response = walcast_wire::reason_response(reason);

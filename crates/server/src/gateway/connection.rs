@@ -304,6 +304,12 @@ impl Connection {
             self.write(&frame).await;
             return None;
         };
+        if let Err(reason) = check_name("the topic", sub_topic) {
+            // Answered at once: what waits for its answer is kept.
+            let frame = self.reply(message, Status::Error, &walcast_wire::reason_response(&reason));
+            self.write(&frame).await;
+            return None;
+        }
         let channels_max = self.gateway.limits.max_channels_per_client;
         if self.pending.len() >= channels_max.saturating_add(PENDING_REFUSALS_MAX) {
             return Some(End::Close(close_code::POLICY, "too many joins are waiting for their answer"));
@@ -359,7 +365,7 @@ impl Connection {
             return Err("UnknownErrorOnChannel: the payload of phx_join must be JSON".to_owned());
         };
         let payload = JoinPayload::parse(sub_topic, payload).map_err(|error| error.to_string())?;
-        check_sizes(sub_topic, &payload, limits)?;
+        check_sizes(&payload, limits)?;
         if !payload.invalid_fields.is_empty() {
             let fields = payload.invalid_fields.join(", ");
             tracing::warn!(code = "InvalidJoinPayload", fields, "fields of a join took their defaults");
@@ -465,23 +471,22 @@ impl Connection {
 }
 
 /// What every other member or every change would have to carry is bounded.
-fn check_sizes(sub_topic: &str, payload: &JoinPayload, limits: &Limits) -> Result<(), String> {
+fn check_sizes(payload: &JoinPayload, limits: &Limits) -> Result<(), String> {
     let (bindings, allowed) = (payload.bindings.len(), limits.max_bindings_per_channel);
-    let key_bytes = payload.presence.key.as_ref().map_or(0, String::len);
     if bindings > allowed {
         return Err(format!(
             "TooManyBindings: the channel asks for {bindings} postgres_changes bindings, at most {allowed} are \
              allowed (limits.max_bindings_per_channel)"
         ));
     }
-    for (what, bytes) in [("the topic", sub_topic.len()), ("config.presence.key", key_bytes)] {
-        if bytes > NAME_BYTES_MAX {
-            return Err(format!(
-                "NameTooLong: {what} has {bytes} bytes, at most {NAME_BYTES_MAX} are allowed"
-            ));
-        }
+    check_name("config.presence.key", payload.presence.key.as_deref().unwrap_or_default())
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    if name.len() <= NAME_BYTES_MAX {
+        return Ok(());
     }
-    Ok(())
+    Err(format!("NameTooLong: {what} has {} bytes, at most {NAME_BYTES_MAX} are allowed", name.len()))
 }
 
 fn end_of(error: &Error) -> End {
