@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, join, join3};
 use tokio_postgres::{Row, Statement};
 use walcast_pgoutput::Xid;
 use walcast_policy::schema::Snapshot;
-use walcast_policy::{Oracle, OracleError, Question};
+use walcast_policy::{Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question};
 
 use crate::catalog::Catalog;
 use crate::error::CatalogError;
@@ -72,24 +72,35 @@ impl Oracle for Catalog {
         &'a self,
         question: Question<'a>,
         claims: &'a [Arc<str>],
-    ) -> BoxFuture<'a, Result<Vec<Result<bool, OracleError>>, OracleError>> {
+    ) -> BoxFuture<'a, Result<Vec<Answers>, OracleError>> {
         async move {
+            let mut all: Vec<Answers> = claims.iter().map(|_| Vec::new()).collect();
             if claims.is_empty() {
-                return Ok(Vec::new());
+                return Ok(all);
             }
             let snapshot = self.now();
-            let image = Image { table: question.table, row: question.row, types: &snapshot.types };
-            let inquiry = Inquiry {
-                role: RoleName::new(question.role)?,
-                sql: image.question(question.expression),
-                parameter: Some(image.json()?),
-                version: snapshot.version,
-            };
             let claims: Vec<&str> = claims.iter().map(|claims| &**claims).collect();
-            let answers = self.inquire(&inquiry, &claims, |row| row.try_get::<_, bool>(0)).await?;
-            Ok(answers.into_iter().map(|answer| answer.map_err(OracleError::from)).collect())
+            for row in question.rows {
+                let image = Image { table: question.table, row, types: &snapshot.types };
+                let inquiry = Inquiry {
+                    role: RoleName::new(question.role)?,
+                    sql: image.question(question.expression),
+                    parameter: Some(image.json()?),
+                    version: snapshot.version,
+                };
+                let answers = self.inquire(&inquiry, &claims, |row| row.try_get::<_, bool>(0)).await?;
+                for (answers, answer) in all.iter_mut().zip(answers) {
+                    answers.push(answer.map_err(OracleError::from));
+                }
+            }
+            Ok(all)
         }
         .boxed()
+    }
+
+    fn load(self: Arc<Self>, request: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>> {
+        let _ = request;
+        async { Err(OracleError::Unavailable("no copies yet".to_owned())) }.boxed()
     }
 }
 
@@ -118,7 +129,7 @@ impl Inquiry {
 }
 
 /// What the answer for one of the claims is, or why there is none.
-type Answers<T> = Vec<Result<T, CatalogError>>;
+type Replies<T> = Vec<Result<T, CatalogError>>;
 
 /// How a value is read from the one row of an answer.
 type Reader<T> = fn(&Row) -> Result<T, tokio_postgres::Error>;
@@ -131,7 +142,7 @@ impl Catalog {
         inquiry: &Inquiry,
         claims: &[&str],
         read: Reader<T>,
-    ) -> Result<Answers<T>, CatalogError> {
+    ) -> Result<Replies<T>, CatalogError> {
         let talk = async {
             let mut retries = self.pool.retries();
             loop {
@@ -172,7 +183,7 @@ async fn ask<T: Send>(
     inquiry: &Inquiry,
     claims: &[&str],
     read: Reader<T>,
-) -> Result<Result<Answers<T>, CatalogError>, CatalogError> {
+) -> Result<Result<Replies<T>, CatalogError>, CatalogError> {
     let set_claims = impersonation::claims_statement(lease).await?;
     loop {
         let prepared = match prepare(lease, inquiry).await? {
@@ -239,7 +250,7 @@ async fn ask_all<T: Send>(
     statements: Statements<'_>,
     claims: &[&str],
     read: Reader<T>,
-) -> Result<Result<Answers<T>, CatalogError>, CatalogError> {
+) -> Result<Result<Replies<T>, CatalogError>, CatalogError> {
     let begin = format!("{}; SAVEPOINT asked", impersonation::begin(&inquiry.role, Access::ReadOnly, lease));
     let control =
         |sql: &'static str| async move { Step::Control(lease.batch_execute(sql).await.map_err(Into::into)) };

@@ -90,6 +90,8 @@ impl Content {
             roles,
             types: kept(self.types, &before.types),
             functions: kept(self.functions, &before.functions),
+            lookups: FxHashMap::default(),
+            search_path: Arc::default(),
         })
     }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use walcast_pgoutput::Xid;
+use walcast_pgoutput::{Lsn, Xid};
 
+use crate::members::TableCopy;
 use crate::row::RowImage;
-use crate::schema::{Snapshot, Table};
+use crate::schema::{Snapshot, Table, Types};
+use crate::transactions::TransactionSnapshot;
 
 /// Answers what the plans can not. `walcast-catalog` implements it over a connection pool.
 ///
@@ -40,16 +42,48 @@ pub trait Oracle: Send + Sync + 'static {
         expressions: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<String>>, OracleError>>;
 
-    /// Decides a boolean SQL expression over one row image, for each of `claims`, as the role.
+    /// Decides a boolean SQL expression over row images, for each of `claims`, as the role.
     ///
-    /// The row is the image given, never what the table holds now; its columns are in scope under
-    /// their names and under the table's. One answer for each of the claims: an expression that
-    /// raises for one of them is an error for that one only.
+    /// The rows are the images given, never what the table holds now; their columns are in scope under
+    /// their names and under the table's. One list for each of the claims, with one answer for each row: an
+    /// expression that raises for one of them is an error for that one only.
     fn decide<'a>(
         &'a self,
         question: Question<'a>,
         claims: &'a [Arc<str>],
-    ) -> BoxFuture<'a, Result<Vec<Result<bool, OracleError>>, OracleError>>;
+    ) -> BoxFuture<'a, Result<Vec<Answers>, OracleError>>;
+
+    /// Loads the copy of a table that look-ups are made in. Every transaction that was in progress, or in the
+    /// log, when this was called is over when the copy is read, so that the log from now on and the copy's
+    /// snapshot together have every row once.
+    fn load(self: Arc<Self>, request: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>>;
+}
+
+/// One answer for each row of a question.
+pub type Answers = Vec<Result<bool, OracleError>>;
+
+/// What [`Oracle::load`] is asked for.
+#[derive(Clone, Debug)]
+pub struct CopyRequest {
+    /// The table.
+    pub table: Arc<Table>,
+    /// The types of its columns.
+    pub types: Arc<Types>,
+    /// The columns by number that look-ups read; those of the replica identity come on top.
+    pub columns: Vec<i16>,
+    /// The copy may take so many bytes; a larger one is [`OracleError::Unavailable`].
+    pub bytes_max: usize,
+}
+
+/// A copy as it was read.
+#[derive(Debug)]
+pub struct LoadedCopy {
+    /// The rows.
+    pub rows: TableCopy,
+    /// Which transactions the rows know of.
+    pub snapshot: TransactionSnapshot,
+    /// The commits of all of these lie before this position of the log.
+    pub reached: Lsn,
 }
 
 /// What is asked of [`Oracle::decide`].
@@ -59,9 +93,9 @@ pub struct Question<'a> {
     pub role: &'a str,
     /// The table the row is of.
     pub table: &'a Table,
-    /// The row image; columns that are [`crate::Datum::Missing`] are given as NULL, so the caller
-    /// must know that the expression does not read them.
-    pub row: &'a RowImage<'a>,
+    /// The row images; an expression that reads a column which is [`crate::Datum::Missing`] in one of them
+    /// raises for that one.
+    pub rows: &'a [RowImage<'a>],
     /// A boolean SQL expression; NULL counts as false.
     pub expression: &'a str,
 }

@@ -86,8 +86,8 @@ impl Plan {
     /// Puts together grants and policies of `role` on `table`.
     pub fn compile(table: &Table, role: &Role, snapshot: &Snapshot) -> Plan {
         let readable = match role.privileges.get(&table.oid) {
-            Some(privileges) => privileges.selectable.clone(),
-            None => vec![false; table.columns.len()],
+            Some(privileges) if role.schemas.contains(&table.schema) => privileges.selectable.clone(),
+            _ => vec![false; table.columns.len()],
         };
         let policies = applicable(table, role);
         let access = access(table, role, &readable, &policies);

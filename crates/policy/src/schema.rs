@@ -18,8 +18,14 @@ pub struct Snapshot {
     pub types: Arc<Types>,
     /// The roles that sockets have named so far.
     pub roles: FxHashMap<String, Arc<Role>>,
-    /// The functions outside `pg_catalog` that policies call, by `schema.name`; overloads are a list.
+    /// The functions outside `pg_catalog` that policies call, directly or through others, by `schema.name`;
+    /// overloads are a list.
     pub functions: Arc<FxHashMap<String, Vec<Function>>>,
+    /// What policies and functions look things up in, by oid, whether published or not.
+    pub lookups: FxHashMap<Oid, Arc<LookupTable>>,
+    /// `search_path` of our sessions, as written (`"$user"`, `public`): what names in the bodies of functions
+    /// mean that bring no search path of their own.
+    pub search_path: Arc<[String]>,
 }
 
 impl Snapshot {
@@ -62,6 +68,26 @@ impl Table {
     pub fn has_primary_key(&self) -> bool {
         self.columns.iter().any(|column| column.primary_key)
     }
+}
+
+/// A table that policies or functions look something up in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookupTable {
+    /// Its columns, policies and the rest.
+    pub table: Table,
+    /// Why no copy of it can be kept current from the log, as a clause for the operator to read (`it is a
+    /// view`); `None` where one can be.
+    pub obstacle: Option<String>,
+}
+
+/// What a policy reads of a table other than its own, as `pg_depend` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The table or view.
+    pub table: Oid,
+    /// The columns by number, sorted; empty where none is named (`SELECT 1 FROM t`), for which SELECT on any
+    /// one column suffices.
+    pub columns: Vec<i16>,
 }
 
 /// A column of a table.
@@ -126,6 +152,10 @@ pub struct Policy {
     pub columns: Vec<i16>,
     /// Whether it reads the row as a whole (`f(t.*)`, `t IS NULL`).
     pub whole_row: bool,
+    /// What it reads of other tables, sub-selects included. Whoever runs into the policy needs SELECT on it.
+    pub readings: Vec<Reading>,
+    /// The functions outside `pg_catalog` that it calls. Whoever runs into the policy needs EXECUTE on them.
+    pub calls: Vec<Oid>,
 }
 
 /// The command a policy is for.
@@ -146,12 +176,24 @@ pub enum PolicyCommand {
 /// A function that a policy calls, as `pg_proc` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
+    /// `pg_proc.oid`.
+    pub oid: Oid,
+    /// The owner's role oid: whose privileges hold in its body where it is SECURITY DEFINER.
+    pub owner: Oid,
     /// Types of the input arguments.
     pub arguments: Vec<Oid>,
     /// Names of the input arguments; empty strings where they have none.
     pub argument_names: Vec<String>,
     /// What it returns.
     pub returns: Oid,
+    /// `proretset`: it returns a set of rows.
+    pub returns_set: bool,
+    /// Whether its last argument is VARIADIC.
+    pub variadic: bool,
+    /// The schemas of its own `SET search_path`, unquoted; `None` where it has none.
+    pub search_path: Option<Vec<String>>,
+    /// Whether it has other settings of its own (`SET role = …`).
+    pub has_settings: bool,
     /// `lanname`: `sql`, `plpgsql`, …
     pub language: String,
     /// `provolatile`.
@@ -162,6 +204,9 @@ pub struct Function {
     pub security_definer: bool,
     /// The body: `prosrc`, or `pg_get_function_sqlbody` where that is how it was written.
     pub body: String,
+    /// Whether the body is the latter: its names were looked up when the function was made, and all are
+    /// qualified.
+    pub resolved: bool,
 }
 
 /// How long a function's result holds (PostgreSQL docs, "Function Volatility Categories").
@@ -186,14 +231,20 @@ pub struct Role {
     pub bypasses_row_security: bool,
     /// The roles whose privileges it has (`pg_has_role(…, 'USAGE')`), itself included.
     pub acts_as: FxHashSet<Oid>,
-    /// What it may read, by table; a table that is absent may not be read at all.
+    /// What it may read, by table, published ones and [`Snapshot::lookups`]; a table that is absent may not be
+    /// read at all.
     pub privileges: FxHashMap<Oid, Privileges>,
+    /// The functions of [`Snapshot::functions`] that it may EXECUTE.
+    pub executes: FxHashSet<Oid>,
+    /// The schemas that it has USAGE on. Whoever names a table needs it; who runs into a policy that does, not.
+    pub schemas: FxHashSet<String>,
 }
 
 /// What one role may read of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Privileges {
-    /// By index into [`Table::columns`]: may the role SELECT it? All false without USAGE on the schema.
+    /// By index into [`Table::columns`]: may the role SELECT it? USAGE on the schema is another matter; see
+    /// [`Role::schemas`].
     pub selectable: Vec<bool>,
 }
 

@@ -8,7 +8,7 @@ WITH called AS (
     JOIN pg_proc AS f ON f.oid = d.refobjid
     WHERE p.polrelid = ANY ($1::oid[])
 )
-SELECT n.nspname, f.proname, f.proargtypes::oid[],
+SELECT n.nspname, f.proname, f.oid, f.proowner, f.proargtypes::oid[],
     ARRAY(
         SELECT coalesce(f.proargnames[mode.place::int], '')
         FROM unnest(coalesce(f.proargmodes, array_fill('i'::"char", ARRAY[f.pronargs::int])))
@@ -16,7 +16,8 @@ SELECT n.nspname, f.proname, f.proargtypes::oid[],
         WHERE mode.letter IN ('i', 'b', 'v')
         ORDER BY mode.place
     ),
-    f.prorettype, l.lanname, f.provolatile, f.proisstrict, f.prosecdef,
+    f.prorettype, f.proretset, f.provariadic <> 0, f.proconfig IS NOT NULL, l.lanname, f.provolatile,
+    f.proisstrict, f.prosecdef, f.prosqlbody IS NOT NULL,
     coalesce(pg_get_function_sqlbody(f.oid), f.prosrc)
 FROM called
 JOIN pg_proc AS f USING (pronamespace, proname)

@@ -10,4 +10,3 @@ SELECT r.oid, t.oid,
 FROM pg_roles AS r
 CROSS JOIN pg_class AS t
 WHERE r.rolname = ANY ($1::text[]) AND t.oid = ANY ($2::oid[])
-    AND has_schema_privilege(r.oid, t.relnamespace, 'USAGE')

@@ -1,6 +1,6 @@
 //! Rows of the catalog queries as the words of `walcast-policy`.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio_postgres::Row;
 use walcast_pgoutput::Oid;
 use walcast_policy::schema::{
@@ -82,6 +82,8 @@ pub(super) fn add_policies(tables: &mut FxHashMap<Oid, Table>, rows: &[Row]) -> 
             using: row.try_get(5)?,
             columns: row.try_get(6)?,
             whole_row: row.try_get(7)?,
+            readings: Vec::new(),
+            calls: Vec::new(),
         });
     }
     Ok(())
@@ -93,18 +95,25 @@ pub(super) fn functions(rows: &[Row]) -> Result<FxHashMap<String, Vec<Function>>
     for row in rows {
         let name = format!("{}.{}", row.try_get::<_, &str>(0)?, row.try_get::<_, &str>(1)?);
         functions.entry(name).or_default().push(Function {
-            arguments: oids(row.try_get(2)?),
-            argument_names: row.try_get(3)?,
-            returns: Oid(row.try_get(4)?),
-            language: row.try_get(5)?,
-            volatility: match letter(row, 6)? {
+            oid: Oid(row.try_get(2)?),
+            owner: Oid(row.try_get(3)?),
+            arguments: oids(row.try_get(4)?),
+            argument_names: row.try_get(5)?,
+            returns: Oid(row.try_get(6)?),
+            returns_set: row.try_get(7)?,
+            variadic: row.try_get(8)?,
+            search_path: None,
+            has_settings: row.try_get(9)?,
+            language: row.try_get(10)?,
+            volatility: match letter(row, 11)? {
                 'i' => Volatility::Immutable,
                 's' => Volatility::Stable,
                 _ => Volatility::Volatile,
             },
-            strict: row.try_get(7)?,
-            security_definer: row.try_get(8)?,
-            body: row.try_get(9)?,
+            strict: row.try_get(12)?,
+            security_definer: row.try_get(13)?,
+            resolved: row.try_get(14)?,
+            body: row.try_get(15)?,
         });
     }
     Ok(functions)
@@ -148,6 +157,8 @@ pub(super) fn roles(rows: &[Row]) -> Result<FxHashMap<String, Role>, CatalogErro
             bypasses_row_security: row.try_get(2)?,
             acts_as: oids(row.try_get(3)?).into_iter().collect(),
             privileges: FxHashMap::default(),
+            executes: FxHashSet::default(),
+            schemas: row.try_get::<_, Vec<String>>(4)?.into_iter().collect(),
         };
         roles.insert(name, role);
     }

@@ -228,7 +228,8 @@ async fn privileges_are_those_of_tables_columns_and_schemas() {
     assert_eq!(selectable("public", "partial"), Some(vec![true, false, true]));
     assert_eq!(selectable("public", "secret"), None);
     assert_eq!(selectable("public", "writable"), None);
-    assert_eq!(selectable("closed", "whole"), None);
+    assert_eq!(selectable("closed", "whole"), Some(vec![true]));
+    assert!(role.schemas.contains("public") && !role.schemas.contains("closed"));
     assert!(!role.bypasses_row_security);
 }
 

@@ -71,9 +71,10 @@ pub(crate) async fn ask(
 ) -> Result<Vec<Result<bool, OracleError>>, OracleError> {
     let table = table(&catalog.snapshot(), name);
     let row = RowImage { values: row.to_vec() };
-    let question = Question { role, table: &table, row: &row, expression };
+    let question = Question { role, table: &table, rows: std::slice::from_ref(&row), expression };
     let claims: Vec<Arc<str>> = claims.iter().map(|claims| Arc::from(*claims)).collect();
-    catalog.decide(question, &claims).await
+    let answers = catalog.decide(question, &claims).await?;
+    Ok(answers.into_iter().flatten().collect())
 }
 
 /// The same for one of the claims.

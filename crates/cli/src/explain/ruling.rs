@@ -111,9 +111,9 @@ impl Bench<'_> {
 
     async fn ask(&self, expression: &str) -> Says {
         let Bench { table, row, claimant, .. } = *self;
-        let question = Question { role: &claimant.role, table, row, expression };
+        let question = Question { role: &claimant.role, table, rows: std::slice::from_ref(row), expression };
         let claims = [Arc::clone(&claimant.json)];
-        match self.oracle.decide(question, &claims).await.map(|mut answers| answers.pop()) {
+        match self.oracle.decide(question, &claims).await.map(|mut answers| answers.pop()?.pop()) {
             Ok(Some(Ok(true))) => Says::Yes,
             Ok(Some(Ok(false))) => Says::No,
             Ok(Some(Err(error))) | Err(error) => undecided(&error),

@@ -33,6 +33,8 @@ pub(crate) fn plan_for_anybody(table: &Table, policy: &Policy, snapshot: &Snapsh
         bypasses_row_security: false,
         acts_as: policy.roles.iter().copied().collect(),
         privileges: [(table.oid, everything)].into_iter().collect(),
+        executes: snapshot.functions.values().flatten().map(|function| function.oid).collect(),
+        schemas: [table.schema.clone()].into_iter().collect(),
     };
     plan(table, policy, &reader, snapshot)
 }

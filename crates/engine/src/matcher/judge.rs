@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use walcast_pgoutput::{PgTimestamp, Xid};
 use walcast_policy::schema::Table;
-use walcast_policy::{BoundPlan, Filter, Oracle, OracleError, Question, RowImage, Verdict};
+use walcast_policy::{Answers, BoundPlan, Filter, Oracle, OracleError, Question, RowImage, Verdict};
 
 use crate::settings::Counters;
 
@@ -139,14 +139,15 @@ impl Judge {
             claims_index.push(known);
         }
         let role = cases[together[0]].role;
-        let question = Question { role, table: exhibit.table, row: exhibit.row, expression };
+        let rows = std::slice::from_ref(exhibit.row);
+        let question = Question { role, table: exhibit.table, rows, expression };
         self.counters.oracle_questions.fetch_add(1, Relaxed);
         let verdicts = match self.put(question, &claims).await {
             Ok(verdicts) => verdicts,
             Err(error) => return self.report(exhibit.table, &error.to_string()),
         };
         for (&index, &known) in together.iter().zip(&claims_index) {
-            match verdicts.get(known) {
+            match verdicts.get(known).and_then(|rows| rows.first()) {
                 Some(Ok(answer)) => answers[index] = *answer,
                 Some(Err(error)) => self.report(exhibit.table, &error.to_string()),
                 None => self.report(exhibit.table, "the database gave no answer"),
@@ -160,7 +161,7 @@ impl Judge {
         &mut self,
         question: Question<'_>,
         claims: &[Arc<str>],
-    ) -> Result<Vec<Result<bool, OracleError>>, OracleError> {
+    ) -> Result<Vec<Answers>, OracleError> {
         let mut pauses = AWAY_PAUSES_MS.iter();
         loop {
             let answer = match self.transaction_visible().await {

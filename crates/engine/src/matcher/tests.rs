@@ -10,7 +10,7 @@ use walcast_policy::schema::{
     Collation, Column, Identity as TableIdentity, Policy, PolicyCommand, Privileges, Role, Table, Type,
     TypeKind, Types,
 };
-use walcast_policy::{OracleError, Question};
+use walcast_policy::{Answers, CopyRequest, LoadedCopy, OracleError, Question};
 use walcast_wire::{Ref, Status};
 
 use super::*;
@@ -76,10 +76,14 @@ impl Oracle for Played {
         &'a self,
         question: Question<'a>,
         _claims: &'a [Arc<str>],
-    ) -> BoxFuture<'a, Result<Vec<Result<bool, OracleError>>, OracleError>> {
+    ) -> BoxFuture<'a, Result<Vec<Answers>, OracleError>> {
         let answer = self.decided.lock().unwrap().pop_front();
         let answer = answer.unwrap_or_else(|| panic!("{} needs no answer", question.expression));
-        async { answer.map(|visible| vec![Ok(visible)]) }.boxed()
+        async { answer.map(|visible| vec![vec![Ok(visible)]]) }.boxed()
+    }
+
+    fn load(self: Arc<Self>, request: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>> {
+        panic!("no copy of {} is needed", request.table.name)
     }
 }
 
@@ -103,6 +107,8 @@ fn snapshot(version: u64, columns: &[&str], using: &str) -> Arc<Snapshot> {
         using: Some(using.to_owned()),
         columns: vec![2],
         whole_row: false,
+        readings: Vec::new(),
+        calls: Vec::new(),
     };
     let table = Table {
         oid: TABLE,
@@ -121,6 +127,8 @@ fn snapshot(version: u64, columns: &[&str], using: &str) -> Arc<Snapshot> {
         bypasses_row_security: false,
         acts_as: [READER].into_iter().collect(),
         privileges: [(TABLE, Privileges { selectable: vec![true; columns.len()] })].into_iter().collect(),
+        executes: rustc_hash::FxHashSet::default(),
+        schemas: ["public".to_owned()].into_iter().collect(),
     };
     let base = |oid: u32, name: &str| {
         let found = Type {
@@ -137,6 +145,8 @@ fn snapshot(version: u64, columns: &[&str], using: &str) -> Arc<Snapshot> {
         types: Arc::new(Types([base(25, "text"), base(16, "bool")].into_iter().collect())),
         roles: [("reader".to_owned(), Arc::new(role))].into_iter().collect(),
         functions: Arc::default(),
+        lookups: FxHashMap::default(),
+        search_path: Arc::default(),
     })
 }
 

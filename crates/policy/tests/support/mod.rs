@@ -83,6 +83,8 @@ pub(crate) fn policy(name: &str, using: &str, columns: &[i16]) -> Policy {
         using: Some(using.to_owned()),
         columns: columns.to_vec(),
         whole_row: false,
+        readings: Vec::new(),
+        calls: Vec::new(),
     }
 }
 
@@ -95,12 +97,21 @@ pub(crate) fn role() -> Role {
         bypasses_row_security: false,
         acts_as: [Oid(20), Oid(21)].into_iter().collect(),
         privileges: [(TABLE, Privileges { selectable: vec![true; COLUMNS.len()] })].into_iter().collect(),
+        executes: [Oid(30)].into_iter().collect(),
+        schemas: ["public".to_owned(), "auth".to_owned()].into_iter().collect(),
     }
 }
 
 #[allow(dead_code, reason = "not every test file has policies")]
 pub(crate) fn snapshot() -> Snapshot {
     let uid = Function {
+        oid: Oid(30),
+        owner: OWNER,
+        returns_set: false,
+        variadic: false,
+        search_path: None,
+        has_settings: false,
+        resolved: false,
         arguments: Vec::new(),
         argument_names: Vec::new(),
         returns: Oid(2950),
