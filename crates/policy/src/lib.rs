@@ -14,7 +14,6 @@
 //!
 //! How text becomes a decision:
 //! - `parse`: SQL to a typed expression (`expression`); the one module that names sqlparser.
-//!   `functions` puts bodies in place of calls.
 //! - `resolve`: which operation an operator, function or cast on operands of these types is.
 //! - `constants`: what depends on role and claims only is computed once.
 //! - `evaluate`: three truth values, and what has no value; `operation` and `cast`: what is done to values.
@@ -24,13 +23,15 @@
 mod array;
 mod cast;
 mod constants;
+mod copies;
 mod datetime;
-mod equalities;
 mod evaluate;
 mod expression;
 mod filter;
-mod functions;
+mod finder;
 mod json;
+mod keys;
+mod look_up;
 mod members;
 mod numeric;
 mod operation;
@@ -45,9 +46,11 @@ mod transactions;
 mod value;
 mod verdict;
 
-pub use equalities::Equality;
+pub use copies::CopyNeed;
 pub use filter::{Filter, FilterCondition, FilterError, FilterOperator, FilterValue};
-pub use members::TableCopy;
+pub use finder::Finder;
+pub use keys::Key;
+pub use members::{CopyChange, CopyDamaged, Members, MembersAt, Moment, TableCopy};
 pub use oracle::{Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question};
 pub use plan::{Access, BoundPlan, DecidedBy, Explanation, Plan, Unsupported};
 pub use row::{Datum, RowImage};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use walcast_pgoutput::Oid;
-use walcast_policy::{BoundPlan, Datum, Equality, Filter, RowImage};
+use walcast_policy::{BoundPlan, Datum, Filter, Key, RowImage};
 use walcast_wire::{BindingEvent, ChangeKind, Serializer};
 
 use super::groups::Groups;
@@ -154,7 +154,7 @@ impl TableAudiences {
         match key.equalities() {
             None => self.unindexed.push(slot),
             Some(equalities) => {
-                for Equality { column, value } in equalities {
+                for (column, value) in equalities {
                     self.by_value.entry(column).or_default().entry(value).or_default().push(slot);
                 }
             }
@@ -185,7 +185,7 @@ impl TableAudiences {
         match key.equalities() {
             None => forget(&mut self.unindexed, slot),
             Some(equalities) => {
-                for Equality { column, value } in equalities {
+                for (column, value) in equalities {
                     let Some(values) = self.by_value.get_mut(&column) else { continue };
                     if let Some(slots) = values.get_mut(&value) {
                         forget(slots, slot);
@@ -211,16 +211,21 @@ fn forget(slots: &mut Vec<Slot>, slot: Slot) {
 impl AudienceKey {
     /// Values one of which a row must have to be for this audience; `None` where nothing of the kind is
     /// known. The smaller choice of policy and filter.
-    fn equalities(&self) -> Option<Vec<Equality>> {
+    fn equalities(&self) -> Option<Vec<(usize, Box<str>)>> {
         if !self.reads_key {
             // Every change is shown to them as an error.
             return None;
         }
-        match (self.plan.equalities(), self.filter.equalities()) {
+        let keys = match (self.plan.keys(), self.filter.keys()) {
             (Some(plan), Some(filter)) if filter.len() < plan.len() => Some(filter),
             (Some(plan), _) => Some(plan),
             (None, filter) => filter,
-        }
+        };
+        let column = |key| match key {
+            Key::Column { column, value } => Some((column, value)),
+            Key::Member { .. } => None,
+        };
+        keys?.into_iter().map(column).collect()
     }
 }
 

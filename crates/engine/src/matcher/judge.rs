@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use walcast_pgoutput::{PgTimestamp, Xid};
 use walcast_policy::schema::Table;
-use walcast_policy::{Answers, BoundPlan, Filter, Oracle, OracleError, Question, RowImage, Verdict};
+use walcast_policy::{
+    Answers, BoundPlan, Filter, MembersAt, Oracle, OracleError, Question, RowImage, Verdict,
+};
 
 use crate::settings::Counters;
 
@@ -27,7 +29,7 @@ pub(super) trait Decider {
 
 impl Decider for BoundPlan {
     fn evaluate(&self, row: &RowImage<'_>, now: PgTimestamp) -> Verdict {
-        BoundPlan::evaluate(self, row, now)
+        BoundPlan::evaluate(self, row, now, MembersAt::none())
     }
 
     fn question(&self) -> Option<&str> {
