@@ -204,6 +204,11 @@ impl BoundPlan {
         self.0.may_ask.then_some(&self.0.rules.question)
     }
 
+    /// The columns that the question reads, by index into [`Table::columns`]: all where it reads the row as a whole.
+    pub fn asked_columns(&self) -> &[usize] {
+        &self.0.rules.asked_columns
+    }
+
     /// The claims as JSON text, for the oracle.
     pub fn claims_json(&self) -> &Arc<str> {
         &self.0.claims_json
