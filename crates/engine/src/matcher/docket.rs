@@ -11,10 +11,10 @@ use rustc_hash::FxHashMap;
 use walcast_policy::schema::Table;
 use walcast_policy::{Answers, Datum, Question, RowImage, Verdict};
 
-use super::image::BoundRelation;
-
 /// Rows of one question.
 const ROWS_MAX: usize = 500;
+/// Bytes of the rows of one question, where it has more than one.
+const BYTES_MAX: usize = 1 << 20;
 /// Rows of one question times its claims, where it has more than one row.
 const PAIRS_MAX: usize = 10_000;
 /// Up to so many times the pairs that are needed may be asked about.
@@ -28,7 +28,8 @@ pub(super) struct Matter<'a> {
     pub(super) role: &'a str,
     pub(super) claims: &'a Arc<str>,
     pub(super) expression: &'a str,
-    pub(super) relation: &'a BoundRelation,
+    /// The table, known by its address, too.
+    pub(super) table: &'a Table,
     /// The row. It is known by its address: the same one is not to be given from two places.
     pub(super) row: &'a RowImage<'a>,
 }
@@ -37,7 +38,7 @@ pub(super) struct Matter<'a> {
 #[derive(Default)]
 pub(super) struct Docket<'a> {
     groups: Vec<Group<'a>>,
-    /// By relation, role, expression, and the columns that the rows lack.
+    /// By table, role, expression, and the columns that the rows lack.
     groups_by_subject: AHashMap<(usize, &'a str, &'a str, Vec<usize>), usize>,
     /// By row, role and expression: the group, and the row's place in it. Most audiences of a change ask the same.
     places: AHashMap<(usize, &'a str, &'a str), (usize, usize)>,
@@ -60,6 +61,7 @@ struct Group<'a> {
 /// A row, and the claims that it is asked about with.
 struct Needed<'a> {
     row: RowImage<'a>,
+    bytes: usize,
     claims: Vec<(usize, Ticket)>,
 }
 
@@ -70,6 +72,7 @@ pub(super) struct Inquiry<'a> {
     role: &'a str,
     expression: &'a str,
     rows: Vec<RowImage<'a>>,
+    bytes: usize,
     /// Claims and row, by their places in the question, of each answer that somebody needs.
     needed: Vec<(usize, usize, Ticket)>,
     /// By place in the group.
@@ -99,13 +102,13 @@ impl<'a> Docket<'a> {
     }
 
     fn place(&mut self, matter: &Matter<'a>, columns: impl IntoIterator<Item = usize>) -> (usize, usize) {
-        let &Matter { role, expression, relation, row, .. } = matter;
+        let &Matter { role, expression, table, row, .. } = matter;
         let same_row = (std::ptr::from_ref(row).addr(), role, expression);
         if let Some(&place) = self.places.get(&same_row) {
             return place;
         }
         // What the expression does not read is left out, so that rows differ in what counts only.
-        let mut image = RowImage { values: vec![Datum::Missing; relation.table.columns.len()] };
+        let mut image = RowImage { values: vec![Datum::Missing; table.columns.len()] };
         for column in columns {
             if let Some(value) = image.values.get_mut(column) {
                 *value = row.get(column);
@@ -113,9 +116,9 @@ impl<'a> Docket<'a> {
         }
         let missing = |&column: &usize| image.get(column) == Datum::Missing;
         let missing: Vec<usize> = (0..image.values.len()).filter(missing).collect();
-        let subject = (std::ptr::from_ref(relation).addr(), role, expression, missing);
+        let subject = (std::ptr::from_ref(table).addr(), role, expression, missing);
         let group = *self.groups_by_subject.entry(subject).or_insert_with(|| {
-            self.groups.push(Group::new(role, &relation.table, expression));
+            self.groups.push(Group::new(role, table, expression));
             self.groups.len() - 1
         });
         let place = (group, self.groups[group].row(image));
@@ -150,8 +153,10 @@ impl<'a> Group<'a> {
             Datum::Null => Some(None),
             Datum::Text(text) => Some(Some(*text)),
         });
-        *self.rows_by_value.entry(values.collect()).or_insert_with(|| {
-            self.rows.push(Needed { row, claims: Vec::new() });
+        let values: Vec<Option<&str>> = values.collect();
+        let bytes = values.iter().flatten().map(|text| text.len()).sum();
+        *self.rows_by_value.entry(values).or_insert_with(|| {
+            self.rows.push(Needed { row, bytes, claims: Vec::new() });
             self.rows.len() - 1
         })
     }
@@ -176,6 +181,7 @@ impl<'a> Group<'a> {
                         role,
                         expression,
                         rows: Vec::new(),
+                        bytes: 0,
                         needed: Vec::new(),
                         claims_by_place: FxHashMap::default(),
                     };
@@ -210,7 +216,8 @@ impl<'a> Inquiry<'a> {
         let new = row.claims.iter().filter(|(place, _)| !self.claims_by_place.contains_key(place)).count();
         let pairs = (self.rows.len() + 1) * (self.claims.len() + new);
         let needed = self.needed.len() + row.claims.len();
-        self.rows.len() < ROWS_MAX && pairs <= PAIRS_MAX && pairs <= WASTE_MAX * needed
+        let fits = self.rows.len() < ROWS_MAX && self.bytes + row.bytes <= BYTES_MAX && pairs <= PAIRS_MAX;
+        fits && pairs <= WASTE_MAX * needed
     }
 
     fn add(&mut self, row: Needed<'a>, group_claims: &[&Arc<str>]) {
@@ -221,19 +228,20 @@ impl<'a> Inquiry<'a> {
             });
             self.needed.push((claims, self.rows.len(), ticket));
         }
+        self.bytes += row.bytes;
         self.rows.push(row.row);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use walcast_pgoutput::{Oid, Relation, ReplicaIdentity};
-    use walcast_policy::schema::{Collation, Column, Identity, Snapshot};
+    use walcast_pgoutput::Oid;
+    use walcast_policy::schema::{Collation, Column, Identity};
 
     use super::*;
 
     /// A table with the columns `a` and `b`.
-    fn relation() -> BoundRelation {
+    fn table() -> Table {
         let column = |(name, number): (&str, i16)| Column {
             name: name.to_owned(),
             number,
@@ -244,7 +252,7 @@ mod tests {
             identity: number == 1,
             sql_type: "text".to_owned(),
         };
-        let table = Arc::new(Table {
+        Table {
             oid: Oid(1),
             schema: "public".to_owned(),
             name: "notes".to_owned(),
@@ -254,21 +262,13 @@ mod tests {
             force_row_security: false,
             identity: Identity::Default,
             policies: Vec::new(),
-        });
-        let logged = Relation {
-            oid: Oid(1),
-            namespace: "public".to_owned(),
-            name: "notes".to_owned(),
-            identity: ReplicaIdentity::Default,
-            columns: Vec::new(),
-        };
-        BoundRelation::new(&logged, &table, &Snapshot::default())
+        }
     }
 
     /// The questions for these rows with these claims, in words: rows, claims, and how many answers are needed. Only
     /// column `b` is read, and the answer is whether it equals the claims.
     fn asked(needs: &[(&str, &str, &str)]) -> Vec<(usize, usize, usize)> {
-        let relation = relation();
+        let table = table();
         let rows: Vec<_> =
             needs.iter().map(|(a, b, _)| RowImage { values: vec![Datum::Text(a), Datum::Text(b)] }).collect();
         let claims: Vec<Arc<str>> = needs.iter().map(|(_, _, claims)| Arc::from(*claims)).collect();
@@ -277,8 +277,7 @@ mod tests {
             .iter()
             .zip(&claims)
             .map(|(row, claims)| {
-                let matter =
-                    Matter { role: "reader", claims, expression: "b = sub()", relation: &relation, row };
+                let matter = Matter { role: "reader", claims, expression: "b = sub()", table: &table, row };
                 docket.enter(&matter, [1])
             })
             .collect();
@@ -325,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_question_has_so_many_rows_at_most() {
-        let names: Vec<String> = (0..ROWS_MAX + 1).map(|name| name.to_string()).collect();
+        let names: Vec<String> = (0..=ROWS_MAX).map(|name| name.to_string()).collect();
         let pairs: Vec<_> = names.iter().map(|name| ("1", &**name, "x")).collect();
         assert_eq!(asked(&pairs), [(ROWS_MAX, 1, ROWS_MAX), (1, 1, 1)]);
     }

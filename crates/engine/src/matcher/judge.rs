@@ -72,7 +72,7 @@ impl Judge {
         let seen = loop {
             match (self.transactions_visible().await, pauses.next()) {
                 (Err(OracleError::Disconnected(reason)), Some(&pause)) => {
-                    wait_for_database(&reason, pause).await
+                    wait_for_database(&reason, pause).await;
                 }
                 (seen, _) => break seen,
             }

@@ -90,7 +90,7 @@ pub(super) fn docket<'a>(
                 claims: key.plan.claims_json(),
                 // A verdict is open only where there is a question.
                 expression: expression.unwrap_or("false"),
-                relation: &change.relation,
+                table: &change.relation.table,
                 row,
             };
             if opinion.filter == Verdict::Ask {

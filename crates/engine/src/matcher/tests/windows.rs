@@ -55,7 +55,7 @@ async fn transactions_that_wait_are_asked_about_at_once_and_shown_in_the_order_o
 #[tokio::test(start_paused = true)]
 async fn what_waits_is_shown_before_a_change_of_schema_counts() {
     let mut scene = subscribed(MEMBERS).await;
-    scene.oracle.decided.lock().unwrap().push_back(yes());
+    scene.oracle.decided.lock().unwrap().push_back(Ok(YES));
     scene.oracle.refreshed.lock().unwrap().push_back(Ok(snapshot(2, &["id", "body"], "true")));
     assert!(scene.log.send(with_changes(100, false, vec![vec![note("1", "mine")]])).await);
     assert!(scene.log.send(with_changes(200, true, vec![vec![note("2", "mine")]])).await);
