@@ -20,6 +20,8 @@ pub struct EngineSettings {
     pub presence_calls: RateLimit,
     /// What happens with deletes that the old key alone can not decide.
     pub deletes: Deletes,
+    /// Questions that are put to PostgreSQL at a time.
+    pub questions_max: usize,
 }
 
 impl Default for EngineSettings {
@@ -31,6 +33,7 @@ impl Default for EngineSettings {
             record_bytes_max: 1 << 20,
             presence_calls: RateLimit { calls: 100, window: Duration::from_secs(30) },
             deletes: Deletes::Private,
+            questions_max: 4,
         }
     }
 }
@@ -66,7 +69,7 @@ pub struct Counters {
     pub broadcasts: AtomicU64,
     /// Broadcast and change messages handed to sockets.
     pub deliveries: AtomicU64,
-    /// Row changes read from the log.
+    /// Changes read from the log, those of tables that nobody is subscribed to included.
     pub changes: AtomicU64,
     /// Row changes withheld because a policy or filter failed.
     pub failures: AtomicU64,

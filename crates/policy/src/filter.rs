@@ -188,6 +188,11 @@ impl Filter {
         keys::of_all(conditions.all.iter().map(|condition| &condition.expression), &[])
     }
 
+    /// The columns that the question reads, by index into [`Table::columns`].
+    pub fn asked_columns(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().flat_map(|conditions| conditions.all.iter().map(|condition| condition.column))
+    }
+
     /// The boolean SQL over the row that settles a [`Verdict::Ask`]; `None` when none is ever given.
     pub fn question(&self) -> Option<&str> {
         self.0.as_ref().and_then(|conditions| conditions.question.as_deref())

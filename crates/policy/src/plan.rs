@@ -251,7 +251,7 @@ impl BoundPlan {
         (self.0.may_ask || !self.0.rules.copies.is_empty()).then_some(&self.0.rules.question)
     }
 
-    /// The columns that the question reads, by index into [`Table::columns`].
+    /// The columns that the question reads, by index into [`Table::columns`]: all where it reads the row as a whole.
     pub fn asked_columns(&self) -> &[usize] {
         &self.0.rules.asked_columns
     }

@@ -50,6 +50,8 @@ impl Settings {
             record_bytes_max: self.changes.record_bytes_max,
             presence_calls: self.limits.presence_calls,
             deletes: self.changes.deletes,
+            // One connection is left for joins.
+            questions_max: self.database.pool_size.saturating_sub(1).max(1),
         }
     }
 }

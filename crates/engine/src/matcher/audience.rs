@@ -58,8 +58,8 @@ pub(super) struct Audiences {
     tables: FxHashMap<Oid, TableAudiences>,
 }
 
-/// An audience of a table, by its place in [`TableAudiences::slots`].
-type Slot = usize;
+/// An audience of a table, by its place in [`TableAudiences::slots`]. It holds until a subscription comes or goes.
+pub(super) type Slot = usize;
 
 /// The audiences of one table.
 #[derive(Default)]
@@ -106,8 +106,12 @@ impl Audiences {
 }
 
 impl TableAudiences {
+    pub(super) fn get(&self, slot: Slot) -> Option<&Audience> {
+        self.slots.get(slot)?.as_deref()
+    }
+
     /// The audiences that a change with this image may be for, each once.
-    pub(super) fn candidates(&self, kind: ChangeKind, row: &RowImage<'_>) -> Vec<&Audience> {
+    pub(super) fn candidates(&self, kind: ChangeKind, row: &RowImage<'_>) -> Vec<Slot> {
         let mut slots = self.unindexed.clone();
         for (&column, values) in &self.by_value {
             if let Datum::Text(text) = row.get(column)
@@ -120,21 +124,17 @@ impl TableAudiences {
             slots.sort_unstable();
             slots.dedup();
         }
+        slots.retain(|slot| self.asks_for(*slot, kind));
         slots
-            .into_iter()
-            .filter_map(|slot| self.slots[slot].as_deref())
-            .filter(|audience| audience.key.event.includes(kind))
-            .collect()
     }
 
     /// Every audience that asks for this kind of change.
-    pub(super) fn all(&self, kind: ChangeKind) -> Vec<&Audience> {
-        self.slots
-            .iter()
-            .flatten()
-            .map(|audience| &**audience)
-            .filter(|one| one.key.event.includes(kind))
-            .collect()
+    pub(super) fn all(&self, kind: ChangeKind) -> Vec<Slot> {
+        (0..self.slots.len()).filter(|slot| self.asks_for(*slot, kind)).collect()
+    }
+
+    fn asks_for(&self, slot: Slot, kind: ChangeKind) -> bool {
+        self.get(slot).is_some_and(|audience| audience.key.event.includes(kind))
     }
 
     fn audience(&mut self, placement: &Placement) -> &mut Audience {

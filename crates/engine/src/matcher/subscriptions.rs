@@ -54,7 +54,7 @@ impl State {
     pub(super) async fn refresh(&mut self) {
         let (mut pause, pause_max) = REFRESH_PAUSE;
         loop {
-            let read = match self.judge.transaction_visible().await {
+            let read = match self.judge.transactions_visible().await {
                 Ok(()) => Arc::clone(&self.matcher.oracle).refresh().await,
                 Err(error) => Err(error),
             };
