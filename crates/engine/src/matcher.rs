@@ -8,6 +8,8 @@
 //! [`show`] (what they are shown).
 
 mod audience;
+mod copied_changes;
+mod copies;
 mod docket;
 mod groups;
 mod image;
@@ -29,11 +31,12 @@ use walcast_policy::{Oracle, Verdict};
 use walcast_wire::{Binding, BindingId, ChangeKind, Serializer};
 
 use self::audience::Audiences;
+use self::copies::Copies;
 use self::image::{BoundRelation, ChangeImages};
 use self::judge::Judge;
 use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, View};
-use self::subscriptions::Entry;
+use self::subscriptions::{Entry, Parked};
 use self::window::{HeldChange, Window};
 use crate::command::{Command, Delivery, Joining, Target};
 use crate::ids::{ChannelId, ShardId};
@@ -98,10 +101,16 @@ struct State {
     rulings: Rulings,
     /// Frames by shard, on their way.
     outgoing: Vec<Vec<Delivery>>,
+    /// Up to where the log has been handled.
+    handled: Lsn,
     /// The commit LSN of the last transaction; what a new connection sends again is passed over.
     last_commit: Lsn,
     /// When to ask again about subscriptions that PostgreSQL could not be asked about.
     resolve_undecided_at: Option<Instant>,
+    /// What look-ups are made in.
+    copies: Copies,
+    /// Joins that wait for copies.
+    parked: Vec<Parked>,
 }
 
 impl Matcher {
@@ -119,11 +128,19 @@ impl Matcher {
             window: Window::default(),
             rulings: Rulings::default(),
             outgoing: vec![Vec::new(); self.shards.len()],
+            handled: Lsn::ZERO,
             last_commit: Lsn::ZERO,
             resolve_undecided_at: None,
+            copies: Copies::new(
+                Arc::clone(&self.oracle),
+                Arc::clone(&self.counters),
+                self.settings.copy_bytes_max,
+            ),
+            parked: Vec::new(),
             matcher: self,
         };
         loop {
+            let (parked_until, resolve_undecided_at) = (state.parked_until(), state.resolve_undecided_at);
             tokio::select! {
                 queued = inputs.log.batches.recv() => {
                     let Some(queued) = queued else { return };
@@ -141,7 +158,13 @@ impl Matcher {
                     let snapshot = inputs.snapshots.borrow_and_update().clone();
                     state.catalog(snapshot).await;
                 }
-                () = reached(state.resolve_undecided_at) => state.resolve_undecided().await,
+                () = reached(resolve_undecided_at) => state.resolve_undecided().await,
+                news = state.copies.news() => {
+                    state.copies.take(news);
+                    state.copies.passed(state.handled);
+                    state.subscribe_parked().await;
+                }
+                () = reached(parked_until) => state.subscribe_parked().await,
             }
         }
     }
@@ -164,6 +187,9 @@ impl State {
             }
         }
         self.settle().await;
+        if !self.parked.is_empty() {
+            self.subscribe_parked().await;
+        }
         Ok(())
     }
 
@@ -178,6 +204,7 @@ impl State {
                 // Before its rows: they are judged by the policies that their transaction leaves behind.
                 self.refresh().await;
             }
+            self.copies.apply(transaction).await?;
             let mut changes = transaction.changes.reader();
             while let Some(chunk) = changes.next().await? {
                 for index in 0..chunk.changes.len() {
@@ -194,6 +221,8 @@ impl State {
 
     /// The log has been handled up to here.
     fn passed(&mut self, lsn: Lsn) {
+        self.handled = self.handled.max(lsn);
+        self.copies.passed(lsn);
         if self.window.is_empty() {
             (self.matcher.confirm)(lsn);
         } else {
@@ -214,7 +243,9 @@ impl State {
         };
         let mut rulings = std::mem::take(&mut self.rulings);
         let settings = &self.matcher.settings;
-        Ruling { judge: &mut self.judge, relation: &relation, images: &images, now: commit_time, settings }
+        let copies = &self.copies;
+        let judge = &mut self.judge;
+        Ruling { judge, copies, relation: &relation, images: &images, now: commit_time, settings }
             .rule(audiences, &mut rulings);
         if !rulings.open.is_empty() || rulings.len() > 0 && !self.window.is_empty() {
             let chunk = Arc::clone(chunk);

@@ -22,6 +22,8 @@ pub struct EngineSettings {
     pub deletes: Deletes,
     /// Questions that are put to PostgreSQL at a time.
     pub questions_max: usize,
+    /// Bytes of all copies of tables that policies look things up in.
+    pub copy_bytes_max: usize,
 }
 
 impl Default for EngineSettings {
@@ -34,6 +36,7 @@ impl Default for EngineSettings {
             presence_calls: RateLimit { calls: 100, window: Duration::from_secs(30) },
             deletes: Deletes::Private,
             questions_max: 4,
+            copy_bytes_max: 256 << 20,
         }
     }
 }
@@ -73,6 +76,8 @@ pub struct Counters {
     pub changes: AtomicU64,
     /// Row changes withheld because a policy or filter failed.
     pub failures: AtomicU64,
+    /// Bytes of the copies of tables that policies look things up in.
+    pub copy_bytes: AtomicU64,
     /// Questions put to PostgreSQL.
     pub oracle_questions: AtomicU64,
     /// Refused handshakes and joins, and frames that were no messages; the gateway counts them.

@@ -32,9 +32,11 @@ pub enum Key {
     },
 }
 
-/// How much work it is to find audiences by these keys: the fewer the better, and columns before look-ups.
-pub(crate) fn cost(keys: &[Key]) -> usize {
-    keys.iter().map(|key| if matches!(key, Key::Column { .. }) { 1 } else { 4 }).sum()
+impl Key {
+    /// How much work it is to find audiences by these keys: the fewer the better, and columns before look-ups.
+    pub fn cost(keys: &[Key]) -> usize {
+        keys.iter().map(|key| if matches!(key, Key::Column { .. }) { 1 } else { 4 }).sum()
+    }
 }
 
 /// Keys one of which the row has wherever all of `conjuncts` are true; `None` where none are known. An
@@ -43,7 +45,7 @@ pub(crate) fn of_all<'a>(
     conjuncts: impl IntoIterator<Item = &'a Expression>,
     constants: &[Outcome<'static>],
 ) -> Option<Vec<Key>> {
-    conjuncts.into_iter().filter_map(|one| of(one, constants)).min_by_key(|keys| cost(keys))
+    conjuncts.into_iter().filter_map(|one| of(one, constants)).min_by_key(|keys| Key::cost(keys))
 }
 
 /// Keys one of which the row has wherever one of `disjuncts` is true.

@@ -82,7 +82,7 @@ struct Delta {
 }
 
 impl Members {
-    /// Takes a copy into use, with indexes over these sets of columns, by number.
+    /// Takes a copy into use.
     pub fn insert(&mut self, table: Oid, copy: TableCopy) {
         self.copies.insert(table, Member { copy, delta: None });
     }
@@ -97,9 +97,9 @@ impl Members {
         }
     }
 
-    /// Forgets a copy.
-    pub fn remove(&mut self, table: Oid) {
-        self.copies.remove(&table);
+    /// Takes a copy out of use.
+    pub fn remove(&mut self, table: Oid) -> Option<TableCopy> {
+        self.copies.remove(&table).map(|member| member.copy)
     }
 
     /// The copy of a table, as it is after the transaction at hand.

@@ -256,6 +256,11 @@ impl BoundPlan {
         &self.0.rules.asked_columns
     }
 
+    /// The copies in which it looks things up.
+    pub fn copies(&self) -> &[CopyNeed] {
+        &self.0.rules.copies
+    }
+
     /// The claims as JSON text, for the oracle.
     pub fn claims_json(&self) -> &Arc<str> {
         &self.0.claims_json
@@ -272,7 +277,7 @@ impl BoundPlan {
             Access::ByPolicy => {
                 let restrictive = keys::of_all(&rules.restrictive, constants);
                 let permissive = keys::of_any(&rules.permissive, constants);
-                restrictive.into_iter().chain(permissive).min_by_key(|keys| keys::cost(keys))
+                restrictive.into_iter().chain(permissive).min_by_key(|keys| Key::cost(keys))
             }
         }
     }

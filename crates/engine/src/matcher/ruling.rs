@@ -2,10 +2,11 @@
 //! too. What is evaluated in process is evaluated here, and nowhere else; what only PostgreSQL can tell stays open.
 
 use walcast_pgoutput::PgTimestamp;
-use walcast_policy::{MembersAt, Verdict};
+use walcast_policy::{Moment, Verdict};
 use walcast_wire::ChangeKind;
 
-use super::audience::{AudienceKey, Slot, TableAudiences};
+use super::audience::{AudienceKey, Sight, Slot, TableAudiences};
+use super::copies::Copies;
 use super::image::{BoundRelation, ChangeImages};
 use super::judge::Judge;
 use super::show;
@@ -41,6 +42,7 @@ pub(super) struct Opinion {
 /// A change, and what it is judged with.
 pub(super) struct Ruling<'a> {
     pub(super) judge: &'a mut Judge,
+    pub(super) copies: &'a Copies,
     pub(super) relation: &'a BoundRelation,
     pub(super) images: &'a ChangeImages<'a>,
     /// The transaction's commit time, which `now()` means.
@@ -86,7 +88,7 @@ impl Ruling<'_> {
         let concerned = if self.concerns_everybody() {
             audiences.all(kind)
         } else {
-            audiences.candidates(kind, self.images.judged())
+            audiences.candidates(kind, &self.sight())
         };
         for slot in concerned {
             let Some(audience) = audiences.get(slot) else { continue };
@@ -104,6 +106,15 @@ impl Ruling<'_> {
         }
     }
 
+    /// What decides who gets the change. What a DELETE took away was for those who could see it before.
+    fn sight(&self) -> Sight<'_> {
+        let moment = match self.images.kind {
+            ChangeKind::Delete => Moment::Before,
+            ChangeKind::Insert | ChangeKind::Update => Moment::After,
+        };
+        Sight { row: self.images.judged(), now: self.now, members: self.copies.at(moment) }
+    }
+
     /// What is known in process; `None` where the change is not for the audience.
     fn opinion(&mut self, slot: Slot, key: &AudienceKey) -> Option<Opinion> {
         let row = self.images.judged();
@@ -114,7 +125,8 @@ impl Ruling<'_> {
         let policies = if self.is_unjudged() {
             Verdict::Visible
         } else {
-            key.plan.evaluate(row, self.now, MembersAt::none())
+            let Sight { row, now, members } = self.sight();
+            key.plan.evaluate(row, now, members)
         };
         // A plan that fails counts only where the filter matches.
         let matches = filter == Verdict::Visible;
@@ -123,7 +135,7 @@ impl Ruling<'_> {
         }
         let before = match self.images.row_before() {
             Some(before) if matches!(policies, Verdict::Visible | Verdict::Ask) => {
-                key.plan.evaluate(before, self.now, MembersAt::none())
+                key.plan.evaluate(before, self.now, self.copies.at(Moment::Before))
             }
             _ => Verdict::Visible,
         };

@@ -297,7 +297,7 @@ impl<'a> Compiler<'a> {
                     return Err(Fault::Here(format!("a look-up in {factor}")));
                 }
                 let parts: Vec<_> = name.0.iter().filter_map(|part| part.as_ident()).cloned().collect();
-                let LookupTable { table, obstacle } = self.table_named(&parts)?;
+                let LookupTable { table, obstacle, .. } = self.table_named(&parts)?;
                 if let Some(obstacle) = obstacle {
                     return Err(Fault::Here(format!(
                         "a look-up in {name}, of which there is no copy: {obstacle}"
