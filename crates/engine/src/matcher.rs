@@ -173,7 +173,7 @@ impl State {
             if transaction.ddl {
                 self.settle().await;
             }
-            self.judge.begin(transaction.xid, self.window.is_empty());
+            self.judge.begin(transaction.xid);
             if transaction.ddl {
                 // Before its rows: they are judged by the policies that their transaction leaves behind.
                 self.refresh().await;
@@ -216,6 +216,9 @@ impl State {
         let settings = &self.matcher.settings;
         Ruling { judge: &mut self.judge, relation: &relation, images: &images, now: commit_time, settings }
             .rule(audiences, &mut rulings);
+        if !rulings.open.is_empty() {
+            self.judge.will_ask();
+        }
         if !rulings.open.is_empty() || rulings.len() > 0 && !self.window.is_empty() {
             let chunk = Arc::clone(chunk);
             self.window
