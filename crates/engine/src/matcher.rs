@@ -199,7 +199,7 @@ impl State {
             if transaction.ddl {
                 self.settle().await;
             }
-            self.judge.begin(transaction.xid, self.window.is_empty());
+            self.judge.begin(transaction.xid);
             if transaction.ddl {
                 // Before its rows: they are judged by the policies that their transaction leaves behind.
                 self.refresh().await;
@@ -247,6 +247,9 @@ impl State {
         let judge = &mut self.judge;
         Ruling { judge, copies, relation: &relation, images: &images, now: commit_time, settings }
             .rule(audiences, &mut rulings);
+        if !rulings.open.is_empty() {
+            self.judge.will_ask();
+        }
         if !rulings.open.is_empty() || rulings.len() > 0 && !self.window.is_empty() {
             let chunk = Arc::clone(chunk);
             self.window

@@ -11,12 +11,12 @@ use rustc_hash::FxHashMap;
 use walcast_policy::schema::Table;
 use walcast_policy::{Answers, Datum, Question, RowImage, Verdict};
 
-/// Rows of one question.
-const ROWS_MAX: usize = 500;
+/// Rows of one question: it has one time-out for all, and slow policies need some of it for each.
+const ROWS_MAX: usize = 100;
 /// Bytes of the rows of one question, where it has more than one.
 const BYTES_MAX: usize = 1 << 20;
 /// Rows of one question times its claims, where it has more than one row.
-const PAIRS_MAX: usize = 10_000;
+const PAIRS_MAX: usize = 2_000;
 /// Up to so many times the pairs that are needed may be asked about.
 const WASTE_MAX: usize = 2;
 

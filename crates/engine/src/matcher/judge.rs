@@ -30,36 +30,46 @@ pub(super) struct Judge {
     /// Questions that are put to PostgreSQL at a time.
     questions_max: usize,
     reported: HashSet<String>,
-    /// The transactions whose rows are judged, until PostgreSQL is known to show them to others.
-    unseen: Vec<Xid>,
+    /// The transaction whose rows are judged, until PostgreSQL is known to show it to others.
+    unseen: Option<Xid>,
+    /// The transactions that something is to be asked about, likewise.
+    asking: Vec<Xid>,
 }
 
 impl Judge {
     pub(super) fn new(oracle: Arc<dyn Oracle>, counters: Arc<Counters>, questions_max: usize) -> Self {
-        Judge { oracle, counters, questions_max, reported: HashSet::new(), unseen: Vec::new() }
+        Judge { oracle, counters, questions_max, reported: HashSet::new(), unseen: None, asking: Vec::new() }
     }
 
-    /// Turns to a transaction: what is asked from now on is asked of the database as that one left it, and as the
-    /// earlier ones of the same window did.
-    pub(super) fn begin(&mut self, transaction: Xid, opens_window: bool) {
-        if opens_window {
-            self.unseen.clear();
+    /// Turns to a transaction.
+    pub(super) fn begin(&mut self, transaction: Xid) {
+        self.unseen = Some(transaction);
+    }
+
+    /// What is asked next is about the transaction, too: it is asked of the database as that one left it.
+    pub(super) fn will_ask(&mut self) {
+        if let Some(transaction) = self.unseen
+            && self.asking.last() != Some(&transaction)
+        {
+            self.asking.push(transaction);
         }
-        self.unseen.push(transaction);
     }
 
-    /// Waits until the transactions are visible. Only what is asked of PostgreSQL need wait.
+    /// Waits until the transactions that something is asked about are visible.
     ///
     /// Each is waited for: they become visible in another order than that of their commits in the log, above all
     /// where some of them wait for a synchronous standby.
     pub(super) async fn transactions_visible(&mut self) -> Result<(), OracleError> {
-        let waits: Vec<_> = self.unseen.iter().map(|transaction| self.oracle.visible(*transaction)).collect();
+        let waits: Vec<_> = self.asking.iter().map(|transaction| self.oracle.visible(*transaction)).collect();
         let mut waits = stream::iter(waits).buffer_unordered(self.questions_max);
         while let Some(seen) = waits.next().await {
             seen?;
         }
         drop(waits);
-        self.unseen.clear();
+        if self.asking.last().copied() == self.unseen {
+            self.unseen = None;
+        }
+        self.asking.clear();
         Ok(())
     }
 
@@ -78,6 +88,7 @@ impl Judge {
             }
         };
         if let Err(error) = seen {
+            self.asking.clear();
             for inquiry in &inquiries {
                 self.report(inquiry.table, &error.to_string());
             }

@@ -62,6 +62,7 @@ impl State {
     /// meanwhile would reach those who may not see it.
     pub(super) async fn refresh(&mut self) {
         let (mut pause, pause_max) = REFRESH_PAUSE;
+        self.judge.will_ask();
         loop {
             let read = match self.judge.transactions_visible().await {
                 Ok(()) => Arc::clone(&self.matcher.oracle).refresh().await,
