@@ -342,7 +342,7 @@ impl Copies {
         let bytes = self.bytes();
         if bytes > self.bytes_max {
             let reason = format!(
-                "the copies take {bytes} bytes, more than the {} of policies.copy_bytes_max",
+                "the copies take {bytes} bytes, more than the {} of changes.copy_bytes_max",
                 self.bytes_max
             );
             self.fail(oid, &reason, AGAIN_AFTER);
