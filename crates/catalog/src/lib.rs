@@ -12,7 +12,10 @@
 //! - `fingerprint`: one cheap query whose answer changes whenever that look would.
 //! - [`Catalog`]: the current [`walcast_policy::schema::Snapshot`], kept fresh and handed to whoever watches.
 //! - `impersonation`: speaking as a role with the claims of a token.
-//! - `image`: a row image as SQL, so that an expression can be evaluated over it.
+//! - `inquiry`: one query put as a role with the claims of many, none of which learns of another.
+//! - `image`: row images as SQL, so that an expression can be evaluated over them.
+//! - `decision`: one expression over many rows for many claims, over several connections; `slices`: what one
+//!   statement of it decides; `tempo`: how much at once, and when to give up.
 //! - `oracle`: [`walcast_policy::Oracle`] over the pool.
 //! - `visibility`: when a transaction that the log has told of is visible to queries.
 //! - `run_as`: one statement as a role, for the demo's writes.
@@ -22,10 +25,12 @@
 //! - [`script`]: SQL files applied in one transaction, for `walcast dev`.
 
 mod catalog;
+mod decision;
 mod error;
 mod fingerprint;
 mod image;
 mod impersonation;
+mod inquiry;
 pub mod install;
 mod oracle;
 mod pipeline;
@@ -37,7 +42,9 @@ mod run_as;
 mod sample;
 pub mod script;
 mod settings;
+mod slices;
 pub mod survey;
+mod tempo;
 mod visibility;
 
 pub use catalog::Catalog;
