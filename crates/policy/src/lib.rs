@@ -13,7 +13,8 @@
 //!   are found.
 //!
 //! How text becomes a decision:
-//! - `parse`: SQL to a typed expression (`expression`); the one module that names sqlparser.
+//! - `parse`: SQL to a typed expression (`expression`); the one module that names sqlparser. [`references`]: what
+//!   the body of a function names, for the catalog to find.
 //!   `functions` puts bodies in place of calls.
 //! - `resolve`: which operation an operator, function or cast on operands of these types is.
 //! - `constants`: what depends on role and claims only is computed once.
@@ -49,6 +50,7 @@ pub use equalities::Equality;
 pub use filter::{Filter, FilterCondition, FilterError, FilterOperator, FilterValue};
 pub use members::TableCopy;
 pub use oracle::{Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question};
+pub use parse::{References, references};
 pub use plan::{Access, BoundPlan, DecidedBy, Explanation, Plan, Unsupported};
 pub use row::{Datum, RowImage};
 pub use transactions::TransactionSnapshot;

@@ -4,6 +4,7 @@
 //! A boolean operand that is not understood becomes [`Expression::Oracle`], so that the operands next to it
 //! can still settle a decision; the reason is kept for the operator to read.
 
+mod references;
 mod syntax;
 mod type_name;
 
@@ -16,6 +17,7 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
+pub use self::references::{References, references};
 use self::syntax::{arguments, infix, literal, look_up, operands, single};
 use crate::array::Array;
 use crate::constants;
