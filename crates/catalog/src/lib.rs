@@ -10,6 +10,7 @@
 //! - `quoting`: names as SQL text.
 //! - `read`: tables, columns, types, policies, functions, roles and privileges, in one consistent look.
 //! - `fingerprint`: one cheap query whose answer changes whenever that look would.
+//! - `publication`: walcast's own, which makes the log carry what policies look up.
 //! - [`Catalog`]: the current [`walcast_policy::schema::Snapshot`], kept fresh and handed to whoever watches.
 //! - `impersonation`: speaking as a role with the claims of a token.
 //! - `image`: a row image as SQL, so that an expression can be evaluated over it.
@@ -31,6 +32,7 @@ mod oracle;
 mod pipeline;
 mod pool;
 pub mod preflight;
+mod publication;
 mod quoting;
 mod read;
 mod run_as;
@@ -43,4 +45,4 @@ mod visibility;
 pub use catalog::Catalog;
 pub use error::CatalogError;
 pub use quoting::{identifier, qualified};
-pub use settings::CatalogSettings;
+pub use settings::{CatalogSettings, LOOKUP_PUBLICATION};
