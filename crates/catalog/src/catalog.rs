@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 use walcast_policy::schema::Snapshot;
 
 use crate::error::CatalogError;
-use crate::fingerprint::{self, Fingerprint};
+use crate::fingerprint::{self, Fingerprint, Watch};
 use crate::pool::{Lease, Pool, milliseconds, within};
+use crate::publication;
 use crate::quoting::RoleName;
-use crate::read::{self, Scope};
+use crate::read::{self, Content, Scope};
 use crate::settings::CatalogSettings;
 
 /// A look at the catalog may take this long even where policies must be faster.
@@ -27,6 +28,8 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 /// finds out, or when a role is named for the first time.
 pub struct Catalog {
     pub(crate) pool: Pool,
+    /// The publications that the stream reads.
+    streamed: Vec<String>,
     current: ArcSwap<Snapshot>,
     changes: watch::Sender<Arc<Snapshot>>,
     /// When the snapshot was last known to be right.
@@ -39,18 +42,36 @@ pub struct Catalog {
 #[derive(Default)]
 struct Reading {
     roles: BTreeSet<String>,
+    /// The last fingerprint, with what it was taken of.
+    last: Option<(Fingerprint, Watch)>,
+    /// Statements on walcast's own publication that have failed.
+    refused: BTreeSet<String>,
+}
+
+/// A look that found something else than the last one.
+struct Found {
+    content: Content,
+    /// `None` where the next look is to be taken whatever the fingerprint says.
     fingerprint: Option<Fingerprint>,
 }
 
 impl Catalog {
-    /// Connects and takes the first look.
+    /// Connects and takes the first look. Walcast's own publication is made where it is missing and the role may.
     ///
     /// # Errors
     /// No connection, or the catalog can not be read. A publication that does not exist is no error here
     /// (it has no tables); [`crate::preflight`] is for that.
     pub async fn connect(settings: CatalogSettings) -> Result<Arc<Catalog>, CatalogError> {
+        let pool = Pool::new(settings);
+        let streamed = within(LOOK_TIMEOUT, async {
+            let lease = pool.lease().await?;
+            let streamed = publication::streamed(&lease, pool.settings()).await?;
+            lease.give_back();
+            Ok(streamed)
+        });
         let catalog = Catalog {
-            pool: Pool::new(settings),
+            streamed: streamed.await?,
+            pool,
             current: ArcSwap::default(),
             changes: watch::Sender::new(Arc::default()),
             looked_at: std::sync::Mutex::new(Instant::now()),
@@ -58,6 +79,12 @@ impl Catalog {
         };
         catalog.look_again().await?;
         Ok(Arc::new(catalog))
+    }
+
+    /// The publications that the stream must read: those whose tables are served, and walcast's own where it can be
+    /// read. Settled when connecting, so that what the snapshots say of look-ups goes for one stream.
+    pub fn streamed_publications(&self) -> &[String] {
+        &self.streamed
     }
 
     /// The snapshot now and every one that follows. A watcher that is slow sees only the newest.
@@ -121,7 +148,7 @@ impl Catalog {
             return Err(RoleName::missing(name));
         }
         reading.roles.insert(role.as_str().to_owned());
-        reading.fingerprint = None;
+        reading.last = None;
         let snapshot = self.look(&mut reading).await?;
         if snapshot.roles.contains_key(name) { Ok(snapshot) } else { Err(RoleName::missing(name)) }
     }
@@ -142,30 +169,23 @@ impl Catalog {
     }
 
     async fn look(&self, reading: &mut Reading) -> Result<Arc<Snapshot>, CatalogError> {
-        let before = self.now();
-        let roles: Vec<String> = reading.roles.iter().cloned().collect();
-        let scope = Scope { publications: &self.pool.settings().publications, roles: &roles };
-        let talk = async {
-            let mut retries = self.pool.retries();
-            loop {
-                let lease = self.pool.lease().await?;
-                let found = look_in_transaction(&lease, scope, &before, reading.fingerprint.as_ref()).await;
-                if let Some(found) = retries.settle(lease, found) {
-                    return found;
-                }
-            }
-        };
         let patience = self.pool.patience().max(LOOK_TIMEOUT);
-        let found = within(patience, talk).await?;
+        let found = within(patience, self.settled_look(reading)).await?;
         *self.looked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
-        let Some((snapshot, fingerprint)) = found else {
+        let before = self.now();
+        let Some(Found { mut content, fingerprint }) = found else {
             return Ok(before);
         };
-        reading.fingerprint = Some(fingerprint);
+        let watch = std::mem::take(&mut content.watch);
+        reading.last = fingerprint.map(|fingerprint| (fingerprint, watch));
+        // A role that is there because a function runs as it may be named by a socket, and then has to stay.
+        reading.roles.extend(content.roles.keys().cloned());
+        let snapshot = content.after(&before);
         if !Arc::ptr_eq(&snapshot, &before) {
             tracing::info!(
                 version = snapshot.version,
                 tables = snapshot.tables.len(),
+                lookups = snapshot.lookups.len(),
                 roles = snapshot.roles.len(),
                 "the catalog has changed"
             );
@@ -174,25 +194,64 @@ impl Catalog {
         }
         Ok(snapshot)
     }
+
+    /// Looks until there is nothing more to be done about walcast's own publication; `None` where nothing has
+    /// changed since the last look.
+    async fn settled_look(&self, reading: &mut Reading) -> Result<Option<Found>, CatalogError> {
+        loop {
+            let Some(mut found) = self.one_look(reading).await? else { return Ok(None) };
+            if found.content.due.is_empty() || self.pool.settings().read_only {
+                return Ok(Some(found));
+            }
+            let lease = self.pool.lease().await?;
+            let altered = publication::alter(&lease, &found.content.due, &mut reading.refused).await?;
+            lease.give_back();
+            if !altered.changed {
+                found.fingerprint = found.fingerprint.filter(|_| !altered.try_again);
+                return Ok(Some(found));
+            }
+            reading.last = None;
+        }
+    }
+
+    async fn one_look(&self, reading: &Reading) -> Result<Option<Found>, CatalogError> {
+        let roles: Vec<String> = reading.roles.iter().cloned().collect();
+        let settings = self.pool.settings();
+        let scope = Scope {
+            publications: &settings.publications,
+            streamed: &self.streamed,
+            own: settings.lookup_publication.as_deref(),
+            roles: &roles,
+        };
+        let mut retries = self.pool.retries();
+        loop {
+            let lease = self.pool.lease().await?;
+            let found = look_in_transaction(&lease, scope, reading.last.as_ref()).await;
+            if let Some(found) = retries.settle(lease, found) {
+                return found;
+            }
+        }
+    }
 }
 
-/// The snapshot after `before` with its fingerprint, or `None` where the fingerprint is still `last`.
+/// What there is to see, or `None` where the fingerprint is still the `last` one.
 async fn look_in_transaction(
     lease: &Lease,
     scope: Scope<'_>,
-    before: &Arc<Snapshot>,
-    last: Option<&Fingerprint>,
-) -> Result<Option<(Arc<Snapshot>, Fingerprint)>, CatalogError> {
+    last: Option<&(Fingerprint, Watch)>,
+) -> Result<Option<Found>, CatalogError> {
     let timeout = milliseconds(LOOK_TIMEOUT.max(lease.statement_timeout()));
     lease.batch_execute(&format!("{}; SET LOCAL statement_timeout = {timeout}", read::BEGIN)).await?;
-    let found = if last.is_some()
-        && last == Some(&fingerprint::take(lease, scope.publications, &before.types).await?)
-    {
+    let unchanged = match last {
+        Some((fingerprint, watch)) => *fingerprint == fingerprint::take(lease, scope, watch).await?,
+        None => false,
+    };
+    let found = if unchanged {
         None
     } else {
-        let snapshot = Box::pin(read::look(lease, scope)).await?.after(before);
-        let fingerprint = fingerprint::take(lease, scope.publications, &snapshot.types).await?;
-        Some((snapshot, fingerprint))
+        let content = Box::pin(read::look(lease, scope)).await?;
+        let fingerprint = fingerprint::take(lease, scope, &content.watch).await?;
+        Some(Found { content, fingerprint: Some(fingerprint) })
     };
     lease.batch_execute("ROLLBACK").await?;
     Ok(found)

@@ -1,22 +1,50 @@
 //! One cheap query whose answer changes whenever a new look at the catalog would see something else.
 
 use tokio_postgres::Client;
-use walcast_policy::schema::Types;
 
 use crate::error::CatalogError;
+use crate::read::Scope;
 
 /// A digest of all the rows of the catalog that a snapshot was made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint(String);
 
-/// Takes the fingerprint of the tables of `publications` and of what hangs on them. `types` are those that
-/// the last look found: a new type always comes with a new column.
+/// What a look depended on, besides the tables of the publications and what hangs on them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watch {
+    /// The types. A new one always comes with a new column.
+    pub(crate) types: Vec<u32>,
+    /// The relations that something is looked up in.
+    pub(crate) relations: Vec<u32>,
+    /// The names under which relations were looked for, found or not: schemas and names.
+    pub(crate) relation_names: (Vec<String>, Vec<String>),
+    /// The same for functions.
+    pub(crate) function_names: (Vec<String>, Vec<String>),
+}
+
+/// Takes the fingerprint. `watch` is what the last look depended on.
 pub(crate) async fn take(
     client: &Client,
-    publications: &[String],
-    types: &Types,
+    scope: Scope<'_>,
+    watch: &Watch,
 ) -> Result<Fingerprint, CatalogError> {
-    let types: Vec<u32> = types.0.keys().map(|oid| oid.0).collect();
-    let row = client.query_one(include_str!("fingerprint.sql"), &[&publications, &types]).await?;
+    let streamed: Vec<&str> = scope.streamed.iter().map(String::as_str).chain(scope.own).collect();
+    let (relation_schemas, relation_names) = &watch.relation_names;
+    let (function_schemas, function_names) = &watch.function_names;
+    let row = client
+        .query_one(
+            include_str!("fingerprint.sql"),
+            &[
+                &scope.publications,
+                &streamed,
+                &watch.types,
+                &watch.relations,
+                relation_schemas,
+                relation_names,
+                function_schemas,
+                function_names,
+            ],
+        )
+        .await?;
     Ok(Fingerprint(row.try_get(0)?))
 }

@@ -1,5 +1,5 @@
-//! What walcast puts into a database on request: the publication, and event triggers that announce changes
-//! of the catalog in the log.
+//! What walcast puts into a database on request: the publication, another one for what policies look up, and event
+//! triggers that announce changes of the catalog in the log.
 //!
 //! The SQL is in `sql/install/` at the root of the repository. Everything may be applied again at any time.
 
@@ -17,6 +17,7 @@ const PUBLICATION: &str = "supabase_realtime";
 
 const PUBLICATION_SQL: &str = include_str!("../../../sql/install/01_publication.sql");
 const CATALOG_CHANGES_SQL: &str = include_str!("../../../sql/install/02_catalog_changes.sql");
+const LOOKUP_PUBLICATION_SQL: &str = include_str!("../../../sql/install/03_lookup_publication.sql");
 const UNINSTALL_SQL: &str = include_str!("../../../sql/install/uninstall.sql");
 
 /// The SQL that installs everything, for `publications`.
@@ -24,6 +25,8 @@ pub fn sql(publications: &[String]) -> String {
     let mut sql: String =
         publications.iter().map(|publication| publication_sql(publication) + "\n").collect();
     sql.push_str(CATALOG_CHANGES_SQL);
+    sql.push('\n');
+    sql.push_str(LOOKUP_PUBLICATION_SQL);
     sql
 }
 

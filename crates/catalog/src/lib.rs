@@ -10,6 +10,7 @@
 //! - `quoting`: names as SQL text.
 //! - `read`: tables, columns, types, policies, functions, roles and privileges, in one consistent look.
 //! - `fingerprint`: one cheap query whose answer changes whenever that look would.
+//! - `publication`: walcast's own, which makes the log carry what policies look up.
 //! - [`Catalog`]: the current [`walcast_policy::schema::Snapshot`], kept fresh and handed to whoever watches.
 //! - `impersonation`: speaking as a role with the claims of a token.
 //! - `inquiry`: one query put as a role with the claims of many, none of which learns of another.
@@ -36,6 +37,7 @@ mod oracle;
 mod pipeline;
 mod pool;
 pub mod preflight;
+mod publication;
 mod quoting;
 mod read;
 mod run_as;
@@ -50,4 +52,4 @@ mod visibility;
 pub use catalog::Catalog;
 pub use error::CatalogError;
 pub use quoting::{identifier, qualified};
-pub use settings::CatalogSettings;
+pub use settings::{CatalogSettings, LOOKUP_PUBLICATION};

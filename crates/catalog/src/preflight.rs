@@ -173,14 +173,21 @@ async fn slot_failure(client: &Client, slot: &str) -> Result<Option<Failure>, Ca
     })
 }
 
-enum Publication {
+/// What was done about a publication that must exist.
+pub(crate) enum Publication {
+    /// Nothing.
     Exists,
+    /// It was created, without tables.
     Created,
     /// PostgreSQL's reason.
     Refused(String),
 }
 
-async fn ensure_publication(client: &Client, publication: &str) -> Result<Publication, CatalogError> {
+/// Creates the publication where it is missing, if the role may.
+pub(crate) async fn ensure_publication(
+    client: &Client,
+    publication: &str,
+) -> Result<Publication, CatalogError> {
     let exists = client
         .query_opt("SELECT true FROM pg_catalog.pg_publication WHERE pubname = $1::text", &[&publication])
         .await?;

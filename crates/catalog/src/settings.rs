@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The usual name of walcast's own publication.
+pub const LOOKUP_PUBLICATION: &str = "walcast_lookups";
+
 /// Where the database is and how it is spoken to.
 #[derive(Clone, Debug)]
 pub struct CatalogSettings {
@@ -12,6 +15,12 @@ pub struct CatalogSettings {
     pub tls: Option<rustls::ClientConfig>,
     /// The publications whose tables are served.
     pub publications: Vec<String>,
+    /// Walcast's own publication, for the tables that policies look things up in; `None`: without one.
+    pub lookup_publication: Option<String>,
+    /// The replication slot that the log is read from; `None`: a new one, or none at all.
+    pub slot: Option<String>,
+    /// Change nothing in the database, for commands that only tell.
+    pub read_only: bool,
     /// At most so many connections at once; at least 1 is taken.
     pub pool_size: usize,
     /// How long one statement may run, and how long a question waits for a free connection.
@@ -21,12 +30,16 @@ pub struct CatalogSettings {
 }
 
 impl CatalogSettings {
-    /// Settings with the defaults: publication `supabase_realtime`, 5 connections, 5 seconds.
+    /// Settings with the defaults: publication `supabase_realtime`, look-ups in `walcast_lookups`, 5
+    /// connections, 5 seconds.
     pub fn new(config: tokio_postgres::Config) -> Self {
         CatalogSettings {
             config,
             tls: None,
             publications: vec!["supabase_realtime".to_owned()],
+            lookup_publication: Some(LOOKUP_PUBLICATION.to_owned()),
+            slot: None,
+            read_only: false,
             pool_size: 5,
             statement_timeout: Duration::from_secs(5),
             after_connect: None,

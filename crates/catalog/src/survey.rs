@@ -173,7 +173,7 @@ pub async fn take(settings: &CatalogSettings, slot: &str) -> Result<Survey, Pref
             return Ok(Err(PreflightError(failures)));
         }
         client.batch_execute(read::BEGIN).await?;
-        Ok(Ok(Box::pin(look(client, &settings.publications, slot, failures)).await?))
+        Ok(Ok(Box::pin(look(client, settings, slot, failures)).await?))
     })
     .await
     .unwrap_or_else(|error| Err(PreflightError(vec![Failure::Unreadable(error)])))
@@ -181,10 +181,11 @@ pub async fn take(settings: &CatalogSettings, slot: &str) -> Result<Survey, Pref
 
 async fn look(
     client: &Client,
-    publications: &[String],
+    settings: &CatalogSettings,
     slot: &str,
     mut failures: Vec<Failure>,
 ) -> Result<Survey, CatalogError> {
+    let publications = &settings.publications;
     let server = server(&client.query_one(include_str!("survey/server.sql"), &[]).await?)?;
     let slot = client.query_opt(include_str!("survey/slot.sql"), &[&slot]).await?;
     let found = client.query(include_str!("survey/publications.sql"), &[&publications]).await?;
@@ -197,7 +198,10 @@ async fn look(
     }
     let roles = token_roles(client, publications, server.version_number).await?;
     let names: Vec<String> = roles.iter().map(|role| role.name.clone()).collect();
-    let scope = Scope { publications, roles: &names };
+    let own = settings.lookup_publication.as_deref();
+    let streamed: Vec<String> =
+        publications.iter().map(String::as_str).chain(own).map(str::to_owned).collect();
+    let scope = Scope { publications, streamed: &streamed, own, roles: &names };
     let snapshot = Box::pin(read::look(client, scope)).await?.after(&Arc::default());
     let tables = facts(client, scope, &snapshot).await?;
     let slot = slot.as_ref().map(self::slot).transpose()?;
@@ -229,7 +233,7 @@ async fn facts(
     snapshot: &Snapshot,
 ) -> Result<FxHashMap<Oid, TableFacts>, CatalogError> {
     let oids: Vec<u32> = snapshot.tables.keys().map(|oid| oid.0).collect();
-    let Scope { publications, roles } = scope;
+    let Scope { publications, roles, .. } = scope;
     let mut tables = FxHashMap::default();
     for row in client.query(include_str!("survey/tables.sql"), &[&oids, &publications]).await? {
         let oid = Oid(row.try_get(0)?);

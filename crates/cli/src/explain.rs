@@ -124,7 +124,8 @@ pub async fn explain(
     replication: &ReplicationSettings,
     request: &Request,
 ) -> Result<Explanation> {
-    let settings = catalog_settings(database, &replication.publications)?;
+    let mut settings = catalog_settings(database, &replication.publications)?;
+    settings.read_only = true;
     let survey = survey::take(&settings, &replication.slot).await?;
     let catalog = Catalog::connect(settings).await?;
     let table = published(&catalog.snapshot(), &request.table, &replication.publications)?;

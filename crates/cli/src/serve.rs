@@ -93,7 +93,8 @@ impl Server {
     /// Starts a server; returns when changes flow and sockets are accepted.
     pub async fn start(settings: ServeSettings) -> Result<Server> {
         let ReplicationSettings { slot, publications } = &settings.replication;
-        let catalog_settings = catalog_settings(&settings.database, publications)?;
+        let mut catalog_settings = catalog_settings(&settings.database, publications)?;
+        catalog_settings.slot = Some(slot.clone());
         let findings = preflight::check(&catalog_settings, slot).await?;
         for publication in &findings.created_publications {
             tracing::info!(publication, "the publication was missing and has been created, without tables");
@@ -117,7 +118,8 @@ impl Server {
             move |lsn| confirmed.confirm(lsn),
         );
         let (accepting, reading) = (CancellationToken::new(), CancellationToken::new());
-        let stream = StreamSettings::new(settings.database.connection.clone(), slot, publications.clone());
+        let streamed = catalog.streamed_publications().to_vec();
+        let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
         let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
 

@@ -6,6 +6,7 @@
 
 mod body;
 mod look_up;
+mod references;
 mod scope;
 mod syntax;
 mod type_name;
@@ -22,6 +23,7 @@ use sqlparser::tokenizer::Token;
 use walcast_pgoutput::Oid;
 
 use self::look_up::{Quantifier, selected_set};
+pub use self::references::{References, references};
 use self::scope::{Level, identifier};
 use self::syntax::{arguments, infix, literal, operands, single};
 use crate::array::Array;

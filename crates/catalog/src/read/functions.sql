@@ -1,12 +1,11 @@
--- The functions that policies call, with every overload of their names. Built-in ones are pinned and have
--- no entry in pg_depend.
-WITH called AS (
-    SELECT DISTINCT f.pronamespace, f.proname
-    FROM pg_policy AS p
-    JOIN pg_depend AS d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-        AND d.refclassid = 'pg_proc'::regclass
-    JOIN pg_proc AS f ON f.oid = d.refobjid
-    WHERE p.polrelid = ANY ($1::oid[])
+-- The functions with the given oids and the given names, with every overload of their names, and what the bodies
+-- that PostgreSQL has parsed read and call. Built-in ones are pinned and have no entry in pg_depend.
+WITH named AS (
+    SELECT f.pronamespace, f.proname FROM pg_proc AS f WHERE f.oid = ANY ($1::oid[])
+    UNION
+    SELECT n.oid, wanted.name::name
+    FROM unnest($2::text[], $3::text[]) AS wanted(schema, name)
+    JOIN pg_namespace AS n ON n.nspname = wanted.schema
 )
 SELECT n.nspname, f.proname, f.oid, f.proowner, f.proargtypes::oid[],
     ARRAY(
@@ -16,12 +15,22 @@ SELECT n.nspname, f.proname, f.oid, f.proowner, f.proargtypes::oid[],
         WHERE mode.letter IN ('i', 'b', 'v')
         ORDER BY mode.place
     ),
-    f.prorettype, f.proretset, f.provariadic <> 0, f.proconfig IS NOT NULL, l.lanname, f.provolatile,
+    f.prorettype, f.proretset, f.provariadic <> 0, coalesce(f.proconfig, '{}'), l.lanname, f.provolatile,
     f.proisstrict, f.prosecdef, f.prosqlbody IS NOT NULL,
-    coalesce(pg_get_function_sqlbody(f.oid), f.prosrc)
-FROM called
+    coalesce(pg_get_function_sqlbody(f.oid), f.prosrc),
+    ARRAY(
+        SELECT DISTINCT d.refobjid FROM pg_depend AS d
+        WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass
+            AND f.prosqlbody IS NOT NULL
+    ),
+    ARRAY(
+        SELECT DISTINCT d.refobjid FROM pg_depend AS d
+        WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_proc'::regclass
+            AND f.prosqlbody IS NOT NULL
+    )
+FROM named
 JOIN pg_proc AS f USING (pronamespace, proname)
 JOIN pg_namespace AS n ON n.oid = f.pronamespace
 JOIN pg_language AS l ON l.oid = f.prolang
-WHERE f.prokind = 'f'
+WHERE f.prokind <> 'p' AND n.nspname <> 'pg_catalog'
 ORDER BY n.nspname, f.proname, f.oid

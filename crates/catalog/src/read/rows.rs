@@ -4,10 +4,11 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tokio_postgres::Row;
 use walcast_pgoutput::Oid;
 use walcast_policy::schema::{
-    Collation, Column, Function, Identity, Policy, PolicyCommand, Privileges, Role, Table, Type, TypeKind,
-    Types, Volatility,
+    Collation, Column, Function, Identity, Policy, PolicyCommand, Privileges, Reading, Role, Table, Type,
+    TypeKind, Types, Volatility,
 };
 
+use super::names::{Qualified, search_path};
 use crate::error::CatalogError;
 
 /// The tables, still without columns and policies.
@@ -61,13 +62,37 @@ pub(super) fn add_columns(tables: &mut FxHashMap<Oid, Table>, rows: &[Row]) -> R
     Ok(())
 }
 
-/// Adds the policies, which come in the order of their names.
-pub(super) fn add_policies(tables: &mut FxHashMap<Oid, Table>, rows: &[Row]) -> Result<(), CatalogError> {
+/// What stands in the way of a copy of a table, and what walcast can do about it.
+pub(super) struct Obstacle {
+    found: Option<String>,
+    /// The statement that walcast's own publication is due.
+    pub(super) due: Option<String>,
+    pub(super) storage: u32,
+}
+
+impl Obstacle {
+    /// The clause for the operator.
+    pub(super) fn clause(self) -> Option<String> {
+        self.found.or_else(|| Some(format!("the log does not carry it: {}", self.due?)))
+    }
+}
+
+/// What stands in the way, by table.
+pub(super) fn obstacles(rows: &[Row]) -> Result<FxHashMap<Oid, Obstacle>, CatalogError> {
+    rows.iter()
+        .map(|row| {
+            let obstacle =
+                Obstacle { found: row.try_get(7)?, due: row.try_get(8)?, storage: row.try_get(9)? };
+            Ok((Oid(row.try_get(0)?), obstacle))
+        })
+        .collect()
+}
+
+/// The policies by table, in the order of their names.
+pub(super) fn policies(rows: &[Row]) -> Result<FxHashMap<Oid, Vec<Policy>>, CatalogError> {
+    let mut policies: FxHashMap<Oid, Vec<Policy>> = FxHashMap::default();
     for row in rows {
-        let Some(table) = tables.get_mut(&Oid(row.try_get(0)?)) else {
-            continue;
-        };
-        table.policies.push(Policy {
+        policies.entry(Oid(row.try_get(0)?)).or_default().push(Policy {
             name: row.try_get(1)?,
             command: match letter(row, 2)? {
                 '*' => PolicyCommand::All,
@@ -82,41 +107,67 @@ pub(super) fn add_policies(tables: &mut FxHashMap<Oid, Table>, rows: &[Row]) -> 
             using: row.try_get(5)?,
             columns: row.try_get(6)?,
             whole_row: row.try_get(7)?,
-            readings: Vec::new(),
-            calls: Vec::new(),
+            readings: readings(row.try_get(8)?, row.try_get(9)?),
+            calls: oids(row.try_get(10)?),
         });
     }
-    Ok(())
+    Ok(policies)
 }
 
-/// The functions by `schema.name`, overloads in the order of their oids.
-pub(super) fn functions(rows: &[Row]) -> Result<FxHashMap<String, Vec<Function>>, CatalogError> {
-    let mut functions: FxHashMap<String, Vec<Function>> = FxHashMap::default();
-    for row in rows {
-        let name = format!("{}.{}", row.try_get::<_, &str>(0)?, row.try_get::<_, &str>(1)?);
-        functions.entry(name).or_default().push(Function {
-            oid: Oid(row.try_get(2)?),
-            owner: Oid(row.try_get(3)?),
-            arguments: oids(row.try_get(4)?),
-            argument_names: row.try_get(5)?,
-            returns: Oid(row.try_get(6)?),
-            returns_set: row.try_get(7)?,
-            variadic: row.try_get(8)?,
-            search_path: None,
-            has_settings: row.try_get(9)?,
-            language: row.try_get(10)?,
-            volatility: match letter(row, 11)? {
-                'i' => Volatility::Immutable,
-                's' => Volatility::Stable,
-                _ => Volatility::Volatile,
-            },
-            strict: row.try_get(12)?,
-            security_definer: row.try_get(13)?,
-            resolved: row.try_get(14)?,
-            body: row.try_get(15)?,
-        });
+/// What is read, from pairs of table and column in their order; column 0 is none in particular.
+fn readings(tables: Vec<u32>, columns: Vec<i16>) -> Vec<Reading> {
+    let mut readings: Vec<Reading> = Vec::new();
+    for (table, column) in oids(tables).into_iter().zip(columns) {
+        if readings.last().is_none_or(|last| last.table != table) {
+            readings.push(Reading { table, columns: Vec::new() });
+        }
+        if let Some(last) = readings.last_mut()
+            && column != 0
+        {
+            last.columns.push(column);
+        }
     }
-    Ok(functions)
+    readings
+}
+
+/// A function, with what its body reads and calls where PostgreSQL knows.
+pub(super) struct FoundFunction {
+    pub(super) name: Qualified,
+    pub(super) function: Function,
+    pub(super) reads: Vec<u32>,
+    pub(super) calls: Vec<u32>,
+}
+
+pub(super) fn function(row: &Row) -> Result<FoundFunction, CatalogError> {
+    let settings: Vec<&str> = row.try_get(9)?;
+    let path = settings.iter().find_map(|setting| setting.strip_prefix("search_path="));
+    let function = Function {
+        oid: Oid(row.try_get(2)?),
+        owner: Oid(row.try_get(3)?),
+        arguments: oids(row.try_get(4)?),
+        argument_names: row.try_get(5)?,
+        returns: Oid(row.try_get(6)?),
+        returns_set: row.try_get(7)?,
+        variadic: row.try_get(8)?,
+        search_path: path.map(search_path),
+        has_settings: settings.len() > usize::from(path.is_some()),
+        language: row.try_get(10)?,
+        volatility: match letter(row, 11)? {
+            'i' => Volatility::Immutable,
+            's' => Volatility::Stable,
+            _ => Volatility::Volatile,
+        },
+        strict: row.try_get(12)?,
+        security_definer: row.try_get(13)?,
+        resolved: row.try_get(14)?,
+        body: row.try_get(15)?,
+    };
+    Ok(FoundFunction {
+        name: (row.try_get(0)?, row.try_get(1)?),
+        function,
+        reads: row.try_get(16)?,
+        calls: row.try_get(17)?,
+    })
 }
 
 /// The types by oid.
@@ -175,6 +226,17 @@ pub(super) fn add_privileges(roles: &mut FxHashMap<String, Role>, rows: &[Row]) 
             && selectable.contains(&true)
         {
             holder.privileges.insert(Oid(row.try_get(1)?), Privileges { selectable });
+        }
+    }
+    Ok(())
+}
+
+/// Adds what the roles may execute.
+pub(super) fn add_executes(roles: &mut FxHashMap<String, Role>, rows: &[Row]) -> Result<(), CatalogError> {
+    for row in rows {
+        let role = Oid(row.try_get(0)?);
+        if let Some(holder) = roles.values_mut().find(|candidate| candidate.oid == role) {
+            holder.executes = oids(row.try_get(1)?).into_iter().collect();
         }
     }
     Ok(())

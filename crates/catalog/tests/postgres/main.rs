@@ -4,9 +4,11 @@
 
 mod changes;
 mod install;
+mod lookups;
 mod oracle;
 mod oracle_session;
 mod preflight;
+mod publication;
 mod run_as;
 mod snapshot;
 mod support;

@@ -164,7 +164,7 @@ async fn policies_come_with_their_columns_roles_and_functions() {
          CREATE POLICY own ON messages FOR SELECT TO :role, postgres USING (author = auth.uid());
          CREATE POLICY member ON messages USING (
              EXISTS (SELECT FROM members m WHERE m.room = messages.room AND m.person = auth.uid()));
-         CREATE POLICY \"whole row\" ON messages AS RESTRICTIVE FOR UPDATE USING (looks_good(messages));
+         CREATE POLICY \"whole row\" ON messages AS RESTRICTIVE FOR SELECT USING (looks_good(messages));
          CREATE POLICY writes ON messages FOR INSERT WITH CHECK (body <> '');
          ALTER PUBLICATION supabase_realtime ADD TABLE messages;",
     )
