@@ -19,6 +19,7 @@
 //!   statement of it decides; `tempo`: how much at once, and when to give up.
 //! - `oracle`: [`walcast_policy::Oracle`] over the pool.
 //! - `visibility`: when a transaction that the log has told of is visible to queries.
+//! - `copies`: copies of the tables that policies look things up in.
 //! - `run_as`: one statement as a role, for the demo's writes.
 //! - [`preflight`]: what must hold before walcast serves, and the SQL that mends it.
 //! - [`survey`]: what a database says of itself, for `walcast doctor`; `sample`: a written row as the log has it.
@@ -26,6 +27,7 @@
 //! - [`script`]: SQL files applied in one transaction, for `walcast dev`.
 
 mod catalog;
+mod copies;
 mod decision;
 mod error;
 mod fingerprint;

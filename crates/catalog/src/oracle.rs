@@ -62,8 +62,7 @@ impl Oracle for Catalog {
     }
 
     fn load(self: Arc<Self>, request: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>> {
-        let _ = request;
-        async { Err(OracleError::Unavailable("no copies yet".to_owned())) }.boxed()
+        async move { self.copy(&request).await }.boxed()
     }
 }
 

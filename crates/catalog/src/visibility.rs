@@ -40,7 +40,8 @@ impl Catalog {
     }
 }
 
-async fn current_snapshot(lease: &Lease) -> Result<TransactionSnapshot, CatalogError> {
+/// The snapshot of a statement at this moment.
+pub(crate) async fn current_snapshot(lease: &Lease) -> Result<TransactionSnapshot, CatalogError> {
     let answer = lease.simple_query(SNAPSHOT).await?;
     let text = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),

@@ -7,7 +7,7 @@ use walcast_pgoutput::Xid;
 pub struct TransactionSnapshot {
     /// The oldest id that was still running.
     oldest: u64,
-    /// The first id that has not been given away.
+    /// One more than the newest id that is over: what has this id or a later one is running, or to come.
     next: u64,
     running: Vec<u64>,
 }
@@ -25,9 +25,12 @@ impl TransactionSnapshot {
         })
     }
 
-    /// Whether every transaction that had begun when `earlier` was taken is over in this one.
-    pub fn is_past(&self, earlier: &Self) -> bool {
-        self.oldest >= earlier.next
+    /// Whether every transaction is over whose id is not later than this one.
+    ///
+    /// Another snapshot is not what to compare with: it does not know of transactions that are younger than the
+    /// newest one that is over.
+    pub fn is_past(&self, id: u64) -> bool {
+        self.oldest > id
     }
 
     /// Whether a transaction that has committed had done so already when the snapshot was taken.
@@ -37,8 +40,8 @@ impl TransactionSnapshot {
     pub fn shows(&self, Xid(transaction): Xid) -> bool {
         let lower = |id: u64| id & u64::from(u32::MAX);
         let behind_next = lower(self.next.wrapping_sub(u64::from(transaction)));
-        let was_given_away = (1..1 << 31).contains(&behind_next);
-        was_given_away && !self.running.iter().any(|&id| lower(id) == u64::from(transaction))
+        let is_older = (1..1 << 31).contains(&behind_next);
+        is_older && !self.running.iter().any(|&id| lower(id) == u64::from(transaction))
     }
 }
 
@@ -68,11 +71,10 @@ mod tests {
     }
 
     #[test]
-    fn a_later_snapshot_is_past_an_earlier_one_when_all_that_had_begun_is_over() {
-        let earlier = TransactionSnapshot::parse("10:20:10,14").unwrap();
-        let is_past = |text: &str| TransactionSnapshot::parse(text).unwrap().is_past(&earlier);
-        assert!(is_past("20:20:") && is_past("25:30:25"));
-        assert!(!is_past("10:30:10") && !is_past("19:30:19"));
+    fn a_snapshot_is_past_an_id_when_that_and_all_before_are_over() {
+        let is_past = |text: &str, id| TransactionSnapshot::parse(text).unwrap().is_past(id);
+        assert!(is_past("20:20:", 19) && is_past("25:30:25", 24));
+        assert!(!is_past("20:20:", 20) && !is_past("10:30:10", 19) && !is_past("25:30:25", 25));
     }
 
     #[test]

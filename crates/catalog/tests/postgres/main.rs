@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests do")]
 
 mod changes;
+mod copies;
 mod install;
 mod lookups;
 mod oracle;
