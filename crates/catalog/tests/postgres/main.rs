@@ -6,6 +6,7 @@ mod changes;
 mod install;
 mod oracle;
 mod oracle_session;
+mod oracle_sets;
 mod preflight;
 mod run_as;
 mod snapshot;
