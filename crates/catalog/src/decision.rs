@@ -31,8 +31,9 @@ impl Catalog {
         question: Question<'_>,
         claims: &[Arc<str>],
     ) -> Result<Vec<Answers>, OracleError> {
-        let nobody_said = Err(OracleError::Unavailable("no answer".to_owned()));
-        let mut answers = vec![vec![nobody_said; question.rows.len()]; claims.len()];
+        // Each of these is replaced below. There may be millions, so that even a reason would take its time.
+        let unanswered = Err(OracleError::Unavailable(String::new()));
+        let mut answers = vec![vec![unanswered; question.rows.len()]; claims.len()];
         if claims.is_empty() {
             return Ok(answers);
         }
@@ -49,7 +50,7 @@ impl Catalog {
             .map(|rows| {
                 let sql = rows.question(question.expression);
                 let inquiry = Inquiry { role: role.clone(), sql, parameters: 1, version: snapshot.version };
-                Asking { inquiry, rows, claims }
+                Asking { inquiry, rows, claims, alone: sets.len() == 1 }
             })
             .collect();
         let tempo = Tempo::new(self.pool.settings().statement_timeout, self.pool.patience());
@@ -101,25 +102,27 @@ impl Catalog {
         parts: &Mutex<VecDeque<Part<'_>>>,
         tempo: &Tempo,
     ) -> Result<Vec<(Slice, Reply)>, CatalogError> {
-        let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let queue = || parts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut replies = Vec::new();
         loop {
-            let lease = if first {
-                self.pool.lease().await
+            let (part, lease) = if first {
+                let Some(part) = queue().pop_front() else { break };
+                (part, self.pool.lease().await)
             } else {
-                let Some(lease) = self.pool.spare().await else { break };
-                Ok(lease)
-            };
-            match (lease, next()) {
-                (Ok(lease), Some(part)) => replies.extend(self.finish(part, lease, tempo).await?),
-                (Ok(lease), None) => {
+                let spare = if queue().is_empty() { None } else { self.pool.spare().await };
+                let Some(lease) = spare else { break };
+                let Some(part) = queue().pop_front() else {
                     lease.give_back();
                     break;
-                }
-                (Err(error), _) if error.is_away() => return Err(error),
+                };
+                (part, Ok(lease))
+            };
+            match lease {
+                Ok(lease) => replies.extend(self.finish(part, lease, tempo).await?),
+                Err(error) if error.is_away() => return Err(error),
                 // Waiting once more for each part would take long; what is answered already counts.
-                (Err(error), part) => {
-                    let left = part.into_iter().chain(std::iter::from_fn(next));
+                Err(error) => {
+                    let left = std::iter::once(part).chain(std::mem::take(&mut *queue()));
                     replies.extend(left.flat_map(|part| part.abandoned(&error)));
                     break;
                 }
@@ -139,7 +142,10 @@ impl Catalog {
         loop {
             let outcome = part.converse(&mut lease, tempo).await;
             match retries.settle(lease, outcome) {
-                Some(Ok(refused)) => return refused.map(|()| part.replies()),
+                Some(Ok(Ok(()))) => return Ok(part.replies()),
+                // It may be that only the rows of this set lack a column.
+                Some(Ok(Err(refused))) if !part.asking.alone => return Ok(part.abandoned(&refused)),
+                Some(Ok(Err(refused))) => return Err(refused),
                 Some(Err(error)) if error.is_away() => return Err(error),
                 Some(Err(error)) => return Ok(part.abandoned(&error)),
                 None => match self.pool.lease().await {

@@ -8,7 +8,7 @@
 //! Each of the claims has an execution of its own between a savepoint and the roll-back to it. Claims are
 //! settings, and PostgreSQL evaluates much only once for each execution (uncorrelated sub-selects, hashed ones,
 //! STABLE calls over constants); functions of policies keep what they found in settings, too. Neither may
-//! reach the next of the claims.
+//! reach the next of the claims. Among the rows of one of the claims both may, as they may in a scan of a table.
 
 use std::time::Duration;
 

@@ -28,6 +28,11 @@ const PATIENCE: u32 = 4;
 const PINNED: &str = "SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; \
                       SET bytea_output = 'hex'; SET extra_float_digits = 3; SET row_security = on";
 
+/// How sessions plan. Every execution for itself: a function that is declared IMMUTABLE though it reads a
+/// claim would otherwise be evaluated once for all, since plans are kept after a few executions. And without
+/// compiling, which takes longer than most questions.
+const PLANNING: &str = "SET plan_cache_mode = force_custom_plan; SET jit = off";
+
 /// The connections of a catalog. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Shared>);
@@ -278,7 +283,8 @@ fn session_sql(settings: &CatalogSettings) -> String {
         sql.push_str("\n;\n");
     }
     // Writing to a String does not fail.
-    let _ = write!(sql, "{PINNED}; SET statement_timeout = {}", milliseconds(settings.statement_timeout));
+    let timeout = milliseconds(settings.statement_timeout);
+    let _ = write!(sql, "{PINNED}; {PLANNING}; SET statement_timeout = {timeout}");
     sql
 }
 

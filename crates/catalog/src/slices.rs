@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use tokio_postgres::Row;
 
 use crate::error::CatalogError;
 use crate::image::RowSet;
 use crate::inquiry::{Ask, Inquiry, Outcome, Statements};
-use crate::pool::Lease;
+use crate::pool::{Lease, within};
 use crate::tempo::Tempo;
 
 /// How many statements are sent before the answers are awaited.
@@ -52,6 +53,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) inquiry: Inquiry,
     pub(crate) rows: &'a RowSet<'a>,
     pub(crate) claims: &'a [Arc<str>],
+    /// Whether the question has no rows but these.
+    pub(crate) alone: bool,
 }
 
 /// Every row for each of the claims, in slices as large as may be.
@@ -108,7 +111,7 @@ impl Slice {
 
 /// Slices of one set that one connection decides.
 pub(crate) struct Part<'a> {
-    asking: &'a Asking<'a>,
+    pub(crate) asking: &'a Asking<'a>,
     /// What has no answer yet, in the order it is asked for.
     pending: VecDeque<Slice>,
     /// What raised an error that has yet to be understood.
@@ -136,7 +139,7 @@ impl Part<'_> {
     /// the rest may be asked for over another connection.
     pub(crate) async fn converse(&mut self, lease: &mut Lease, tempo: &Tempo) -> Outcome<()> {
         self.take_back();
-        let mut statements = match self.asking.inquiry.prepare(lease).await? {
+        let mut statements = match self.prepare(lease, tempo).await? {
             Ok(statements) => statements,
             Err(refused) => return Ok(Err(refused)),
         };
@@ -147,7 +150,7 @@ impl Part<'_> {
             if self.failed.iter().any(|(_, error)| statements.may_be_stale(error)) {
                 self.take_back();
                 self.asking.inquiry.forget(lease);
-                statements = match self.asking.inquiry.prepare(lease).await? {
+                statements = match self.prepare(lease, tempo).await? {
                     Ok(statements) => statements,
                     Err(refused) => return Ok(Err(refused)),
                 };
@@ -157,13 +160,17 @@ impl Part<'_> {
         Ok(Ok(()))
     }
 
+    async fn prepare(&self, lease: &mut Lease, tempo: &Tempo) -> Outcome<Statements> {
+        within(tempo.patience(), self.asking.inquiry.prepare(lease).map(Ok)).await?
+    }
+
     fn take_back(&mut self) {
         self.pending.extend(self.failed.drain(..).map(|(slice, _)| slice));
     }
 
     /// Asks for as much as should be asked for at once.
     async fn ask(&mut self, lease: &Lease, statements: &Statements, tempo: &Tempo) -> Outcome<()> {
-        let Asking { inquiry, rows, claims } = self.asking;
+        let Asking { inquiry, rows, claims, .. } = self.asking;
         let count = self.stride(tempo.rows_at_once());
         let Part { pending, failed, done, .. } = self;
         let mut parameters = HashMap::new();

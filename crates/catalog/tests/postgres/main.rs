@@ -8,6 +8,7 @@ mod install;
 mod lookups;
 mod oracle;
 mod oracle_session;
+mod oracle_sets;
 mod preflight;
 mod publication;
 mod run_as;
