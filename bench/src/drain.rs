@@ -12,11 +12,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use walcast::pipeline::Pipeline;
 use walcast_catalog::{Catalog, CatalogSettings};
-use walcast_engine::{Engine, EngineSettings, LogBatch};
+use walcast_engine::{Engine, EngineSettings, LogSender};
 use walcast_pgoutput::Lsn;
 use walcast_replication::{ConnectionSettings, Progress, StreamSettings, StreamStatus};
 
@@ -176,7 +176,7 @@ impl Drain<'_> {
         self,
         stream: StreamSettings,
         progress: Arc<Progress>,
-        batches: mpsc::Sender<LogBatch>,
+        batches: LogSender,
     ) -> Result<Outcome> {
         let cancel = CancellationToken::new();
         let mut pipeline = Pipeline::start(stream, progress, batches, cancel).await?;

@@ -142,6 +142,24 @@ async fn rows_are_judged_by_the_policies_as_they_stand_when_their_transaction_co
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_policy_behind_twenty_megabytes_of_rows_counts_for_the_first_of_them() -> Result<()> {
+    let world = world(Learns::FromTheLog, "live_large_transaction", NOTES).await?;
+    let mut watcher = Watcher::join(&world, &person("ana"), &[binding("INSERT", "notes")]).await?;
+    world
+        .sql(
+            "begin;
+             insert into notes (owner, body)
+                select case n when 1 then 'ana' when 2 then 'bea' when 20000 then 'bea' else 'eve' end, repeat('x', 1000)
+                from generate_series(1, 20000) as n;
+             alter policy own on notes using (owner = 'bea');
+             commit",
+        )
+        .await?;
+    assert_eq!(watcher.ids(&world).await?, [2, 20_000]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_row_right_after_a_change_of_policy_is_judged_by_it_each_time() -> Result<()> {
     let world = world(Learns::FromTheLog, "live_policy_again", NOTES).await?;
     let mut watcher = Watcher::join(&world, &person("ana"), &[binding("INSERT", "notes")]).await?;

@@ -237,6 +237,40 @@ async fn who_becomes_a_member_together_with_a_row_sees_it_each_time() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_asked_about_and_rows_that_are_not_keep_the_order_of_the_log() -> Result<()> {
+    let world = watched(
+        "policy_order",
+        "create table members (room int, who text, primary key (room, who));
+         create table notes (id int primary key, room int, open boolean);
+         alter table notes enable row level security;
+         create policy members on notes using (open or exists (
+             select from members where members.room = notes.room and members.who = auth.jwt() ->> 'sub'));
+         insert into members select room, 'ana' from generate_series(0, 9) as room where room % 2 = 0;
+         grant select on members, notes to authenticated;
+         create publication supabase_realtime for table notes;",
+    )
+    .await?;
+    let mut ana = Watcher::join(&world, &person("ana"), &[binding("*", "notes")]).await?;
+    let mut bea = Watcher::join(&world, &person("bea"), &[binding("*", "notes")]).await?;
+    let is_open = |id: i64| id % 3 == 0;
+    let inserts: Vec<String> = (1..=500)
+        .map(|id| format!("insert into notes values ({id}, {}, {});", id % 10, is_open(id)))
+        .collect();
+    world.sql(&inserts.concat()).await?;
+    // The same statements, each a transaction of its own.
+    let again: Vec<String> = (501..=1_000)
+        .map(|id| format!("begin; insert into notes values ({id}, {}, {}); commit;", id % 10, is_open(id)))
+        .collect();
+    world.sql(&again.concat()).await?;
+    let visible = |to_ana: bool| -> Vec<i64> {
+        (1..=1_000).filter(|id| is_open(*id) || to_ana && id % 2 == 0).collect()
+    };
+    assert_eq!(ana.ids(&world).await?, visible(true));
+    assert_eq!(bea.ids(&world).await?, visible(false));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_people_of_one_role_each_get_their_own() -> Result<()> {
     // §15 case 224.
     let custom = role_name("custom");

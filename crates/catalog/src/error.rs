@@ -55,6 +55,21 @@ impl CatalogError {
         matches!(self, CatalogError::Broken(_))
     }
 
+    /// Whether there is no connection to be had.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, CatalogError::Connect { .. } | CatalogError::Broken(_))
+    }
+
+    /// Whether PostgreSQL raised it for what it was asked, so that it may well answer something else.
+    pub(crate) fn is_raised(&self) -> bool {
+        matches!(self, CatalogError::Statement { code, .. } if is_the_askers_fault(code))
+    }
+
+    /// Whether a statement took too long for PostgreSQL (57014, `query_canceled`).
+    pub(crate) fn is_time_out(&self) -> bool {
+        self.code() == Some("57014")
+    }
+
     /// The SQLSTATE, where PostgreSQL gave one.
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -84,9 +99,7 @@ impl From<CatalogError> for OracleError {
             CatalogError::Statement { code, message } if is_the_askers_fault(&code) => {
                 OracleError::Raised { code, message }
             }
-            away @ (CatalogError::Connect { .. } | CatalogError::Broken(_)) => {
-                OracleError::Disconnected(away.to_string())
-            }
+            away if away.is_away() => OracleError::Disconnected(away.to_string()),
             other => OracleError::Unavailable(other.to_string()),
         }
     }

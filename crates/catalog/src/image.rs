@@ -1,9 +1,12 @@
-//! A row image as SQL, so that an expression can be evaluated over it.
+//! Row images as SQL, so that an expression can be evaluated over them.
 //!
-//! The row travels as one JSON object in which every value is a string in its type's text format;
-//! `json_populate_record` hands strings to the type's input function (PostgreSQL docs, "JSON Functions
+//! Rows travel as a JSON array of objects in which every value is a string in its type's text format;
+//! `json_populate_recordset` hands strings to the type's input function (PostgreSQL docs, "JSON Functions
 //! and Operators"), also for arrays, composites, ranges and domains. Columns of json and jsonb are the
 //! exception: there a string would mean a JSON string, so their text goes in as it is.
+
+use std::collections::HashMap;
+use std::ops::Range;
 
 use serde_json::value::RawValue;
 use walcast_pgoutput::Oid;
@@ -16,49 +19,131 @@ use crate::quoting::{identifier, qualified};
 /// `json` and `jsonb`; built-in types have fixed oids.
 const JSON_TYPES: [Oid; 2] = [Oid(114), Oid(3802)];
 
-/// A row of a table with the types of its columns.
-#[derive(Clone, Copy)]
-pub(crate) struct Image<'a> {
-    pub(crate) table: &'a Table,
-    pub(crate) row: &'a RowImage<'a>,
-    pub(crate) types: &'a Types,
+/// At most so many rows go into one statement.
+const ROWS_MAX: usize = 5_000;
+
+/// One row more goes into a statement only as long as its rows are smaller than this.
+const BYTES_MAX: usize = 4 << 20;
+
+/// Rows of a table that carry the same columns: what one SQL text can ask about.
+pub(crate) struct RowSet<'a> {
+    table: &'a Table,
+    types: &'a Types,
+    /// Which columns the rows carry.
+    present: Vec<bool>,
+    /// Which of the rows given these are.
+    members: Vec<usize>,
+    /// The rows as JSON objects with a comma after each.
+    json: String,
+    /// Where in `json` the comma of each row is.
+    ends: Vec<usize>,
 }
 
-impl Image<'_> {
-    /// A query that evaluates a boolean expression over the image, which is its only parameter.
+/// Sorts rows into sets. A row that can not be put into words is not in any; it comes with the reason.
+pub(crate) fn row_sets<'a>(
+    table: &'a Table,
+    types: &'a Types,
+    rows: &[RowImage<'_>],
+) -> (Vec<RowSet<'a>>, Vec<(usize, CatalogError)>) {
+    let mut sets: Vec<RowSet<'a>> = Vec::new();
+    let mut known: HashMap<Vec<bool>, usize> = HashMap::new();
+    let mut refused = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        let present: Vec<bool> =
+            (0..table.columns.len()).map(|column| row.get(column) != Datum::Missing).collect();
+        let set = *known.entry(present).or_insert_with_key(|present| {
+            sets.push(RowSet::new(table, types, present.clone()));
+            sets.len() - 1
+        });
+        if let Err(error) = sets[set].push(index, row) {
+            refused.push((index, error));
+        }
+    }
+    (sets, refused)
+}
+
+impl<'a> RowSet<'a> {
+    fn new(table: &'a Table, types: &'a Types, present: Vec<bool>) -> Self {
+        RowSet { table, types, present, members: Vec::new(), json: String::new(), ends: Vec::new() }
+    }
+
+    /// Which of the rows given the rows of this set are.
+    pub(crate) fn members(&self) -> &[usize] {
+        &self.members
+    }
+
+    /// A query that evaluates a boolean expression over rows of the set, which are its only parameter. It
+    /// answers with one text of a `1` or a `0` for each row, in their order: nothing between the function that
+    /// brings the rows forth and the aggregate reorders them.
     ///
-    /// A column that the image does not carry is not in scope at all, so that an expression which reads
+    /// A column that the rows do not carry is not in scope at all, so that an expression which reads
     /// it after all fails instead of taking it for NULL.
     pub(crate) fn question(&self, expression: &str) -> String {
-        format!("SELECT coalesce((\n{expression}\n), false) FROM {}", self.source())
+        format!(
+            "SELECT pg_catalog.string_agg(CASE WHEN (\n{expression}\n) THEN '1' ELSE '0' END, '') FROM {}",
+            self.source()
+        )
+    }
+
+    /// Some rows of the set as the parameter of the question.
+    pub(crate) fn parameter(&self, rows: Range<usize>) -> String {
+        format!("[{}]", &self.json[self.span(rows)])
+    }
+
+    /// How long the parameter is without its brackets.
+    pub(crate) fn bytes(&self, rows: Range<usize>) -> usize {
+        self.span(rows).len()
+    }
+
+    /// The set in ranges that are small enough for one statement each.
+    pub(crate) fn ranges(&self) -> Vec<Range<usize>> {
+        let mut ranges = Vec::new();
+        let mut start = 0;
+        while start < self.members.len() {
+            let begin = self.start(start);
+            let fitting = self.ends[start..].partition_point(|end| end - begin < BYTES_MAX);
+            let end = start + fitting.clamp(1, ROWS_MAX);
+            ranges.push(start..end);
+            start = end;
+        }
+        ranges
+    }
+
+    /// Where in the text a row begins.
+    fn start(&self, row: usize) -> usize {
+        row.checked_sub(1).map_or(0, |before| self.ends[before] + 1)
+    }
+
+    /// Where in the text rows are.
+    fn span(&self, rows: Range<usize>) -> Range<usize> {
+        if rows.is_empty() { 0..0 } else { self.start(rows.start)..self.ends[rows.end - 1] }
     }
 
     fn source(&self) -> String {
         let alias = identifier(&self.table.name);
-        let record = format!(
-            "pg_catalog.json_populate_record(NULL::{}, $1::text::json)",
+        let rows = "$1::text::json";
+        let records = format!(
+            "pg_catalog.json_populate_recordset(NULL::{}, {rows})",
             qualified(&self.table.schema, &self.table.name)
         );
         let (present, missing): (Vec<usize>, Vec<usize>) =
-            (0..self.table.columns.len()).partition(|&column| self.row.get(column) != Datum::Missing);
+            (0..self.table.columns.len()).partition(|&column| self.present[column]);
         if missing.is_empty() {
-            return format!("{record} AS {alias}");
+            return format!("{records} AS {alias}");
         }
         let name = |column: usize| identifier(&self.table.columns[column].name);
-        if !present.is_empty() && missing.iter().any(|&column| self.is_domain(column)) {
+        if present.is_empty() {
+            return format!("(SELECT FROM pg_catalog.json_array_elements({rows})) AS {alias}");
+        }
+        if missing.iter().any(|&column| self.is_domain(column)) {
             // A domain may refuse NULL, so the missing columns must not come into being at all.
             let columns = listed(&present, |column| {
                 format!("{} {}", name(column), self.table.columns[column].sql_type)
             });
-            return format!("pg_catalog.json_to_record($1::text::json) AS {alias}({columns})");
+            return format!("pg_catalog.json_to_recordset({rows}) AS {alias}({columns})");
         }
         let columns = listed(&present, |column| format!("given.{}", name(column)));
-        let given = if present.is_empty() {
-            "(SELECT $1::text) AS given".to_owned()
-        } else {
-            format!("{record} AS given")
-        };
-        format!("(SELECT {columns} FROM {given}) AS {alias}")
+        format!("(SELECT {columns} FROM {records} AS given) AS {alias}")
     }
 
     fn is_domain(&self, column: usize) -> bool {
@@ -66,39 +151,49 @@ impl Image<'_> {
         found.is_none_or(|found| matches!(found.kind, TypeKind::Domain { .. }))
     }
 
-    /// The image as a JSON object; missing columns have no key.
-    pub(crate) fn json(&self) -> Result<String, CatalogError> {
-        let mut out = String::with_capacity(64 * self.table.columns.len());
-        out.push('{');
-        for (index, column) in self.table.columns.iter().enumerate() {
-            let datum = self.row.get(index);
-            if datum == Datum::Missing {
-                continue;
-            }
-            if out.len() > 1 {
-                out.push(',');
-            }
-            push_string(&mut out, &column.name)?;
-            out.push(':');
-            match datum {
-                Datum::Text(text) if self.is_json(column.type_oid) => {
-                    let checked: &RawValue = serde_json::from_str(text).map_err(|error| {
-                        CatalogError::Unexpected(format!("column {} holds no JSON: {error}", column.name))
-                    })?;
-                    out.push_str(checked.get());
-                }
-                Datum::Text(text) => push_string(&mut out, text)?,
-                Datum::Null | Datum::Missing => out.push_str("null"),
-            }
-        }
-        out.push('}');
-        Ok(out)
+    /// Adds a row; where it can not be added, the set is as it was.
+    fn push(&mut self, index: usize, row: &RowImage<'_>) -> Result<(), CatalogError> {
+        let object = json_object(self.table, self.types, row)?;
+        self.json.push_str(&object);
+        self.ends.push(self.json.len());
+        self.json.push(',');
+        self.members.push(index);
+        Ok(())
     }
+}
 
-    fn is_json(&self, type_oid: Oid) -> bool {
-        let base = self.types.base(type_oid).map_or(type_oid, |base| base.oid);
-        JSON_TYPES.contains(&base)
+/// A row as a JSON object; missing columns have no key.
+pub(crate) fn json_object(table: &Table, types: &Types, row: &RowImage<'_>) -> Result<String, CatalogError> {
+    let mut out = String::with_capacity(64 * table.columns.len());
+    out.push('{');
+    for (index, column) in table.columns.iter().enumerate() {
+        let datum = row.get(index);
+        if datum == Datum::Missing {
+            continue;
+        }
+        if out.len() > 1 {
+            out.push(',');
+        }
+        push_string(&mut out, &column.name)?;
+        out.push(':');
+        match datum {
+            Datum::Text(text) if is_json(types, column.type_oid) => {
+                let checked: &RawValue = serde_json::from_str(text).map_err(|error| {
+                    CatalogError::Unexpected(format!("column {} holds no JSON: {error}", column.name))
+                })?;
+                out.push_str(checked.get());
+            }
+            Datum::Text(text) => push_string(&mut out, text)?,
+            Datum::Null | Datum::Missing => out.push_str("null"),
+        }
     }
+    out.push('}');
+    Ok(out)
+}
+
+fn is_json(types: &Types, type_oid: Oid) -> bool {
+    let base = types.base(type_oid).map_or(type_oid, |base| base.oid);
+    JSON_TYPES.contains(&base)
 }
 
 fn listed(columns: &[usize], text: impl Fn(usize) -> String) -> String {
@@ -164,33 +259,71 @@ mod tests {
         )
     }
 
-    fn with_image<T>(values: &[Datum<'_>], then: impl Fn(Image<'_>) -> T) -> T {
-        let row = RowImage { values: values.to_vec() };
+    fn text(value: &str) -> Datum<'_> {
+        Datum::Text(value)
+    }
+
+    /// Hands over the sets of rows, and which rows are in none.
+    fn with_sets<T>(rows: &[&[Datum<'_>]], then: impl Fn(&[RowSet<'_>], &[(usize, CatalogError)]) -> T) -> T {
         let (table, types) = (table(), types());
-        then(Image { table: &table, row: &row, types: &types })
+        let rows: Vec<RowImage<'_>> = rows.iter().map(|row| RowImage { values: row.to_vec() }).collect();
+        let (sets, refused) = row_sets(&table, &types, &rows);
+        then(&sets, &refused)
     }
 
     #[test]
     fn values_are_strings_but_json_is_json_even_below_a_domain() {
-        let values = [Datum::Text("7"), Datum::Text("a\"b\n"), Datum::Text(r#"{"a": "1"}"#)];
-        let json = with_image(&values, |image| image.json()).unwrap();
-        assert_eq!(json, r#"{"id":"7","it's":"a\"b\n","details":{"a": "1"}}"#);
+        let row = [text("7"), text("a\"b\n"), text(r#"{"a": "1"}"#)];
+        let json = with_sets(&[&row], |sets, _| sets[0].parameter(0..1));
+        assert_eq!(json, r#"[{"id":"7","it's":"a\"b\n","details":{"a": "1"}}]"#);
     }
 
     #[test]
     fn text_that_only_looks_like_json_does_not_get_to_name_other_columns() {
-        let values = [Datum::Text("7"), Datum::Null, Datum::Text(r#"1,"id":"8""#)];
-        let error = with_image(&values, |image| image.json()).unwrap_err();
-        assert!(error.to_string().contains("column details"), "{error}");
+        let good = [text("7"), Datum::Null, Datum::Null];
+        let bad = [text("7"), Datum::Null, text(r#"1,"id":"8""#)];
+        with_sets(&[&bad, &good], |sets, refused| {
+            let [(0, error)] = refused else { panic!("{refused:?}") };
+            assert!(error.to_string().contains("column details"), "{error}");
+            assert_eq!(sets[0].members(), [1], "the other row does not suffer");
+        });
     }
 
     #[test]
-    fn a_column_the_image_does_not_carry_is_not_in_scope() {
-        let values = [Datum::Text("7"), Datum::Missing, Datum::Null];
-        let question = with_image(&values, |image| image.question("id = 7"));
+    fn a_column_the_rows_do_not_carry_is_not_in_scope() {
+        let row = [text("7"), Datum::Missing, Datum::Null];
+        let question = with_sets(&[&row], |sets, _| sets[0].question("id = 7"));
         assert!(question.contains(r#"(SELECT given."id", given."details" FROM"#), "{question}");
-        let values = [Datum::Text("7"), Datum::Null, Datum::Missing];
-        let question = with_image(&values, |image| image.question("id = 7"));
+        let row = [text("7"), Datum::Null, Datum::Missing];
+        let question = with_sets(&[&row], |sets, _| sets[0].question("id = 7"));
         assert!(question.ends_with(r#"AS "odd ""name"""("id" integer, "it's" text)"#), "{question}");
+    }
+
+    #[test]
+    fn rows_that_carry_the_same_columns_are_together_and_any_of_them_can_be_picked() {
+        let whole = |id: &'static str| [text(id), Datum::Null, Datum::Null];
+        let key = |id: &'static str| [text(id), Datum::Missing, Datum::Missing];
+        with_sets(&[&whole("0"), &key("1"), &whole("2"), &key("3"), &key("4")], |sets, _| {
+            assert_eq!((sets.len(), sets[0].members(), sets[1].members()), (2, &[0, 2][..], &[1, 3, 4][..]));
+            assert_eq!(sets[1].parameter(0..3), r#"[{"id":"1"},{"id":"3"},{"id":"4"}]"#);
+            assert_eq!(sets[1].parameter(1..2), r#"[{"id":"3"}]"#);
+            assert_eq!(sets[1].parameter(0..0), "[]");
+        });
+    }
+
+    #[test]
+    fn one_statement_takes_rows_up_to_a_number_and_a_size() {
+        let small = [text("1"), Datum::Missing, Datum::Missing];
+        let rows: Vec<&[Datum<'_>]> = (0..=2 * ROWS_MAX).map(|_| &small[..]).collect();
+        let ranges = with_sets(&rows, |sets, _| sets[0].ranges());
+        assert_eq!(ranges, [0..ROWS_MAX, ROWS_MAX..2 * ROWS_MAX, 2 * ROWS_MAX..2 * ROWS_MAX + 1]);
+        let long = "x".repeat(BYTES_MAX * 2 / 5);
+        let large = [text("1"), text(&long), Datum::Missing];
+        let ranges = with_sets(&[&large, &large, &large], |sets, _| sets[0].ranges());
+        assert_eq!(ranges, [0..2, 2..3]);
+        let huge = "x".repeat(BYTES_MAX + 1);
+        let huge = [text("1"), text(&huge), Datum::Missing];
+        let ranges = with_sets(&[&huge, &large, &huge], |sets, _| sets[0].ranges());
+        assert_eq!(ranges, [0..1, 1..2, 2..3]);
     }
 }

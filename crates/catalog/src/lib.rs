@@ -13,7 +13,10 @@
 //! - `publication`: walcast's own, which makes the log carry what policies look up.
 //! - [`Catalog`]: the current [`walcast_policy::schema::Snapshot`], kept fresh and handed to whoever watches.
 //! - `impersonation`: speaking as a role with the claims of a token.
-//! - `image`: a row image as SQL, so that an expression can be evaluated over it.
+//! - `inquiry`: one query put as a role with the claims of many, none of which learns of another.
+//! - `image`: row images as SQL, so that an expression can be evaluated over them.
+//! - `decision`: one expression over many rows for many claims, over several connections; `slices`: what one
+//!   statement of it decides; `tempo`: how much at once, and when to give up.
 //! - `oracle`: [`walcast_policy::Oracle`] over the pool.
 //! - `visibility`: when a transaction that the log has told of is visible to queries.
 //! - `copies`: copies of the tables that policies look things up in.
@@ -25,10 +28,12 @@
 
 mod catalog;
 mod copies;
+mod decision;
 mod error;
 mod fingerprint;
 mod image;
 mod impersonation;
+mod inquiry;
 pub mod install;
 mod oracle;
 mod pipeline;
@@ -41,7 +46,9 @@ mod run_as;
 mod sample;
 pub mod script;
 mod settings;
+mod slices;
 pub mod survey;
+mod tempo;
 mod visibility;
 
 pub use catalog::Catalog;

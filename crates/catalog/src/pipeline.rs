@@ -1,23 +1,35 @@
 //! Several requests on one connection without waiting in between.
 
-use futures_util::future::{BoxFuture, maybe_done};
+use std::collections::VecDeque;
+use std::pin::Pin;
 
-/// Sends the requests of `futures` in their order, then waits for the answers.
-///
-/// tokio-postgres sends a request when its future is polled for the first time and reads ahead for
-/// nobody, so polling each once is what pipelines them (tokio-postgres docs, "Pipelining").
-pub(crate) async fn in_order<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
-    let mut pending: Vec<_> = futures.into_iter().map(maybe_done).collect();
-    for future in &mut pending {
-        let _ = futures_util::poll!(&mut *future);
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
+
+/// Requests that were sent, and whose answers come in the same order.
+pub(crate) struct Pipeline<'a, T>(VecDeque<MaybeDone<BoxFuture<'a, T>>>);
+
+impl<'a, T> Pipeline<'a, T> {
+    /// Sends the requests in their order.
+    ///
+    /// tokio-postgres sends a request when its future is polled for the first time and reads ahead for
+    /// nobody, so polling each once is what pipelines them (tokio-postgres docs, "Pipelining").
+    pub(crate) async fn send(requests: Vec<BoxFuture<'a, T>>) -> Self {
+        let mut pending: VecDeque<_> = requests.into_iter().map(maybe_done).collect();
+        for request in &mut pending {
+            let _ = futures_util::poll!(request);
+        }
+        Pipeline(pending)
     }
-    let mut answers = Vec::with_capacity(pending.len());
-    for mut future in pending {
-        (&mut future).await;
+
+    /// The next answer, or `None` after the last. Cancelled, it has taken none.
+    pub(crate) async fn next(&mut self) -> Option<T> {
+        let first = self.0.front_mut()?;
+        (&mut *first).await;
         // The line above waits until it is done, and nobody else takes the output.
-        answers.extend(std::pin::Pin::new(&mut future).take_output());
+        let answer = Pin::new(first).take_output();
+        self.0.pop_front();
+        answer
     }
-    answers
 }
 
 #[cfg(test)]
@@ -41,10 +53,12 @@ mod tests {
             }
             .boxed()
         };
-        let answers = in_order((0..100).map(one).collect()).await;
-        assert_eq!(answers, (0..100).collect::<Vec<_>>());
-        let log = log.into_inner().unwrap();
+        let mut pipeline = Pipeline::send((0..100).map(one).collect()).await;
         let sent: Vec<_> = (0..100).map(|number| ("sent", number)).collect();
-        assert_eq!(log[..100], sent);
+        assert_eq!(*log.lock().unwrap(), sent);
+        for number in 0..100 {
+            assert_eq!(pipeline.next().await, Some(number));
+        }
+        assert_eq!(pipeline.next().await, None);
     }
 }

@@ -66,6 +66,20 @@ impl Pool {
             .map_err(|_| CatalogError::PoolExhausted(patience))?
             // Nobody closes the semaphore; if somebody did, there would be no connection to have.
             .map_err(|_| CatalogError::PoolExhausted(patience))?;
+        self.connected(permit).await
+    }
+
+    /// One more connection for a conversation that has one already and goes faster with several. The last
+    /// that is free is left to others, and nothing is waited for.
+    pub(crate) async fn spare(&self) -> Option<Lease> {
+        if self.0.permits.available_permits() < 2 {
+            return None;
+        }
+        let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
+        self.connected(permit).await.ok()
+    }
+
+    async fn connected(&self, permit: OwnedSemaphorePermit) -> Result<Lease, CatalogError> {
         let connection = match self.0.take_idle() {
             Some(connection) => connection,
             // Boxed: connecting takes 20 kB of future, and every conversation would carry them.

@@ -128,8 +128,9 @@ fn with_obstacles(
     mut obstacles: FxHashMap<Oid, rows::Obstacle>,
 ) -> FxHashMap<Oid, LookupTable> {
     let lookups = lookups.into_iter().map(|(oid, table)| {
-        let obstacle = obstacles.remove(&oid).and_then(rows::Obstacle::clause);
-        (oid, LookupTable { table, obstacle })
+        let obstacle = obstacles.remove(&oid);
+        let storage = obstacle.as_ref().map_or(0, |obstacle| obstacle.storage);
+        (oid, LookupTable { table, obstacle: obstacle.and_then(rows::Obstacle::clause), storage })
     });
     lookups.collect()
 }

@@ -6,7 +6,7 @@ use walcast_policy::schema::Table;
 
 use crate::catalog::Catalog;
 use crate::error::CatalogError;
-use crate::image::Image;
+use crate::image::json_object;
 use crate::pool::within;
 use crate::quoting::{identifier, literal, qualified};
 
@@ -25,7 +25,6 @@ impl Catalog {
             return Ok(Vec::new());
         }
         let snapshot = self.now();
-        let image = Image { table, row, types: &snapshot.types };
         let columns: Vec<String> =
             table.columns.iter().map(|column| format!("given.{}", identifier(&column.name))).collect();
         // In the simple query protocol values come as the types' output functions write them, as in the log.
@@ -33,7 +32,7 @@ impl Catalog {
             "SELECT {} FROM pg_catalog.json_populate_record(NULL::{}, {}::json) AS given",
             columns.join(", "),
             qualified(&table.schema, &table.name),
-            literal(&image.json()?)
+            literal(&json_object(table, &snapshot.types, row)?)
         );
         let talk = async {
             let mut retries = self.pool.retries();

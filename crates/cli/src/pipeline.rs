@@ -1,4 +1,4 @@
-//! From the replication stream to the matcher: events in, batches of changes out.
+//! From the replication stream to the matcher: events in, transactions out.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use walcast_engine::{Ingest, LogBatch, LogEvent};
+use walcast_engine::{Ingest, LogEvent, LogSender};
 use walcast_replication::{Event, Progress, StreamSettings, StreamStatus};
 
-/// Batches of events that wait to be decoded. Each is bounded by the reader; together with the engine's
-/// own inbox this is all that is ever held between the log and the sockets.
+/// Batches of events that wait to be decoded. Each is bounded by the reader; together with the transaction that is
+/// being decoded and the engine's own inbox this is all that is ever held between the log and the sockets.
 const EVENT_BATCHES: usize = 4;
 
 /// The running pipeline.
@@ -26,7 +26,7 @@ impl Pipeline {
     pub async fn start(
         settings: StreamSettings,
         progress: Arc<Progress>,
-        batches: mpsc::Sender<LogBatch>,
+        batches: LogSender,
         cancel: CancellationToken,
     ) -> Result<Pipeline> {
         let (events, received) = mpsc::channel(EVENT_BATCHES);
@@ -61,9 +61,17 @@ impl Pipeline {
     }
 }
 
-async fn decode(mut events: mpsc::Receiver<Vec<Event>>, batches: mpsc::Sender<LogBatch>) -> Result<()> {
+async fn decode(mut events: mpsc::Receiver<Vec<Event>>, batches: LogSender) -> Result<()> {
     let mut ingest = Ingest::default();
-    while let Some(arrived) = events.recv().await {
+    loop {
+        let arrived = tokio::select! {
+            biased;
+            () = batches.closed() => None,
+            arrived = events.recv() => arrived,
+        };
+        let Some(arrived) = arrived else {
+            return batches.outcome().context("changes can not be matched");
+        };
         for event in arrived {
             let event = match event {
                 Event::Restarted { since, gap } => {
@@ -78,11 +86,11 @@ async fn decode(mut events: mpsc::Receiver<Vec<Event>>, batches: mpsc::Sender<Lo
                 Event::Data { payload, .. } => LogEvent::Data(payload),
                 Event::KeepAlive { wal_end } => LogEvent::KeepAlive(wal_end),
             };
-            let Some(batch) = ingest.feed(event)? else { continue };
-            if batches.send(batch).await.is_err() {
-                return Ok(());
+            if let Some(batch) = ingest.feed(event).await?
+                && !batches.send(batch).await
+            {
+                break;
             }
         }
     }
-    Ok(())
 }

@@ -141,6 +141,8 @@ pub struct ChangeSettings {
     pub catalog_poll: Duration,
     /// Bytes of one change as JSON.
     pub record_bytes_max: usize,
+    /// Bytes of all copies of tables that policies look things up in.
+    pub copy_bytes_max: usize,
 }
 
 /// What clients may do (docs/protocol.md §10.1).
@@ -203,6 +205,7 @@ impl Settings {
                 deletes: layers.get(&definitions::DELETES)?,
                 catalog_poll: layers.get(&definitions::CATALOG_POLL)?,
                 record_bytes_max: layers.get(&definitions::RECORD_BYTES_MAX)?,
+                copy_bytes_max: layers.get(&definitions::COPY_BYTES_MAX)?,
             },
             limits: limits(&layers)?,
             log: log_settings(&layers)?,

@@ -12,7 +12,7 @@ use walcast_wire::{Binding, Frame, JoinPayload, Ref, Serializer, Status};
 
 use crate::command::{Command, Joining, Target};
 use crate::ids::{ChannelId, SessionId, ShardId};
-use crate::ingest::LogBatch;
+use crate::log_inbox::{LogSender, log_inbox};
 use crate::matcher::{Inputs, Matcher, Subscribing};
 use crate::outbound::Socket;
 use crate::settings::{Counters, EngineSettings};
@@ -21,8 +21,6 @@ use crate::subscription::{Identity, PlanCache, SubscribeError, resolve};
 
 /// Commands that wait for a shard; senders wait when it is full.
 const SHARD_INBOX: usize = 1_024;
-/// Batches of changes that wait for the matcher; the log is read no further when it is full.
-const LOG_INBOX: usize = 16;
 /// Joins that wait for the matcher.
 const SUBSCRIBE_INBOX: usize = 256;
 
@@ -108,14 +106,13 @@ pub struct JoinRefused(pub String);
 impl Engine {
     /// Starts the shards and the matcher on the current runtime.
     ///
-    /// `log` is where batches of changes go in; `confirm` is told how far they have been handed to the
-    /// shards.
+    /// The log goes into what is given back; `confirm` is told how far it has been handed to the shards.
     pub fn start(
         settings: EngineSettings,
         oracle: Arc<dyn Oracle>,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         confirm: impl Fn(Lsn) + Send + Sync + 'static,
-    ) -> (Engine, mpsc::Sender<LogBatch>) {
+    ) -> (Engine, LogSender) {
         let settings = Arc::new(settings);
         let counters = Arc::new(Counters::default());
         let plans = Arc::new(PlanCache::default());
@@ -139,7 +136,7 @@ impl Engine {
             );
             tokio::spawn(shard.run(commands, peers));
         }
-        let (log_sender, log) = mpsc::channel(LOG_INBOX);
+        let (log_sender, log) = log_inbox();
         let (subscribe, subscribing) = mpsc::channel(SUBSCRIBE_INBOX);
         let matcher = Matcher {
             settings: Arc::clone(&settings),

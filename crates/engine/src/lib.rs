@@ -3,7 +3,8 @@
 //! catalog answers as [`walcast_policy::Oracle`].
 //!
 //! In reading order, along the way of a change: [`ingest`] (bytes of the log to transactions),
-//! [`matcher`] (who gets a change, and the frames), [`shard`] (frames into outbound queues), [`outbound`]
+//! [`transaction`] and [`spill`] (what such a one is, and where a large one waits), [`log_inbox`] (their way into the
+//! matcher), [`matcher`] (who gets a change, and the frames), [`shard`] (frames into outbound queues), [`outbound`]
 //! (queues to the kernel). Beside it: [`engine`] (what gateways call), [`subscription`] (bindings against
 //! the catalog), [`notice`] (what a join is told of them), [`session`], [`broadcast`], [`presence`].
 
@@ -12,6 +13,7 @@ mod command;
 mod engine;
 mod ids;
 mod ingest;
+mod log_inbox;
 mod matcher;
 mod notice;
 mod outbound;
@@ -20,12 +22,15 @@ mod presence;
 mod session;
 mod settings;
 mod shard;
+mod spill;
 mod subscription;
+mod transaction;
 
 pub use command::{BroadcastPayload, Command, Push, PushKind};
 pub use engine::{Engine, JoinRefused, JoinRequest, JoinedChannel, SessionHandle};
 pub use ids::{ChannelId, SessionId};
 pub use ingest::{Ingest, IngestError, LogBatch, LogEvent};
+pub use log_inbox::LogSender;
 pub use outbound::Socket;
 pub use position::Position;
 pub use settings::{Counters, Deletes, EngineSettings, RateLimit};

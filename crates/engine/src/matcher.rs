@@ -3,45 +3,52 @@
 //!
 //! It alone knows the subscriptions, so that a decision sees exactly one state, and a join, being a
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
-//! aligned to the catalog), [`subscriptions`], [`audience`] and [`groups`] (who is subscribed), [`judge`] and
-//! [`ruling`] (who may see it), [`show`] (what they are shown).
+//! aligned to the catalog), [`subscriptions`], [`audience`] and [`groups`] (who is subscribed), [`ruling`] and
+//! [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and what that is asked),
+//! [`show`] (what they are shown).
 
 mod audience;
+mod copied_changes;
+mod copies;
+mod docket;
 mod groups;
 mod image;
 mod judge;
 mod ruling;
 mod show;
 mod subscriptions;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use walcast_pgoutput::{Lsn, Oid, PgTimestamp, Relation};
-use walcast_policy::Oracle;
 use walcast_policy::schema::Snapshot;
+use walcast_policy::{Oracle, Verdict};
 use walcast_wire::{Binding, BindingId, ChangeKind, Serializer};
 
 use self::audience::Audiences;
+use self::copies::Copies;
 use self::image::{BoundRelation, ChangeImages};
 use self::judge::Judge;
-use self::ruling::Ruling;
+use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, View};
-use self::subscriptions::Entry;
+use self::subscriptions::{Entry, Parked};
+use self::window::{HeldChange, Window};
 use crate::command::{Command, Delivery, Joining, Target};
 use crate::ids::{ChannelId, ShardId};
-use crate::ingest::{Change, ChangeBatch, LogBatch};
-use crate::position::Position;
+use crate::ingest::{IngestError, LogBatch};
+use crate::log_inbox::{LogInbox, Queued};
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::ShardHandle;
 use crate::subscription::{Identity, PlanCache, Resolved};
+use crate::transaction::{Chunk, Transaction};
 
-/// A transaction whose next part does not come for so long holds up joins and leaves no longer.
-const STALLED_AFTER: Duration = Duration::from_secs(1);
+/// Changes that are shown before the shards get their frames.
+const SHOWN_MAX: usize = 1_000;
 
 /// A channel's bindings, resolved, to be registered between two transactions.
 pub(crate) struct Subscribing {
@@ -74,7 +81,7 @@ pub(crate) struct Matcher {
 
 /// Where the matcher's work comes from.
 pub(crate) struct Inputs {
-    pub(crate) log: mpsc::Receiver<LogBatch>,
+    pub(crate) log: LogInbox,
     pub(crate) subscribe: mpsc::Receiver<Subscribing>,
     pub(crate) unsubscribe: mpsc::UnboundedReceiver<ChannelId>,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -88,138 +95,234 @@ struct State {
     audiences: Audiences,
     /// The relations of the log as last bound to the catalog.
     relations: FxHashMap<Oid, (Arc<Relation>, Option<Arc<BoundRelation>>)>,
-    /// The last change handed on; what a new connection sends again is passed over.
-    last: Option<Position>,
-    /// The commit LSN of the last transaction that was handed on to its end.
+    /// What is decided but not shown yet.
+    window: Window,
+    /// Who gets the change at hand: here so that its memory is used again.
+    rulings: Rulings,
+    /// Frames by shard, on their way.
+    outgoing: Vec<Vec<Delivery>>,
+    /// Up to where the log has been handled.
+    handled: Lsn,
+    /// The commit LSN of the last transaction; what a new connection sends again is passed over.
     last_commit: Lsn,
-    /// Whether the batch before was not its transaction's last.
-    inside_transaction: bool,
     /// When to ask again about subscriptions that PostgreSQL could not be asked about.
     resolve_undecided_at: Option<Instant>,
+    /// What look-ups are made in.
+    copies: Copies,
+    /// Joins that wait for copies.
+    parked: Vec<Parked>,
 }
 
 impl Matcher {
     /// Runs until the log or the joins end.
     pub(crate) async fn run(self, mut inputs: Inputs) {
-        let judge = Judge::new(Arc::clone(&self.oracle), Arc::clone(&self.counters));
+        let judge =
+            Judge::new(Arc::clone(&self.oracle), Arc::clone(&self.counters), self.settings.questions_max);
         let snapshot = inputs.snapshots.borrow_and_update().clone();
         let mut state = State {
-            matcher: self,
             judge,
             snapshot,
             entries: FxHashMap::default(),
             audiences: Audiences::default(),
             relations: FxHashMap::default(),
-            last: None,
+            window: Window::default(),
+            rulings: Rulings::default(),
+            outgoing: vec![Vec::new(); self.shards.len()],
+            handled: Lsn::ZERO,
             last_commit: Lsn::ZERO,
-            inside_transaction: false,
             resolve_undecided_at: None,
+            copies: Copies::new(
+                Arc::clone(&self.oracle),
+                Arc::clone(&self.counters),
+                self.settings.copy_bytes_max,
+            ),
+            parked: Vec::new(),
+            matcher: self,
         };
         loop {
-            // Joins, leaves and catalog changes happen between transactions, never inside one.
-            let between = !state.inside_transaction;
-            let stalled_at = state.inside_transaction.then(|| Instant::now() + STALLED_AFTER);
+            let (parked_until, resolve_undecided_at) = (state.parked_until(), state.resolve_undecided_at);
             tokio::select! {
-                batch = inputs.log.recv() => match batch {
-                    Some(batch) => state.log(batch).await,
-                    None => return,
-                },
-                subscribing = inputs.subscribe.recv(), if between => match subscribing {
+                queued = inputs.log.batches.recv() => {
+                    let Some(queued) = queued else { return };
+                    if let Err(error) = state.log(queued, &mut inputs.log.batches).await {
+                        // Nothing that was not shown has been confirmed.
+                        return inputs.log.fail(error);
+                    }
+                }
+                subscribing = inputs.subscribe.recv() => match subscribing {
                     Some(subscribing) => state.subscribe(subscribing).await,
                     None => return,
                 },
-                Some(channel) = inputs.unsubscribe.recv(), if between => state.unsubscribe(channel),
-                Ok(()) = inputs.snapshots.changed(), if between => {
+                Some(channel) = inputs.unsubscribe.recv() => state.unsubscribe(channel),
+                Ok(()) = inputs.snapshots.changed() => {
                     let snapshot = inputs.snapshots.borrow_and_update().clone();
                     state.catalog(snapshot).await;
                 }
-                // The rest will come again from a new connection, or is slow: nobody's join waits for it.
-                () = reached(stalled_at), if !between => state.inside_transaction = false,
-                () = reached(state.resolve_undecided_at), if between => state.resolve_undecided().await,
+                () = reached(resolve_undecided_at) => state.resolve_undecided().await,
+                news = state.copies.news() => {
+                    state.copies.take(news);
+                    state.copies.passed(state.handled);
+                    state.subscribe_parked().await;
+                }
+                () = reached(parked_until) => state.subscribe_parked().await,
             }
         }
     }
 }
 
 impl State {
-    async fn log(&mut self, batch: LogBatch) {
-        match batch {
-            LogBatch::Idle(lsn) => {
-                self.inside_transaction = false;
-                (self.matcher.confirm)(lsn);
+    /// Handles what has arrived of the log: one transaction, and where something of it waits for PostgreSQL, those
+    /// behind it, too, so that all is asked at once.
+    async fn log(&mut self, first: Queued, more: &mut mpsc::Receiver<Queued>) -> Result<(), IngestError> {
+        let mut next = Some(first);
+        while let Some(Queued { batch, room }) = next {
+            match batch {
+                LogBatch::Idle(lsn) => self.passed(lsn),
+                LogBatch::Transaction(transaction) => self.transaction(&transaction).await?,
             }
-            LogBatch::Changes(batch) => {
-                let (end_lsn, commit_lsn) = (batch.end_lsn, batch.first.commit_lsn);
-                if !self.inside_transaction {
-                    self.judge.begin(batch.xid);
-                }
-                if batch.ddl {
-                    // Before its rows: they are judged by the policies that their transaction leaves behind.
-                    self.refresh().await;
-                }
-                self.changes(batch).await;
-                self.inside_transaction = end_lsn.is_none();
-                let Some(end_lsn) = end_lsn else { return };
-                self.last_commit = self.last_commit.max(commit_lsn);
-                (self.matcher.confirm)(end_lsn);
+            next = None;
+            if !self.window.is_empty() {
+                self.window.occupy(room);
+                next = more.try_recv().ok();
             }
+        }
+        self.settle().await;
+        if !self.parked.is_empty() {
+            self.subscribe_parked().await;
+        }
+        Ok(())
+    }
+
+    async fn transaction(&mut self, transaction: &Transaction) -> Result<(), IngestError> {
+        let commit_lsn = transaction.first.commit_lsn;
+        if commit_lsn > self.last_commit {
+            if transaction.ddl {
+                self.settle().await;
+            }
+            self.judge.begin(transaction.xid);
+            if transaction.ddl {
+                // Before its rows: they are judged by the policies that their transaction leaves behind.
+                self.refresh().await;
+            }
+            self.copies.apply(transaction).await?;
+            let mut changes = transaction.changes.reader();
+            while let Some(chunk) = changes.next().await? {
+                for index in 0..chunk.changes.len() {
+                    self.change(&chunk, index, transaction.commit_time).await;
+                }
+                self.matcher.counters.changes.fetch_add(chunk.changes.len() as u64, Relaxed);
+                self.flush().await;
+            }
+            self.last_commit = commit_lsn;
+        }
+        self.passed(transaction.end_lsn);
+        Ok(())
+    }
+
+    /// The log has been handled up to here.
+    fn passed(&mut self, lsn: Lsn) {
+        self.handled = self.handled.max(lsn);
+        self.copies.passed(lsn);
+        if self.window.is_empty() {
+            (self.matcher.confirm)(lsn);
+        } else {
+            self.window.passed = Some(lsn);
         }
     }
 
-    async fn changes(&mut self, batch: ChangeBatch) {
-        let mut outgoing = vec![Vec::new(); self.matcher.shards.len()];
-        let mut position = batch.first;
-        for change in &batch.changes {
-            let again =
-                position.commit_lsn <= self.last_commit || self.last.is_some_and(|last| position <= last);
-            if !again {
-                self.change(change, batch.commit_time, &mut outgoing).await;
-                self.last = Some(position);
-                self.matcher.counters.changes.fetch_add(1, Relaxed);
-            }
-            position.index += 1;
-        }
-        for (shard, deliveries) in self.matcher.shards.iter().zip(outgoing) {
-            if !deliveries.is_empty() {
-                // A shard that is behind holds the matcher up, and so the reading of the log.
-                let _ = shard.commands.send(Command::Deliver(deliveries)).await;
-            }
-        }
-    }
-
-    async fn change(&mut self, change: &Change, now: PgTimestamp, outgoing: &mut [Vec<Delivery>]) {
+    async fn change(&mut self, chunk: &Arc<Chunk>, index: usize, commit_time: PgTimestamp) {
+        let change = &chunk.changes[index];
         let Some(relation) = self.relation(&change.relation).await else {
             return;
         };
         let Some(audiences) = self.audiences.of(relation.table.oid) else {
             return;
         };
-        let images = ChangeImages::new(&relation, &change.row);
-        let settings = &self.matcher.settings;
-        let concerned = if ruling::concerns_everybody(&relation, &images, settings.deletes) {
-            audiences.all(images.kind)
-        } else {
-            audiences.candidates(images.kind, images.judged())
-        };
-        if concerned.is_empty() {
+        let Some(images) = ChangeImages::new(&relation, &change.row) else {
             return;
+        };
+        let mut rulings = std::mem::take(&mut self.rulings);
+        let settings = &self.matcher.settings;
+        let copies = &self.copies;
+        let judge = &mut self.judge;
+        Ruling { judge, copies, relation: &relation, images: &images, now: commit_time, settings }
+            .rule(audiences, &mut rulings);
+        if !rulings.open.is_empty() {
+            self.judge.will_ask();
         }
-        let mut bodies = Bodies::new(&relation, &images, now, settings.record_bytes_max);
-        let mut ruling =
-            Ruling { judge: &mut self.judge, relation: &relation, images: &images, now, settings };
+        if !rulings.open.is_empty() || rulings.len() > 0 && !self.window.is_empty() {
+            let chunk = Arc::clone(chunk);
+            self.window
+                .hold(HeldChange { relation, commit_time, chunk, index }, std::mem::take(&mut rulings));
+        } else {
+            self.show(&relation, &images, commit_time, &rulings.receivers);
+        }
+        rulings.clear();
+        self.rulings = rulings;
+        if self.window.is_full() {
+            self.settle().await;
+        }
+    }
+
+    /// Closes the window: asks what only PostgreSQL can tell, and shows all its changes.
+    async fn settle(&mut self) {
+        let window = std::mem::take(&mut self.window);
+        if !window.is_empty() {
+            self.show_window(&window).await;
+        }
+        self.flush().await;
+        if let Some(lsn) = window.passed {
+            (self.matcher.confirm)(lsn);
+        }
+    }
+
+    async fn show_window(&mut self, window: &Window) {
+        let images: Vec<_> = window.changes.iter().map(HeldChange::images).collect();
+        let (docket, tickets) = window::docket(window, &images, &self.audiences);
+        let verdicts = self.judge.ask(docket).await;
+        let mut answers = tickets.into_iter().map(|ticket| verdicts[ticket].clone());
+        for (shown, (change, rulings)) in window.changes.iter().zip(&window.rulings).enumerate() {
+            let Some(images) = &images[shown] else { continue };
+            let mut receivers = rulings.receivers.clone();
+            for opinion in &rulings.open {
+                let opinion = opinion.answered(|| answers.next().unwrap_or(Verdict::Hidden));
+                receivers.extend(self.judge.conclude(&change.relation.table, &opinion));
+            }
+            self.show(&change.relation, images, change.commit_time, &receivers);
+            if (shown + 1) % SHOWN_MAX == 0 {
+                self.flush().await;
+            }
+        }
+    }
+
+    /// Makes the frames of a change for those who get it.
+    fn show(
+        &mut self,
+        relation: &BoundRelation,
+        images: &ChangeImages<'_>,
+        commit_time: PgTimestamp,
+        receivers: &[Receiver],
+    ) {
+        let Some(audiences) = self.audiences.of(relation.table.oid) else {
+            return;
+        };
+        let kind = images.kind;
+        let mut bodies = Bodies::new(relation, images, commit_time, self.matcher.settings.record_bytes_max);
         let mut shared = SharedFrames::default();
-        for (audience, old_visible) in ruling.receivers(&concerned, &bodies).await {
-            let error = bodies.error(audience.key.reads_key);
-            let old = bodies.old_record(old_visible);
+        for receiver in receivers {
+            let Some(audience) = audiences.get(receiver.slot) else {
+                continue;
+            };
+            let error = show::error(relation, kind, audience.key.reads_key);
+            let old = bodies.old_record(receiver.old_visible);
             for (group, members) in audience.groups.iter() {
                 let view = View { columns: Arc::clone(&group.columns), old, error };
                 let data = bodies.of(&view);
-                let kind = images.kind;
                 let frame = frame(group.serializer, group.legacy, &group.topic, &[group.id], kind, data);
                 for (shard, targets) in members.by_shard.iter().enumerate() {
                     if !targets.is_empty() {
                         let (frame, targets) = (frame.clone(), Arc::clone(targets));
-                        outgoing[shard].push(Delivery { frame, targets });
+                        self.outgoing[shard].push(Delivery { frame, targets });
                     }
                 }
             }
@@ -239,8 +342,18 @@ impl State {
                 continue;
             };
             let data = bodies.of(&view);
-            let frame = frame(address.serializer, address.legacy, &address.topic, &ids, images.kind, data);
-            outgoing[address.shard.0].push(Delivery { frame, targets: Arc::new(vec![address.target]) });
+            let frame = frame(address.serializer, address.legacy, &address.topic, &ids, kind, data);
+            self.outgoing[address.shard.0].push(Delivery { frame, targets: Arc::new(vec![address.target]) });
+        }
+    }
+
+    /// Hands the frames that have been made to the shards.
+    async fn flush(&mut self) {
+        for (shard, deliveries) in self.matcher.shards.iter().zip(&mut self.outgoing) {
+            if !deliveries.is_empty() {
+                // A shard that is behind holds the matcher up, and so the reading of the log.
+                let _ = shard.commands.send(Command::Deliver(std::mem::take(deliveries))).await;
+            }
         }
     }
 
@@ -253,6 +366,7 @@ impl State {
         }
         let mut bound = self.bind_relation(relation);
         if bound.as_ref().is_none_or(|bound| !bound.agrees) {
+            self.settle().await;
             self.refresh().await;
             bound = self.bind_relation(relation);
         }

@@ -20,6 +20,10 @@ pub struct EngineSettings {
     pub presence_calls: RateLimit,
     /// What happens with deletes that the old key alone can not decide.
     pub deletes: Deletes,
+    /// Questions that are put to PostgreSQL at a time.
+    pub questions_max: usize,
+    /// Bytes of all copies of tables that policies look things up in.
+    pub copy_bytes_max: usize,
 }
 
 impl Default for EngineSettings {
@@ -31,6 +35,8 @@ impl Default for EngineSettings {
             record_bytes_max: 1 << 20,
             presence_calls: RateLimit { calls: 100, window: Duration::from_secs(30) },
             deletes: Deletes::Private,
+            questions_max: 4,
+            copy_bytes_max: 256 << 20,
         }
     }
 }
@@ -66,10 +72,12 @@ pub struct Counters {
     pub broadcasts: AtomicU64,
     /// Broadcast and change messages handed to sockets.
     pub deliveries: AtomicU64,
-    /// Row changes read from the log.
+    /// Changes read from the log, those of tables that nobody is subscribed to included.
     pub changes: AtomicU64,
     /// Row changes withheld because a policy or filter failed.
     pub failures: AtomicU64,
+    /// Bytes of the copies of tables that policies look things up in.
+    pub copy_bytes: AtomicU64,
     /// Questions put to PostgreSQL.
     pub oracle_questions: AtomicU64,
     /// Refused handshakes and joins, and frames that were no messages; the gateway counts them.

@@ -6,7 +6,8 @@ use rustc_hash::FxHashMap;
 use walcast_pgoutput::Oid;
 use walcast_policy::schema::{Role, Snapshot, Table};
 use walcast_policy::{
-    BoundPlan, Filter, FilterCondition, FilterError, FilterOperator, FilterValue, Oracle, OracleError, Plan,
+    BoundPlan, CopyNeed, Filter, FilterCondition, FilterError, FilterOperator, FilterValue, Oracle,
+    OracleError, Plan,
 };
 use walcast_wire::{Binding, BindingEvent, BindingId, BindingTarget, Condition, ConditionValue, Operator};
 
@@ -50,6 +51,11 @@ pub(crate) struct Resolved {
 }
 
 impl Resolved {
+    /// The copies that its plans look things up in.
+    pub(crate) fn copies(&self) -> impl Iterator<Item = &CopyNeed> {
+        self.placements.iter().flat_map(|placement| placement.plan.copies())
+    }
+
     /// No placement at all: nothing is delivered.
     pub(crate) fn nothing() -> Self {
         Resolved { placements: Vec::new(), notices: Vec::new(), snapshot_version: 0 }
@@ -85,8 +91,7 @@ impl CachedPlan {
         Arc::ptr_eq(&self.snapshot, snapshot)
             || ((Arc::ptr_eq(&self.table, table) || self.table == *table)
                 && (Arc::ptr_eq(&self.role, role) || self.role == *role)
-                && self.snapshot.types == snapshot.types
-                && self.snapshot.functions == snapshot.functions)
+                && self.snapshot.compiles_as(snapshot))
     }
 }
 

@@ -10,6 +10,7 @@ use walcast_pgoutput::PgTimestamp;
 
 use crate::evaluate::{Outcome, Scope, evaluate};
 use crate::expression::{Expression, Setting};
+use crate::members::MembersAt;
 use crate::operation::Stop;
 use crate::row::RowImage;
 use crate::value::{Kind, Value};
@@ -132,7 +133,14 @@ pub(crate) fn values(slots: &[Expression], settings: Settings<'_>) -> Arc<[Outco
 
 fn constant_value(expression: &Expression, settings: Option<Settings<'_>>) -> Outcome<'static> {
     let row = RowImage::default();
-    let scope = Scope { row: &row, now: PgTimestamp::default(), constants: &[], settings };
+    let scope = Scope {
+        row: &row,
+        now: PgTimestamp::default(),
+        constants: &[],
+        settings,
+        members: MembersAt::none(),
+        frame: None,
+    };
     evaluate(expression, &scope).map(|value| value.map(Value::into_owned))
 }
 

@@ -12,6 +12,8 @@ use walcast_pgoutput::PgTimestamp;
 use crate::array::Array;
 use crate::constants::{Settings, setting_value};
 use crate::expression::Expression;
+use crate::look_up::Frame;
+use crate::members::MembersAt;
 use crate::numeric::Unreadable;
 use crate::operation::{Comparison, Operands, Operation, Stop};
 use crate::row::{Datum, RowImage};
@@ -29,6 +31,10 @@ pub(crate) struct Scope<'a> {
     pub(crate) constants: &'a [Outcome<'static>],
     /// What constants are computed from; `None` while rows are judged.
     pub(crate) settings: Option<Settings<'a>>,
+    /// The copies that look-ups are made in.
+    pub(crate) members: MembersAt<'a>,
+    /// The rows of the look-ups around the expression.
+    pub(crate) frame: Option<&'a Frame<'a>>,
 }
 
 /// Evaluates a boolean expression; `Ok(None)` is NULL.
@@ -46,6 +52,11 @@ pub(crate) fn evaluate<'a>(expression: &'a Expression, scope: &Scope<'a>) -> Out
     match expression {
         Expression::Literal(value) => Ok(value.as_ref().map(Value::borrow)),
         Expression::Column { index, kind } => column(*index, kind, scope.row),
+        Expression::Member { source, column, .. } => {
+            let row = scope.frame.and_then(|frame| frame.find(*source)).ok_or(Stop::Ask)?;
+            row.value(*column).ok_or(Stop::Ask)
+        }
+        Expression::LookUp(look_up) => look_up.evaluate(scope),
         Expression::Constant(slot) => match scope.constants.get(*slot) {
             Some(Ok(value)) => Ok(value.as_ref().map(Value::borrow)),
             Some(Err(stop)) => Err(stop.clone()),
@@ -186,6 +197,10 @@ fn is_null<'a>(operand: &'a Expression, scope: &Scope<'a>) -> Outcome<'a> {
             Datum::Text(_) => false,
             Datum::Missing => return Err(Stop::Missing(*index)),
         },
+        Expression::Member { source, column, .. } => {
+            let row = scope.frame.and_then(|frame| frame.find(*source)).ok_or(Stop::Ask)?;
+            row.is_null(*column).ok_or(Stop::Ask)?
+        }
         other => evaluate(other, scope)?.is_none(),
     };
     Ok(Some(Value::Bool(null)))

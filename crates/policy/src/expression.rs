@@ -5,6 +5,7 @@
 use walcast_pgoutput::Oid;
 
 use crate::evaluate::Outcome;
+use crate::look_up::LookUp;
 use crate::operation::Operation;
 use crate::value::{Kind, Value};
 
@@ -18,6 +19,15 @@ pub(crate) enum Expression {
         index: usize,
         kind: Kind,
     },
+    /// A column of the row that a source of a look-up has at the moment.
+    Member {
+        source: usize,
+        /// By number (`attnum`).
+        column: i16,
+        kind: Kind,
+    },
+    /// A sub-select.
+    LookUp(Box<LookUp>),
     /// A setting of the session, before [`crate::constants`] puts it into a slot.
     Setting(Setting),
     /// A value that PostgreSQL computed from claims and settings, likewise.
@@ -93,11 +103,27 @@ impl Expression {
     /// Whether its value is the same for every row and at every moment, given role and claims.
     pub(crate) fn is_constant(&self) -> bool {
         match self {
-            Expression::Column { .. } | Expression::Now | Expression::Oracle | Expression::Constant(_) => {
-                false
-            }
+            Expression::Column { .. }
+            | Expression::Member { .. }
+            | Expression::LookUp(_)
+            | Expression::Now
+            | Expression::Oracle
+            | Expression::Constant(_) => false,
             other => other.children().into_iter().all(Expression::is_constant),
         }
+    }
+
+    /// Whether evaluating it over some row may raise, constants aside.
+    pub(crate) fn may_fail_by_row(&self) -> bool {
+        if self.is_constant() {
+            return false;
+        }
+        let own = match self {
+            Expression::Call(operation, _) | Expression::Quantified { operation, .. } => operation.may_fail(),
+            Expression::LookUp(look_up) => look_up.may_fail(),
+            _ => false,
+        };
+        own || self.children().into_iter().any(Expression::may_fail_by_row)
     }
 
     /// Whether its value depends on the claims, the role or other settings.
@@ -133,6 +159,7 @@ impl Expression {
         match self {
             Expression::Literal(_)
             | Expression::Column { .. }
+            | Expression::Member { .. }
             | Expression::Setting(_)
             | Expression::Foreign { .. }
             | Expression::Constant(_)
@@ -144,6 +171,7 @@ impl Expression {
             | Expression::Extreme { operands, .. }
             | Expression::ArrayOf(operands)
             | Expression::Call(_, operands) => operands.iter().collect(),
+            Expression::LookUp(look_up) => look_up.children(),
             Expression::Not(operand) | Expression::IsNull(operand) | Expression::IsTruth { operand, .. } => {
                 vec![operand]
             }
@@ -162,6 +190,7 @@ impl Expression {
         match self {
             Expression::Literal(_)
             | Expression::Column { .. }
+            | Expression::Member { .. }
             | Expression::Setting(_)
             | Expression::Foreign { .. }
             | Expression::Constant(_)
@@ -173,6 +202,7 @@ impl Expression {
             | Expression::Extreme { operands, .. }
             | Expression::ArrayOf(operands)
             | Expression::Call(_, operands) => operands.iter_mut().collect(),
+            Expression::LookUp(look_up) => look_up.children_mut(),
             Expression::Not(operand) | Expression::IsNull(operand) | Expression::IsTruth { operand, .. } => {
                 vec![operand]
             }

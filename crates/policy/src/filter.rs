@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use walcast_pgoutput::{Oid, PgTimestamp};
 
-use crate::equalities::{self, Equality};
 use crate::evaluate::{Scope, evaluate_condition};
 use crate::expression::Expression;
+use crate::keys::{self, Key};
+use crate::members::MembersAt;
 use crate::operation::Stop;
 use crate::oracle::OracleError;
 use crate::row::{Datum, RowImage};
@@ -157,7 +158,14 @@ impl Filter {
         if conditions.all.iter().any(|condition| row.get(condition.column) == Datum::Missing) {
             return Verdict::Hidden;
         }
-        let scope = Scope { row, now: PgTimestamp::default(), constants: &[], settings: None };
+        let scope = Scope {
+            row,
+            now: PgTimestamp::default(),
+            constants: &[],
+            settings: None,
+            members: MembersAt::none(),
+            frame: None,
+        };
         let mut verdict = Verdict::Visible;
         for condition in &conditions.all {
             match evaluate_condition(&condition.expression, &scope) {
@@ -174,10 +182,15 @@ impl Filter {
         verdict
     }
 
-    /// Equalities one of which holds for every row that matches; `None` where there are no such.
-    pub fn equalities(&self) -> Option<Vec<Equality>> {
+    /// Keys one of which every row that matches has; `None` where there are no such.
+    pub fn keys(&self) -> Option<Vec<Key>> {
         let conditions = self.0.as_ref()?;
-        equalities::of_all(conditions.all.iter().map(|condition| &condition.expression), &[])
+        keys::of_all(conditions.all.iter().map(|condition| &condition.expression), &[])
+    }
+
+    /// The columns that the question reads, by index into [`Table::columns`].
+    pub fn asked_columns(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().flat_map(|conditions| conditions.all.iter().map(|condition| condition.column))
     }
 
     /// The boolean SQL over the row that settles a [`Verdict::Ask`]; `None` when none is ever given.

@@ -13,9 +13,9 @@
 //!   are found.
 //!
 //! How text becomes a decision:
-//! - `parse`: SQL to a typed expression (`expression`); the one module that names sqlparser. [`references`]: what
-//!   the body of a function names, for the catalog to find.
-//!   `functions` puts bodies in place of calls.
+//! - `parse`: SQL to a typed expression (`expression`); the one module that names sqlparser. In its folder `scope`
+//!   (what a name stands for), `look_up` (sub-selects), `body` (functions in place of their calls) and
+//!   [`references`]: what the body of a function names, for the catalog to find.
 //! - `resolve`: which operation an operator, function or cast on operands of these types is.
 //! - `constants`: what depends on role and claims only is computed once.
 //! - `evaluate`: three truth values, and what has no value; `operation` and `cast`: what is done to values.
@@ -25,13 +25,15 @@
 mod array;
 mod cast;
 mod constants;
+mod copies;
 mod datetime;
-mod equalities;
 mod evaluate;
 mod expression;
 mod filter;
-mod functions;
+mod finder;
 mod json;
+mod keys;
+mod look_up;
 mod members;
 mod numeric;
 mod operation;
@@ -46,9 +48,11 @@ mod transactions;
 mod value;
 mod verdict;
 
-pub use equalities::Equality;
+pub use copies::CopyNeed;
 pub use filter::{Filter, FilterCondition, FilterError, FilterOperator, FilterValue};
-pub use members::TableCopy;
+pub use finder::Finder;
+pub use keys::Key;
+pub use members::{CopyChange, CopyDamaged, Members, MembersAt, Moment, TableCopy};
 pub use oracle::{Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question};
 pub use parse::{References, references};
 pub use plan::{Access, BoundPlan, DecidedBy, Explanation, Plan, Unsupported};

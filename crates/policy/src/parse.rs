@@ -4,7 +4,10 @@
 //! A boolean operand that is not understood becomes [`Expression::Oracle`], so that the operands next to it
 //! can still settle a decision; the reason is kept for the operator to read.
 
+mod body;
+mod look_up;
 mod references;
+mod scope;
 mod syntax;
 mod type_name;
 
@@ -12,42 +15,77 @@ use std::borrow::Cow;
 
 use sqlparser::ast::{
     AccessExpr, BinaryOperator, Expr, FunctionArguments, Ident, ObjectName, Query, UnaryOperator,
+    Value as SqlValue,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
+use walcast_pgoutput::Oid;
 
+use self::look_up::{Quantifier, selected_set};
 pub use self::references::{References, references};
-use self::syntax::{arguments, infix, literal, look_up, operands, single};
+use self::scope::{Level, identifier};
+use self::syntax::{arguments, infix, literal, operands, single};
 use crate::array::Array;
 use crate::constants;
 use crate::expression::{Expression, Setting};
-use crate::functions;
 use crate::operation::{Comparison, Operation};
 use crate::plan::Unsupported;
 use crate::resolve::{self, Infix, Typed};
-use crate::schema::{Collation, Snapshot, Table, TypeKind};
+use crate::schema::{Collation, Role, Snapshot, Table};
 use crate::value::{Kind, Value};
 
-/// Where names in an expression are looked up.
+/// Whose expression it is, and where the names in it are looked up.
 #[derive(Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
-    /// The table whose columns are in scope; `None` in the body of a function.
+    /// The table whose row is judged; `None` where its columns are not in scope.
     pub(crate) table: Option<&'a Table>,
     pub(crate) snapshot: &'a Snapshot,
-    /// Whether it runs with its owner's privileges, so that `current_user` is not the subscriber's role.
+    /// As whom it runs.
+    pub(crate) role: &'a Role,
+    /// Whether that is the owner of a SECURITY DEFINER function, not the subscriber's role.
     pub(crate) definer: bool,
+    pub(crate) names: Names<'a>,
     /// How many functions this is the body of a body of.
     pub(crate) depth: usize,
+}
+
+/// How a name without a schema is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names<'a> {
+    /// PostgreSQL wrote the text: only what is in `pg_catalog` has no schema.
+    Qualified,
+    /// Somebody else did: in these schemas, in their order.
+    SearchPath(&'a [String]),
 }
 
 /// Compiles texts of one plan.
 pub(crate) struct Compiler<'a> {
     surroundings: Surroundings<'a>,
+    /// The sub-selects around the expression, the innermost last.
+    levels: Vec<Level<'a>>,
+    /// What a function is called with, in its body.
+    parameters: Vec<Parameter>,
+    /// The tables whose policies are being compiled, in one query of PostgreSQL's.
+    active: Vec<Oid>,
+    sources: usize,
+    /// Whether NULL means the same as false for the next expression.
+    null_is_false: bool,
     /// The SQL of foreign constants found so far.
     pub(crate) foreign: Vec<String>,
     /// What was left to PostgreSQL so far.
     pub(crate) unsupported: Vec<Unsupported>,
+    /// The error that whoever reads the table gets, whatever is in the row.
+    pub(crate) raises: Option<String>,
+    /// Whether it takes PostgreSQL to know which rows raise.
+    pub(crate) only_oracle: bool,
+}
+
+/// A value by which a function is called, with the name that its body has for it.
+struct Parameter {
+    function: String,
+    name: String,
+    value: Typed,
 }
 
 /// What stands in the way of compiling an expression: itself, or something below it.
@@ -73,41 +111,28 @@ fn here<T>(reason: &str) -> Result<T, Fault> {
 }
 
 impl<'a> Compiler<'a> {
-    pub(crate) fn new(surroundings: Surroundings<'a>) -> Self {
-        Compiler { surroundings, foreign: Vec::new(), unsupported: Vec::new() }
+    /// For the policies of `active`.
+    pub(crate) fn new(surroundings: Surroundings<'a>, active: Oid) -> Self {
+        Compiler {
+            surroundings,
+            levels: Vec::new(),
+            parameters: Vec::new(),
+            active: vec![active],
+            sources: 0,
+            null_is_false: false,
+            foreign: Vec::new(),
+            unsupported: Vec::new(),
+            raises: None,
+            only_oracle: false,
+        }
     }
 
-    /// Compiles the text of a boolean expression. What is left to PostgreSQL is in [`Compiler::unsupported`].
+    /// Compiles the text of a boolean expression, of which only the truth counts. What is left to PostgreSQL is
+    /// in [`Compiler::unsupported`].
     pub(crate) fn policy(&mut self, text: &str) -> Expression {
         match parse(text) {
-            Ok(parsed) => self.condition(&parsed),
+            Ok(parsed) => self.condition(&parsed, true),
             Err(reason) => self.leave(Unsupported { expression: text.to_owned(), reason }),
-        }
-    }
-
-    /// Compiles the body of an SQL function: a single SELECT of a single expression from no table.
-    pub(crate) fn body(&mut self, text: &str) -> Result<Typed, String> {
-        if text.len() > TEXT_MAX {
-            return Err("a text of this length".to_owned());
-        }
-        let dialect = PostgreSqlDialect {};
-        let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|error| error.to_string())?;
-        let parsed = if text.trim_start().get(..6).is_some_and(|word| word.eq_ignore_ascii_case("return")) {
-            parser.next_token();
-            parser.parse_expr().map_err(|error| error.to_string())?
-        } else {
-            let query = parser.parse_query().map_err(|error| error.to_string())?;
-            single(&query)?.clone()
-        };
-        let _ended = parser.consume_token(&Token::SemiColon);
-        if parser.peek_token() != Token::EOF {
-            return Err("more than one statement".to_owned());
-        }
-        let left_before = self.unsupported.len();
-        let typed = self.typed(&parsed).map_err(|unsupported| unsupported.reason)?;
-        match self.unsupported.get(left_before) {
-            None => Ok(typed),
-            Some(unsupported) => Err(unsupported.reason.clone()),
         }
     }
 
@@ -116,17 +141,20 @@ impl<'a> Compiler<'a> {
         Expression::Oracle
     }
 
-    fn condition(&mut self, parsed: &Expr) -> Expression {
+    /// A boolean expression; `null_is_false` where it does not matter which of the two it is.
+    fn condition(&mut self, parsed: &Expr, null_is_false: bool) -> Expression {
         match parsed {
-            Expr::Nested(inner) => self.condition(inner),
+            Expr::Nested(inner) => self.condition(inner, null_is_false),
             Expr::BinaryOp { op: BinaryOperator::And, .. } => {
-                Expression::And(operands(parsed, true).into_iter().map(|one| self.condition(one)).collect())
+                let all = operands(parsed, true).into_iter();
+                Expression::And(all.map(|one| self.condition(one, null_is_false)).collect())
             }
             Expr::BinaryOp { op: BinaryOperator::Or, .. } => {
-                Expression::Or(operands(parsed, false).into_iter().map(|one| self.condition(one)).collect())
+                let all = operands(parsed, false).into_iter();
+                Expression::Or(all.map(|one| self.condition(one, null_is_false)).collect())
             }
-            Expr::UnaryOp { op: UnaryOperator::Not, expr } => self.condition(expr).negated(),
-            other => match self.typed(other) {
+            Expr::UnaryOp { op: UnaryOperator::Not, expr } => self.condition(expr, false).negated(),
+            other => match self.typed_as(other, null_is_false) {
                 Ok(Typed { expression, kind: Kind::Bool, .. }) => expression,
                 Ok(typed) => self.leave(Unsupported {
                     expression: other.to_string(),
@@ -138,10 +166,15 @@ impl<'a> Compiler<'a> {
     }
 
     fn boolean(&mut self, parsed: &Expr) -> Typed {
-        Typed::boolean(self.condition(parsed))
+        Typed::boolean(self.condition(parsed, false))
     }
 
     fn typed(&mut self, parsed: &Expr) -> Result<Typed, Unsupported> {
+        self.typed_as(parsed, false)
+    }
+
+    fn typed_as(&mut self, parsed: &Expr, null_is_false: bool) -> Result<Typed, Unsupported> {
+        self.null_is_false = null_is_false;
         self.lower(parsed).map_err(|fault| match fault {
             Fault::Here(reason) => Unsupported { expression: parsed.to_string(), reason },
             Fault::Below(unsupported) => unsupported,
@@ -149,14 +182,18 @@ impl<'a> Compiler<'a> {
     }
 
     fn lower(&mut self, parsed: &Expr) -> Result<Typed, Fault> {
+        let null_is_false = std::mem::take(&mut self.null_is_false);
         match parsed {
-            Expr::Nested(inner) => Ok(self.typed(inner)?),
+            Expr::Nested(inner) => Ok(self.typed_as(inner, null_is_false)?),
             Expr::Identifier(name) => self.column(&[], name),
             Expr::CompoundIdentifier(names) => match names.split_last() {
                 Some((name, qualifiers)) => self.column(qualifiers, name),
                 None => here("an empty name"),
             },
-            Expr::Value(value) => Ok(literal(&value.value)?),
+            Expr::Value(value) => match &value.value {
+                SqlValue::Placeholder(name) => self.numbered_parameter(name),
+                literal_value => Ok(literal(literal_value)?),
+            },
             Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. }
             | Expr::UnaryOp { op: UnaryOperator::Not, .. } => Ok(self.boolean(parsed)),
             Expr::BinaryOp { left, op, right } => {
@@ -174,10 +211,10 @@ impl<'a> Compiler<'a> {
                 Ok(Typed::boolean(self.is_truth(operand, false).expression.negated()))
             }
             Expr::IsUnknown(operand) => {
-                Ok(Typed::boolean(Expression::IsNull(Box::new(self.condition(operand)))))
+                Ok(Typed::boolean(Expression::IsNull(Box::new(self.condition(operand, false)))))
             }
             Expr::IsNotUnknown(operand) => {
-                Ok(Typed::boolean(Expression::IsNull(Box::new(self.condition(operand))).negated()))
+                Ok(Typed::boolean(Expression::IsNull(Box::new(self.condition(operand, false))).negated()))
             }
             Expr::IsDistinctFrom(left, right) => {
                 Ok(resolve::distinct(self.typed(left)?, self.typed(right)?)?)
@@ -186,8 +223,12 @@ impl<'a> Compiler<'a> {
                 let distinct = resolve::distinct(self.typed(left)?, self.typed(right)?)?;
                 Ok(Typed::boolean(distinct.expression.negated()))
             }
-            Expr::AnyOp { left, compare_op, right, .. } => self.quantified(false, left, compare_op, right),
-            Expr::AllOp { left, compare_op, right } => self.quantified(true, left, compare_op, right),
+            Expr::AnyOp { left, compare_op, right, .. } => {
+                self.quantified((false, null_is_false), left, compare_op, right)
+            }
+            Expr::AllOp { left, compare_op, right } => {
+                self.quantified((true, null_is_false), left, compare_op, right)
+            }
             Expr::Cast { expr, data_type, format: None, .. } => {
                 let kind = type_name::kind(data_type, &self.surroundings.snapshot.types)?;
                 Ok(resolve::cast(self.typed(expr)?, &kind)?)
@@ -206,7 +247,7 @@ impl<'a> Compiler<'a> {
                 let kind = Kind::Array(Box::new(sample.kind));
                 Ok(Typed { expression: Expression::ArrayOf(elements), kind, collation: sample.collation })
             }
-            Expr::Function(function) => self.function(parsed, function),
+            Expr::Function(function) => self.function(parsed, function, null_is_false),
             Expr::Substring { expr, substring_from: Some(from), substring_for, .. } => {
                 let mut arguments = vec![self.typed(expr)?, self.typed(from)?];
                 if let Some(count) = substring_for {
@@ -217,9 +258,17 @@ impl<'a> Compiler<'a> {
             Expr::Position { expr, r#in } => {
                 Ok(resolve::function("strpos", vec![self.typed(r#in)?, self.typed(expr)?])?)
             }
-            Expr::Subquery(query) => Ok(self.typed(single(query)?)?),
-            Expr::InSubquery { expr, subquery, negated } => self.in_select(expr, subquery, *negated),
-            Expr::Exists { subquery, .. } => Err(Fault::Here(look_up(subquery))),
+            Expr::Subquery(query) => match single(query) {
+                Some(selected) => Ok(self.typed(selected)?),
+                None => self.scalar_select(query),
+            },
+            Expr::InSubquery { expr, subquery, negated } => {
+                self.in_select(expr, subquery, *negated, null_is_false)
+            }
+            Expr::Exists { subquery, negated } => {
+                let exists = self.exists(subquery)?;
+                Ok(if *negated { Typed::boolean(exists.expression.negated()) } else { exists })
+            }
             Expr::CompoundFieldAccess { access_chain, .. }
                 if matches!(access_chain.first(), Some(AccessExpr::Subscript(_))) =>
             {
@@ -233,53 +282,27 @@ impl<'a> Compiler<'a> {
         parsed.iter().map(|one| self.typed(one)).collect()
     }
 
-    fn column(&self, qualifiers: &[Ident], name: &Ident) -> Result<Typed, Fault> {
-        let Some(table) = self.surroundings.table else { return here("a name in a function's body") };
-        let own = match qualifiers {
-            [] => true,
-            [one] => one.value == table.name,
-            [schema, one] => schema.value == table.schema && one.value == table.name,
-            _ => false,
-        };
-        let index = table.column_index(&name.value).filter(|_| own);
-        let Some(index) = index else { return here("no column of this table") };
-        let column = &table.columns[index];
-        let types = &self.surroundings.snapshot.types;
-        // NULL means something else for rows.
-        let base = types.base(column.type_oid);
-        if base.is_none_or(|base| matches!(base.kind, TypeKind::Composite { .. })) {
-            return Err(Fault::Here(format!("the type {}", column.sql_type)));
-        }
-        let kind = Kind::of(types, column.type_oid);
-        let mut typed = Typed::new(Expression::column(index, kind.clone()), kind);
-        typed.collation = Some(column.collation);
-        Ok(typed)
-    }
-
     fn is_null(&mut self, operand: &Expr) -> Result<Expression, Unsupported> {
         Ok(Expression::IsNull(Box::new(self.typed(operand)?.expression)))
     }
 
     fn is_truth(&mut self, operand: &Expr, truth: bool) -> Typed {
-        let operand = Box::new(self.condition(operand));
+        let operand = Box::new(self.condition(operand, false));
         Typed::boolean(Expression::IsTruth { operand, truth })
     }
 
     fn quantified(
         &mut self,
-        all: bool,
+        (all, null_is_false): (bool, bool),
         left: &Expr,
         operator: &BinaryOperator,
         right: &Expr,
     ) -> Result<Typed, Fault> {
-        let mut bare = right;
-        while let Expr::Nested(inner) = bare {
-            bare = inner;
-        }
-        if let Expr::Subquery(query) = bare {
-            return Err(Fault::Here(look_up(query)));
-        }
         let operator = infix(operator)?;
+        if let Some(query) = selected_set(right) {
+            let quantifier = Quantifier { all, operator, null_is_false };
+            return self.quantified_select(quantifier, left, query);
+        }
         let operand = self.typed(left)?;
         let array = self.typed(right)?;
         Ok(resolve::quantified(all, operator, operand, array)?)
@@ -306,7 +329,7 @@ impl<'a> Compiler<'a> {
         let mut results = Vec::with_capacity(branches.len() + 1);
         for (condition, result) in branches {
             conditions.push(match &operand {
-                None => self.condition(condition),
+                None => self.condition(condition, true),
                 Some(operand) => {
                     let equal = Infix::Compare(Comparison::Equal);
                     resolve::infix(equal, operand.clone(), self.typed(condition)?)?.expression
@@ -324,7 +347,12 @@ impl<'a> Compiler<'a> {
         Ok(Typed { expression: Expression::Case { branches, otherwise }, ..sample })
     }
 
-    fn function(&mut self, parsed: &Expr, function: &sqlparser::ast::Function) -> Result<Typed, Fault> {
+    fn function(
+        &mut self,
+        parsed: &Expr,
+        function: &sqlparser::ast::Function,
+        null_is_false: bool,
+    ) -> Result<Typed, Fault> {
         let plain = function.over.is_none()
             && function.filter.is_none()
             && function.null_treatment.is_none()
@@ -339,14 +367,21 @@ impl<'a> Compiler<'a> {
         let arguments = arguments(&function.args)?;
         match names.as_slice() {
             [name] if matches!(function.args, FunctionArguments::None) => self.keyword(&name.value),
-            [name] if name.quote_style.is_none() => {
-                let name = name.value.to_ascii_lowercase();
-                self.built_in(parsed, &name, &arguments)
+            // `pg_catalog` comes before whatever is in the path.
+            [name] => {
+                match (self.built_in(parsed, &identifier(name), &arguments), self.function_in_path(name)) {
+                    (Err(Fault::Here(_)), Some(function)) => {
+                        self.user_function(parsed, &function, &arguments, null_is_false)
+                    }
+                    (outcome, _) => outcome,
+                }
             }
-            [name] => self.built_in(parsed, &name.value, &arguments),
-            [schema, name] if schema.value == "pg_catalog" => self.built_in(parsed, &name.value, &arguments),
+            [schema, name] if identifier(schema) == "pg_catalog" => {
+                self.built_in(parsed, &identifier(name), &arguments)
+            }
             [schema, name] => {
-                self.user_function(parsed, &format!("{}.{}", schema.value, name.value), &arguments)
+                let name = format!("{}.{}", identifier(schema), identifier(name));
+                self.user_function(parsed, &name, &arguments, null_is_false)
             }
             _ => here("this function"),
         }
@@ -355,8 +390,13 @@ impl<'a> Compiler<'a> {
     /// The functions without parentheses.
     fn keyword(&mut self, name: &str) -> Result<Typed, Fault> {
         match name.to_ascii_uppercase().as_str() {
-            "CURRENT_USER" | "CURRENT_ROLE" | "USER" if !self.surroundings.definer => {
-                let mut role = Typed::new(Expression::Setting(Setting::Role), Kind::Name);
+            "CURRENT_USER" | "CURRENT_ROLE" | "USER" => {
+                let name = if self.surroundings.definer {
+                    Expression::Literal(Some(Value::Text(self.surroundings.role.name.clone().into())))
+                } else {
+                    Expression::Setting(Setting::Role)
+                };
+                let mut role = Typed::new(name, Kind::Name);
                 role.collation = Some(Collation::Bytes);
                 Ok(role)
             }
@@ -394,25 +434,9 @@ impl<'a> Compiler<'a> {
             .map(|typed| if typed.kind == Kind::Untyped { Kind::Text } else { typed.kind.clone() })
             .collect();
         match constants::foreign_function(name, &kinds) {
-            Some(kind) if constant => Ok(self.foreign(parsed, kind)),
+            Some(kind) if constant && self.parameters.is_empty() => Ok(self.foreign(parsed, kind)),
             _ => Ok(resolve::function(name, typed)?),
         }
-    }
-
-    fn user_function(&mut self, parsed: &Expr, name: &str, arguments: &[&Expr]) -> Result<Typed, Fault> {
-        let typed = arguments.iter().map(|one| self.typed(one)).collect::<Result<Vec<_>, _>>()?;
-        let constant = typed.iter().all(|typed| typed.expression.is_constant());
-        match functions::call(name, typed.len(), constant, self.surroundings)? {
-            functions::Call::Inlined { typed, foreign } => Ok(self.adopt(typed, foreign)),
-            functions::Call::Foreign(kind) => Ok(self.foreign(parsed, kind)),
-        }
-    }
-
-    /// Takes over the foreign constants that the body of a function found.
-    fn adopt(&mut self, mut typed: Typed, foreign: Vec<String>) -> Typed {
-        let slots: Vec<usize> = foreign.into_iter().map(|sql| self.foreign_slot(sql)).collect();
-        renumber(&mut typed.expression, &slots);
-        typed
     }
 
     fn foreign(&mut self, parsed: &Expr, kind: Kind) -> Typed {
@@ -427,14 +451,17 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn in_select(&mut self, operand: &Expr, query: &Query, negated: bool) -> Result<Typed, Fault> {
-        let selected = single(query)?;
-        let operand = self.typed(operand)?;
-        let equal = Infix::Compare(Comparison::Equal);
-        let found = match self.element_texts(selected)? {
-            Some(array) => resolve::quantified(false, equal, operand, array)?,
-            None => resolve::infix(equal, operand, self.typed(selected)?)?,
-        };
+    fn in_select(
+        &mut self,
+        operand: &Expr,
+        query: &Query,
+        negated: bool,
+        null_is_false: bool,
+    ) -> Result<Typed, Fault> {
+        let operator = Infix::Compare(Comparison::Equal);
+        let null_is_false = null_is_false && !negated;
+        let quantifier = Quantifier { all: false, operator, null_is_false };
+        let found = self.quantified_select(quantifier, operand, query)?;
         Ok(if negated { Typed::boolean(found.expression.negated()) } else { found })
     }
 
@@ -442,11 +469,11 @@ impl<'a> Compiler<'a> {
         if !matches!(names, [name] if name.value.eq_ignore_ascii_case("array")) {
             return here("this function of a sub-select");
         }
-        let selected = single(query)?;
-        match self.element_texts(selected)? {
-            Some(array) => Ok(array),
-            None => here("an array of a sub-select"),
-        }
+        let elements = match single(query) {
+            Some(selected) => self.element_texts(selected)?,
+            None => None,
+        };
+        elements.map_or_else(|| here("an array of a sub-select"), Ok)
     }
 
     /// `jsonb_array_elements_text(…)` as an array, where the selected expression is that; no rows of NULL.
@@ -495,14 +522,5 @@ fn known_setting(arguments: &[Typed]) -> Option<Expression> {
     match name {
         Value::Text(name) => constants::current_setting(&name, missing_ok),
         _ => None,
-    }
-}
-
-fn renumber(expression: &mut Expression, slots: &[usize]) {
-    if let Expression::Foreign { index, .. } = expression {
-        *index = slots.get(*index).copied().unwrap_or(usize::MAX);
-    }
-    for child in expression.children_mut() {
-        renumber(child, slots);
     }
 }

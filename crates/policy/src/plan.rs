@@ -7,11 +7,14 @@ use std::sync::Arc;
 use walcast_pgoutput::{Oid, PgTimestamp};
 
 use crate::constants::{self, Settings};
-use crate::equalities::{self, Equality};
+use crate::copies::{self, CopyNeed};
 use crate::evaluate::{Outcome, Scope, any_of, evaluate_condition};
 use crate::expression::Expression;
+use crate::finder;
+use crate::keys::{self, Key};
+use crate::members::MembersAt;
 use crate::operation::Stop;
-use crate::parse::{Compiler, Surroundings};
+use crate::parse::{Compiler, Names, Surroundings};
 use crate::row::{Datum, RowImage};
 use crate::schema::{Policy, PolicyCommand, Role, Snapshot, Table};
 use crate::verdict::Verdict;
@@ -40,6 +43,8 @@ pub enum DecidedBy {
     /// walcast itself. PostgreSQL may be asked about single values all the same, such as letters outside
     /// ASCII in `lower()`.
     Process,
+    /// walcast itself, with look-ups in copies of these tables (`schema.name`).
+    Members(Vec<String>),
     /// PostgreSQL, wherever the parts that walcast understands do not settle it.
     Oracle(Vec<Unsupported>),
 }
@@ -62,6 +67,8 @@ pub enum Access {
     Everything,
     /// The policies decide.
     ByPolicy,
+    /// Reading the table raises an error for the role, whatever the row; see [`Plan::error`].
+    Raises,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -79,7 +86,13 @@ struct Rules {
     question: String,
     /// The columns that the question reads.
     asked_columns: Vec<usize>,
+    /// Whether PostgreSQL may be asked although every copy is there.
     may_ask: bool,
+    /// Whether it takes PostgreSQL to know which rows raise, so that nothing is decided without it.
+    only_oracle: bool,
+    /// The error that every row raises.
+    raises: Option<String>,
+    copies: Vec<CopyNeed>,
 }
 
 impl Plan {
@@ -92,6 +105,7 @@ impl Plan {
         let policies = applicable(table, role);
         let access = access(table, role, &readable, &policies);
         let policies = if access == Access::ByPolicy { policies } else { Vec::new() };
+        let refused = refusal(&policies, role, snapshot, &mut vec![table.oid]);
         let mut rules = Rules {
             table: table.oid,
             role: role.oid,
@@ -105,9 +119,19 @@ impl Plan {
             question: combined(&policies),
             asked_columns: asked_columns(table, &policies),
             may_ask: false,
+            only_oracle: false,
+            raises: None,
+            copies: Vec::new(),
         };
-        let surroundings = Surroundings { table: Some(table), snapshot, definer: false, depth: 0 };
-        let mut compiler = Compiler::new(surroundings);
+        let surroundings = Surroundings {
+            table: Some(table),
+            snapshot,
+            role,
+            definer: false,
+            names: Names::Qualified,
+            depth: 0,
+        };
+        let mut compiler = Compiler::new(surroundings, table.oid);
         let mut explanation = Vec::with_capacity(policies.len());
         for (policy, using) in policies {
             let mut expression = compiler.policy(using);
@@ -119,15 +143,25 @@ impl Plan {
                 });
             }
             constants::hoist(&mut expression, &mut rules.slots);
+            finder::attach(&mut expression);
             rules.may_ask |= expression.may_ask();
+            copies::collect(&expression, &mut rules.copies);
+            let looks_up = tables_of(&expression, snapshot);
             if policy.permissive {
                 rules.permissive.push(expression);
             } else {
                 rules.restrictive.push(expression);
             }
-            explanation.push(explain(policy, std::mem::take(&mut compiler.unsupported)));
+            let unsupported = std::mem::take(&mut compiler.unsupported);
+            explanation.push(explain(policy, unsupported, looks_up));
         }
         rules.foreign = compiler.foreign;
+        rules.only_oracle = compiler.only_oracle;
+        rules.may_ask |= compiler.only_oracle;
+        rules.raises = refused.or(compiler.raises);
+        if rules.raises.is_some() {
+            rules.access = Access::Raises;
+        }
         Plan { rules: Arc::new(rules), explanation: explanation.into() }
     }
 
@@ -139,6 +173,16 @@ impl Plan {
     /// What the role may see before any policy is asked.
     pub fn access(&self) -> Access {
         self.rules.access
+    }
+
+    /// The error that the role gets whatever the row, for [`Access::Raises`].
+    pub fn error(&self) -> Option<&str> {
+        self.rules.raises.as_deref()
+    }
+
+    /// The copies in which it looks things up.
+    pub fn copies(&self) -> &[CopyNeed] {
+        &self.rules.copies
     }
 
     /// SQL that only PostgreSQL can evaluate, over claims and settings only; its values go to [`Plan::bind`].
@@ -186,14 +230,17 @@ struct Bound {
 }
 
 impl BoundPlan {
-    /// Judges one row image at the moment `now`, the commit of its transaction.
-    pub fn evaluate(&self, row: &RowImage<'_>, now: PgTimestamp) -> Verdict {
+    /// Judges one row image at the moment `now`, the commit of its transaction. Look-ups are made in `members`;
+    /// where a copy is not there, PostgreSQL is to be asked.
+    pub fn evaluate(&self, row: &RowImage<'_>, now: PgTimestamp, members: MembersAt<'_>) -> Verdict {
         let rules = &self.0.rules;
         match rules.access {
             Access::Nothing => Verdict::Hidden,
             Access::Everything => Verdict::Visible,
+            Access::Raises => Verdict::Failed(rules.raises.clone().unwrap_or_default()),
             Access::ByPolicy => {
-                let scope = Scope { row, now, constants: &self.0.constants, settings: None };
+                let scope =
+                    Scope { row, now, constants: &self.0.constants, settings: None, members, frame: None };
                 self.judge(&scope)
             }
         }
@@ -201,7 +248,17 @@ impl BoundPlan {
 
     /// The boolean SQL over the row that settles a [`Verdict::Ask`]; `None` when none is ever given.
     pub fn question(&self) -> Option<&str> {
-        self.0.may_ask.then_some(&self.0.rules.question)
+        (self.0.may_ask || !self.0.rules.copies.is_empty()).then_some(&self.0.rules.question)
+    }
+
+    /// The columns that the question reads, by index into [`Table::columns`]: all where it reads the row as a whole.
+    pub fn asked_columns(&self) -> &[usize] {
+        &self.0.rules.asked_columns
+    }
+
+    /// The copies in which it looks things up.
+    pub fn copies(&self) -> &[CopyNeed] {
+        &self.0.rules.copies
     }
 
     /// The claims as JSON text, for the oracle.
@@ -209,17 +266,18 @@ impl BoundPlan {
         &self.0.claims_json
     }
 
-    /// Equalities one of which holds for every row that the plan does not hide; `None` where there are no
-    /// such. An empty list: it hides every row.
-    pub fn equalities(&self) -> Option<Vec<Equality>> {
+    /// Keys one of which every row has that the plan does not hide; `None` where there are no such. An empty
+    /// list: it hides every row.
+    pub fn keys(&self) -> Option<Vec<Key>> {
         let (rules, constants) = (&self.0.rules, &*self.0.constants);
         match rules.access {
             Access::Nothing => Some(Vec::new()),
-            Access::Everything => None,
+            Access::Everything | Access::Raises => None,
+            Access::ByPolicy if rules.only_oracle => None,
             Access::ByPolicy => {
-                let restrictive = equalities::of_all(&rules.restrictive, constants);
-                let permissive = equalities::of_any(&rules.permissive, constants);
-                restrictive.into_iter().chain(permissive).min_by_key(Vec::len)
+                let restrictive = keys::of_all(&rules.restrictive, constants);
+                let permissive = keys::of_any(&rules.permissive, constants);
+                restrictive.into_iter().chain(permissive).min_by_key(|keys| Key::cost(keys))
             }
         }
     }
@@ -228,6 +286,9 @@ impl BoundPlan {
     fn judge(&self, scope: &Scope<'_>) -> Verdict {
         let rules = &self.0.rules;
         let mut open: Option<Stop> = None;
+        if rules.only_oracle {
+            return self.ask(scope);
+        }
         // The cheap part first: most rows are not for most subscribers.
         let permitted = any_of(&rules.permissive, scope);
         let hidden = |condition: &Result<Option<bool>, Stop>| matches!(condition, Ok(None | Some(false)));
@@ -251,12 +312,14 @@ impl BoundPlan {
         match open {
             None => Verdict::Visible,
             Some(Stop::Missing(column)) => Verdict::Missing { column },
-            Some(_) => {
-                let missing =
-                    rules.asked_columns.iter().find(|column| scope.row.get(**column) == Datum::Missing);
-                missing.map_or(Verdict::Ask, |column| Verdict::Missing { column: *column })
-            }
+            Some(_) => self.ask(scope),
         }
+    }
+
+    fn ask(&self, scope: &Scope<'_>) -> Verdict {
+        let columns = &self.0.rules.asked_columns;
+        let missing = columns.iter().find(|column| scope.row.get(**column) == Datum::Missing);
+        missing.map_or(Verdict::Ask, |column| Verdict::Missing { column: *column })
     }
 
     fn asked_claims(&self) -> Option<&str> {
@@ -287,7 +350,7 @@ impl Hash for BoundPlan {
 }
 
 /// The policies that say which rows the role may SELECT, with their expressions.
-fn applicable<'a>(table: &'a Table, role: &Role) -> Vec<(&'a Policy, &'a str)> {
+pub(crate) fn applicable<'a>(table: &'a Table, role: &Role) -> Vec<(&'a Policy, &'a str)> {
     table
         .policies
         .iter()
@@ -297,11 +360,65 @@ fn applicable<'a>(table: &'a Table, role: &Role) -> Vec<(&'a Policy, &'a str)> {
         .collect()
 }
 
-fn access(table: &Table, role: &Role, readable: &[bool], policies: &[(&Policy, &str)]) -> Access {
+/// Whether row security binds the role on the table.
+pub(crate) fn is_bound(table: &Table, role: &Role) -> bool {
     let owns = role.acts_as.contains(&table.owner) && !table.force_row_security;
+    table.row_security && !role.bypasses_row_security && !owns
+}
+
+/// Whether the role may SELECT these columns, by number; where there are none, any one of the table.
+pub(crate) fn may_select(table: &Table, role: &Role, columns: &[i16]) -> bool {
+    let Some(privileges) = role.privileges.get(&table.oid) else { return false };
+    let selectable = |number: i16| {
+        let index = table.columns.iter().position(|column| column.number == number);
+        index.and_then(|index| privileges.selectable.get(index)).copied().unwrap_or(false)
+    };
+    if columns.is_empty() {
+        privileges.selectable.contains(&true)
+    } else {
+        columns.iter().all(|&number| selectable(number))
+    }
+}
+
+/// The error of a role that lacks a privilege on what the policies read or call: PostgreSQL checks that before
+/// the first row. `active` are the tables whose policies are being gone through.
+fn refusal(
+    policies: &[(&Policy, &str)],
+    role: &Role,
+    snapshot: &Snapshot,
+    active: &mut Vec<Oid>,
+) -> Option<String> {
+    let functions =
+        || snapshot.functions.iter().flat_map(|(name, all)| all.iter().map(move |one| (name, one)));
+    for (policy, _) in policies {
+        for oid in &policy.calls {
+            let denied = functions().find(|(_, one)| one.oid == *oid && !role.executes.contains(oid));
+            if let Some((name, _)) = denied {
+                let name = name.rsplit('.').next().unwrap_or(name);
+                return Some(format!("permission denied for function {name}"));
+            }
+        }
+        for reading in &policy.readings {
+            let Some(found) = snapshot.lookups.get(&reading.table) else { continue };
+            if !may_select(&found.table, role, &reading.columns) {
+                return Some(format!("permission denied for table {}", found.table.name));
+            }
+            if is_bound(&found.table, role) && !active.contains(&reading.table) {
+                active.push(reading.table);
+                let refused = refusal(&applicable(&found.table, role), role, snapshot, active);
+                if refused.is_some() {
+                    return refused;
+                }
+            }
+        }
+    }
+    None
+}
+
+fn access(table: &Table, role: &Role, readable: &[bool], policies: &[(&Policy, &str)]) -> Access {
     if !readable.contains(&true) {
         Access::Nothing
-    } else if !table.row_security || role.bypasses_row_security || owns {
+    } else if !is_bound(table, role) {
         Access::Everything
     } else if policies.iter().any(|(policy, _)| policy.permissive) {
         Access::ByPolicy
@@ -328,10 +445,24 @@ fn asked_columns(table: &Table, policies: &[(&Policy, &str)]) -> Vec<usize> {
     (0..table.columns.len()).filter(|index| read(table.columns[*index].number)).collect()
 }
 
-fn explain(policy: &Policy, unsupported: Vec<Unsupported>) -> Explanation {
-    Explanation {
-        policy: policy.name.clone(),
-        permissive: policy.permissive,
-        decided: if unsupported.is_empty() { DecidedBy::Process } else { DecidedBy::Oracle(unsupported) },
-    }
+fn explain(policy: &Policy, unsupported: Vec<Unsupported>, looks_up: Vec<String>) -> Explanation {
+    let decided = if !unsupported.is_empty() {
+        DecidedBy::Oracle(unsupported)
+    } else if looks_up.is_empty() {
+        DecidedBy::Process
+    } else {
+        DecidedBy::Members(looks_up)
+    };
+    Explanation { policy: policy.name.clone(), permissive: policy.permissive, decided }
+}
+
+/// The tables that an expression looks something up in, by name.
+fn tables_of(expression: &Expression, snapshot: &Snapshot) -> Vec<String> {
+    let mut needs = Vec::new();
+    copies::collect(expression, &mut needs);
+    let name = |need: &CopyNeed| {
+        let found = snapshot.lookups.get(&need.table)?;
+        Some(format!("{}.{}", found.table.schema, found.table.name))
+    };
+    needs.iter().filter_map(name).collect()
 }

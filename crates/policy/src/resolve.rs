@@ -109,6 +109,19 @@ impl Typed {
     }
 }
 
+/// A value as the argument of a function that wants this type: what PostgreSQL converts silently and without
+/// loss.
+pub(crate) fn argument(typed: Typed, kind: &Kind) -> Result<Typed, Reason> {
+    let settled = typed.settled(kind)?;
+    let wider = settled.kind.is_integer()
+        && kind.is_integer()
+        && settled.kind.integer_range().1 <= kind.integer_range().1;
+    if wider {
+        return Ok(Typed { kind: kind.clone(), ..settled });
+    }
+    if *kind == Kind::Text { settled.into_text() } else { settled.expect(kind) }
+}
+
 /// Reads a literal of a type at compile time.
 pub(crate) fn read_literal(kind: &Kind, text: &str) -> Result<Value<'static>, Reason> {
     kind.read(text).map(Value::into_owned).map_err(|unreadable| match unreadable {

@@ -33,6 +33,25 @@ impl Snapshot {
     pub fn table(&self, schema: &str, name: &str) -> Option<&Arc<Table>> {
         self.tables.values().find(|table| table.schema == schema && table.name == name)
     }
+
+    /// Whether plans that were compiled with this snapshot are those of `other`, as far as tables and roles are not
+    /// the plans' own.
+    pub fn compiles_as(&self, other: &Snapshot) -> bool {
+        let owners = |snapshot: &Snapshot| {
+            let functions = snapshot.functions.values().flatten();
+            let owners: FxHashSet<Oid> =
+                functions.filter(|one| one.security_definer).map(|one| one.owner).collect();
+            let mut roles: Vec<_> =
+                snapshot.roles.values().filter(|role| owners.contains(&role.oid)).cloned().collect();
+            roles.sort_by_key(|role| role.oid.0);
+            roles
+        };
+        self.types == other.types
+            && self.functions == other.functions
+            && self.lookups == other.lookups
+            && self.search_path == other.search_path
+            && owners(self) == owners(other)
+    }
 }
 
 /// A published table.
@@ -78,6 +97,8 @@ pub struct LookupTable {
     /// Why no copy of it can be kept current from the log, as a clause for the operator to read (`it is a
     /// view`); `None` where one can be.
     pub obstacle: Option<String>,
+    /// `relfilenode`: another one where the table was written anew, which the log does not show.
+    pub storage: u32,
 }
 
 /// What a policy reads of a table other than its own, as `pg_depend` has it.

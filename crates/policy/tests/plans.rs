@@ -12,7 +12,7 @@ use serde_json::json;
 use support::{ALICE, OWNER, TABLE, policy, role, row, snapshot, table};
 use walcast_pgoutput::{Oid, PgTimestamp};
 use walcast_policy::schema::{Policy, PolicyCommand, Role, Table};
-use walcast_policy::{Access, BoundPlan, Datum, DecidedBy, Plan, Verdict};
+use walcast_policy::{Access, BoundPlan, Datum, DecidedBy, MembersAt, Plan, Verdict};
 
 const NOW: PgTimestamp = PgTimestamp(0);
 
@@ -25,7 +25,7 @@ fn bind(plan: &Plan, claims: &serde_json::Value) -> BoundPlan {
 
 fn judge(table: &Table, role: &Role) -> Verdict {
     let plan = Plan::compile(table, role, &snapshot());
-    bind(&plan, &json!({ "sub": ALICE })).evaluate(&row(), NOW)
+    bind(&plan, &json!({ "sub": ALICE })).evaluate(&row(), NOW, MembersAt::none())
 }
 
 fn judged(policies: Vec<Policy>) -> Verdict {
@@ -144,7 +144,7 @@ fn a_column_that_the_image_lacks_is_named_only_where_it_matters() {
         let plan = Plan::compile(&table(policies), &role(), &snapshot());
         let mut image = row();
         image.values[column] = Datum::Missing;
-        bind(&plan, &json!({ "sub": ALICE })).evaluate(&image, NOW)
+        bind(&plan, &json!({ "sub": ALICE })).evaluate(&image, NOW, MembersAt::none())
     };
     let body = || policy("body", "(body = 'hello'::text)", &[3]);
     let own = || policy("own", "(owner = auth.uid())", &[2]);
@@ -194,9 +194,9 @@ fn null_in_every_strict_operator_is_no_match() {
         let mut image = row();
         image.values.fill(Datum::Null);
         let bound = bind(&plan, &json!({ "sub": ALICE }));
-        assert_eq!(bound.evaluate(&image, NOW), Verdict::Hidden, "{using}");
+        assert_eq!(bound.evaluate(&image, NOW, MembersAt::none()), Verdict::Hidden, "{using}");
         assert_eq!(
-            bound.evaluate(&row(), NOW) == Verdict::Visible,
+            bound.evaluate(&row(), NOW, MembersAt::none()) == Verdict::Visible,
             !using.contains("<>") && !using.contains("!~~"),
             "{using}"
         );
@@ -226,7 +226,7 @@ fn foreign_constants_are_computed_elsewhere_and_read_here() {
     assert_eq!(plan.foreign_constants(), ["current_setting('app.tenant'::TEXT, true)"]);
     let with = |value: Option<&str>| {
         let bound = plan.bind(&json!({}), &Arc::from("{}"), &[value.map(str::to_owned)]);
-        bound.evaluate(&row(), NOW)
+        bound.evaluate(&row(), NOW, MembersAt::none())
     };
     assert_eq!(with(Some("hello")), Verdict::Visible);
     assert_eq!(with(Some("other")), Verdict::Hidden);

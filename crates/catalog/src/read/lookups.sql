@@ -74,5 +74,6 @@ SELECT oid, nspname, relname, relowner, relrowsecurity, relforcerowsecurity, rel
         WHEN own AND NOT identified THEN format('ALTER PUBLICATION %I DROP TABLE %s;', $4::text, quoted)
         WHEN obstacle IS NULL AND NOT as_a_whole
             THEN format('ALTER PUBLICATION %I ADD TABLE %s;', $4::text, quoted)
-    END
+    END,
+    relfilenode
 FROM judged

@@ -67,6 +67,7 @@ pub(super) struct Obstacle {
     found: Option<String>,
     /// The statement that walcast's own publication is due.
     pub(super) due: Option<String>,
+    pub(super) storage: u32,
 }
 
 impl Obstacle {
@@ -80,7 +81,8 @@ impl Obstacle {
 pub(super) fn obstacles(rows: &[Row]) -> Result<FxHashMap<Oid, Obstacle>, CatalogError> {
     rows.iter()
         .map(|row| {
-            let obstacle = Obstacle { found: row.try_get(7)?, due: row.try_get(8)? };
+            let obstacle =
+                Obstacle { found: row.try_get(7)?, due: row.try_get(8)?, storage: row.try_get(9)? };
             Ok((Oid(row.try_get(0)?), obstacle))
         })
         .collect()

@@ -36,7 +36,7 @@ impl<'a> Subject<'a> {
             DecidedBy::Process if policy.columns.is_empty() && !policy.whole_row => {
                 (Decided::Constants, Vec::new())
             }
-            DecidedBy::Process => (Decided::Process, Vec::new()),
+            DecidedBy::Process | DecidedBy::Members(_) => (Decided::Process, Vec::new()),
             DecidedBy::Oracle(unsupported) => {
                 let asked = |one: &Unsupported| Asked {
                     expression: one.expression.clone(),

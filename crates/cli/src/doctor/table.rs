@@ -57,7 +57,7 @@ fn role_report(table: &Table, role: &Role, survey: &Survey) -> RoleReport {
             Columns::Every
         },
         rows: match plan.access() {
-            Access::Nothing => Rows::None,
+            Access::Nothing | Access::Raises => Rows::None,
             Access::Everything => Rows::Every,
             Access::ByPolicy => Rows::ByPolicy,
         },

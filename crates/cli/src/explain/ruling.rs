@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use walcast_pgoutput::PgTimestamp;
 use walcast_policy::schema::{Role, Snapshot, Table};
-use walcast_policy::{Oracle, OracleError, Plan, Question, RowImage, Verdict};
+use walcast_policy::{MembersAt, Oracle, OracleError, Plan, Question, RowImage, Verdict};
 
 use super::PolicyAnswer;
 use super::single_policy;
@@ -82,7 +82,7 @@ impl Bench<'_> {
             Err(error) => return Ruling { says: undecided(&error), decided_by: Decider::Oracle },
         };
         let bound = plan.bind(value, json, &foreign);
-        let says = match (bound.evaluate(self.row, self.now), bound.question()) {
+        let says = match (bound.evaluate(self.row, self.now, MembersAt::none()), bound.question()) {
             (Verdict::Visible, _) => Says::Yes,
             (Verdict::Hidden, _) => Says::No,
             (Verdict::Failed(reason), _) => Says::Undecided(reason),

@@ -239,6 +239,15 @@ pub(super) static RECORD_BYTES_MAX: Setting<usize> = Setting::new(
 .environment(&["WALCAST_RECORD_BYTES_MAX"])
 .default("1048576");
 
+pub(super) static COPY_BYTES_MAX: Setting<usize> = Setting::new(
+    "changes.copy_bytes_max",
+    parse::count::<0, 1_099_511_627_776>,
+    "Bytes of all copies of the tables that policies look things up in; where they do not suffice the database is \
+     asked instead.",
+)
+.environment(&["WALCAST_COPY_BYTES_MAX"])
+.default("268435456");
+
 pub(super) static MAX_USERS: Setting<usize> = Setting::new(
     "limits.max_concurrent_users",
     parse::count::<1, 10_000_000>,
@@ -342,6 +351,7 @@ pub(super) static ALL: &[&About] = &[
     &DELETES.about,
     &CATALOG_POLL.about,
     &RECORD_BYTES_MAX.about,
+    &COPY_BYTES_MAX.about,
     &MAX_USERS.about,
     &MAX_CHANNELS.about,
     &MAX_BINDINGS.about,

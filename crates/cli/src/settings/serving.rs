@@ -48,8 +48,11 @@ impl Settings {
             outbound_bytes_max: self.server.outbound_bytes_max,
             payload_bytes_max: self.limits.payload_bytes_max,
             record_bytes_max: self.changes.record_bytes_max,
+            copy_bytes_max: self.changes.copy_bytes_max,
             presence_calls: self.limits.presence_calls,
             deletes: self.changes.deletes,
+            // One connection is left for joins.
+            questions_max: self.database.pool_size.saturating_sub(1).max(1),
         }
     }
 }

@@ -2,17 +2,22 @@
 //! them those that get the very same bytes. Audiences whose rows must have a certain value in a column are
 //! found by that value, so that a change costs as much as it has receivers.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use walcast_pgoutput::Oid;
-use walcast_policy::{BoundPlan, Datum, Equality, Filter, RowImage};
+use walcast_pgoutput::{Oid, PgTimestamp};
+use walcast_policy::{BoundPlan, Datum, Filter, Finder, Key, MembersAt, RowImage};
 use walcast_wire::{BindingEvent, ChangeKind, Serializer};
 
 use super::groups::Groups;
 use crate::command::Target;
 use crate::ids::{ChannelId, ShardId};
 use crate::subscription::Placement;
+
+/// Members that a row is looked up for at most, for each audience that may be among them, and in any case.
+const MEMBERS_PER_AUDIENCE: usize = 4;
+const MEMBERS_MIN: usize = 64;
 
 /// What all members of an audience share: one evaluation decides for them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,8 +63,8 @@ pub(super) struct Audiences {
     tables: FxHashMap<Oid, TableAudiences>,
 }
 
-/// An audience of a table, by its place in [`TableAudiences::slots`].
-type Slot = usize;
+/// An audience of a table, by its place in [`TableAudiences::slots`]. It holds until a subscription comes or goes.
+pub(super) type Slot = usize;
 
 /// The audiences of one table.
 #[derive(Default)]
@@ -70,7 +75,17 @@ pub(super) struct TableAudiences {
     /// Audiences that any row may be for.
     unindexed: Vec<Slot>,
     /// By column and value: audiences whose rows have that value there.
-    by_value: FxHashMap<usize, FxHashMap<Box<str>, Vec<Slot>>>,
+    by_column: FxHashMap<usize, FxHashMap<Box<str>, Vec<Slot>>>,
+    /// By look-up and value: audiences for whom a row is only where the look-up finds that value for it.
+    by_finder: FxHashMap<Arc<Finder>, FxHashMap<Box<[u8]>, Vec<Slot>>>,
+}
+
+/// What an audience is found from.
+pub(super) struct Sight<'a> {
+    pub(super) row: &'a RowImage<'a>,
+    /// The transaction's commit time.
+    pub(super) now: PgTimestamp,
+    pub(super) members: MembersAt<'a>,
 }
 
 impl Audiences {
@@ -106,35 +121,47 @@ impl Audiences {
 }
 
 impl TableAudiences {
+    pub(super) fn get(&self, slot: Slot) -> Option<&Audience> {
+        self.slots.get(slot)?.as_deref()
+    }
+
     /// The audiences that a change with this image may be for, each once.
-    pub(super) fn candidates(&self, kind: ChangeKind, row: &RowImage<'_>) -> Vec<&Audience> {
+    pub(super) fn candidates(&self, kind: ChangeKind, sight: &Sight<'_>) -> Vec<Slot> {
         let mut slots = self.unindexed.clone();
-        for (&column, values) in &self.by_value {
-            if let Datum::Text(text) = row.get(column)
+        for (&column, values) in &self.by_column {
+            if let Datum::Text(text) = sight.row.get(column)
                 && let Some(found) = values.get(text)
             {
                 slots.extend_from_slice(found);
             }
         }
-        if self.by_value.len() > 1 {
+        for (finder, values) in &self.by_finder {
+            let before = slots.len();
+            // Where a row is for more people than are here, it is cheaper to go through those who are.
+            let limit = MEMBERS_PER_AUDIENCE * values.len() + MEMBERS_MIN;
+            let found = finder.values(sight.row, sight.now, sight.members, limit, |value| {
+                slots.extend(values.get(value).into_iter().flatten());
+            });
+            if !found {
+                slots.truncate(before);
+                slots.extend(values.values().flatten());
+            }
+        }
+        if self.by_column.len() > 1 || !self.by_finder.is_empty() {
             slots.sort_unstable();
             slots.dedup();
         }
+        slots.retain(|slot| self.asks_for(*slot, kind));
         slots
-            .into_iter()
-            .filter_map(|slot| self.slots[slot].as_deref())
-            .filter(|audience| audience.key.event.includes(kind))
-            .collect()
     }
 
     /// Every audience that asks for this kind of change.
-    pub(super) fn all(&self, kind: ChangeKind) -> Vec<&Audience> {
-        self.slots
-            .iter()
-            .flatten()
-            .map(|audience| &**audience)
-            .filter(|one| one.key.event.includes(kind))
-            .collect()
+    pub(super) fn all(&self, kind: ChangeKind) -> Vec<Slot> {
+        (0..self.slots.len()).filter(|slot| self.asks_for(*slot, kind)).collect()
+    }
+
+    fn asks_for(&self, slot: Slot, kind: ChangeKind) -> bool {
+        self.get(slot).is_some_and(|audience| audience.key.event.includes(kind))
     }
 
     fn audience(&mut self, placement: &Placement) -> &mut Audience {
@@ -151,13 +178,9 @@ impl TableAudiences {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        match key.equalities() {
+        match key.keys() {
             None => self.unindexed.push(slot),
-            Some(equalities) => {
-                for Equality { column, value } in equalities {
-                    self.by_value.entry(column).or_default().entry(value).or_default().push(slot);
-                }
-            }
+            Some(keys) => keys.into_iter().for_each(|key| self.index(slot, key)),
         }
         self.slots[slot] = Some(Box::new(Audience::new(key.clone())));
         self.by_key.insert(key, slot);
@@ -182,23 +205,46 @@ impl TableAudiences {
         self.by_key.remove(key);
         self.slots[slot] = None;
         self.free.push(slot);
-        match key.equalities() {
+        match key.keys() {
             None => forget(&mut self.unindexed, slot),
-            Some(equalities) => {
-                for Equality { column, value } in equalities {
-                    let Some(values) = self.by_value.get_mut(&column) else { continue };
-                    if let Some(slots) = values.get_mut(&value) {
-                        forget(slots, slot);
-                        if slots.is_empty() {
-                            values.remove(&value);
-                        }
-                    }
-                    if values.is_empty() {
-                        self.by_value.remove(&column);
-                    }
-                }
+            Some(keys) => keys.into_iter().for_each(|key| self.unindex(slot, key)),
+        }
+    }
+
+    fn index(&mut self, slot: Slot, key: Key) {
+        match key {
+            Key::Column { column, value } => {
+                self.by_column.entry(column).or_default().entry(value).or_default().push(slot);
+            }
+            Key::Member { finder, value } => {
+                self.by_finder.entry(finder).or_default().entry(value).or_default().push(slot);
             }
         }
+    }
+
+    fn unindex(&mut self, slot: Slot, key: Key) {
+        match key {
+            Key::Column { column, value } => unindex(&mut self.by_column, &column, &value, slot),
+            Key::Member { finder, value } => unindex(&mut self.by_finder, &finder, &value, slot),
+        }
+    }
+}
+
+fn unindex<K: Eq + Hash, V: Eq + Hash>(
+    index: &mut FxHashMap<K, FxHashMap<V, Vec<Slot>>>,
+    place: &K,
+    value: &V,
+    slot: Slot,
+) {
+    let Some(values) = index.get_mut(place) else { return };
+    if let Some(slots) = values.get_mut(value) {
+        forget(slots, slot);
+        if slots.is_empty() {
+            values.remove(value);
+        }
+    }
+    if values.is_empty() {
+        index.remove(place);
     }
 }
 
@@ -209,15 +255,15 @@ fn forget(slots: &mut Vec<Slot>, slot: Slot) {
 }
 
 impl AudienceKey {
-    /// Values one of which a row must have to be for this audience; `None` where nothing of the kind is
-    /// known. The smaller choice of policy and filter.
-    fn equalities(&self) -> Option<Vec<Equality>> {
+    /// Keys one of which a row must have to be for this audience; `None` where nothing of the kind is known. The
+    /// cheaper choice of policy and filter.
+    fn keys(&self) -> Option<Vec<Key>> {
         if !self.reads_key {
             // Every change is shown to them as an error.
             return None;
         }
-        match (self.plan.equalities(), self.filter.equalities()) {
-            (Some(plan), Some(filter)) if filter.len() < plan.len() => Some(filter),
+        match (self.plan.keys(), self.filter.keys()) {
+            (Some(plan), Some(filter)) if Key::cost(&filter) < Key::cost(&plan) => Some(filter),
             (Some(plan), _) => Some(plan),
             (None, filter) => filter,
         }

@@ -7,7 +7,7 @@ use walcast_policy::schema::{Snapshot, Table, Type, TypeKind, Types};
 use walcast_policy::{Datum, RowImage};
 use walcast_wire::{ChangeKind, Shape};
 
-use crate::ingest::RowChange;
+use crate::transaction::RowChange;
 
 /// A table as the log and the catalog describe it together.
 pub(super) struct BoundRelation {
@@ -94,8 +94,9 @@ pub(super) struct ChangeImages<'a> {
 }
 
 impl<'a> ChangeImages<'a> {
-    pub(super) fn new(relation: &BoundRelation, change: &'a RowChange) -> Self {
-        match change {
+    /// The images of a change of a row; `None` where there is no row to show.
+    pub(super) fn new(relation: &BoundRelation, change: &'a RowChange) -> Option<Self> {
+        Some(match change {
             RowChange::Insert { new } => ChangeImages {
                 kind: ChangeKind::Insert,
                 new: Some(relation.row(new)),
@@ -125,7 +126,13 @@ impl<'a> ChangeImages<'a> {
                 };
                 ChangeImages { kind: ChangeKind::Delete, new: None, old: Some(old), old_is_full }
             }
-        }
+            RowChange::Truncate => return None,
+        })
+    }
+
+    /// The row as an UPDATE found it, where the log carries the whole of it.
+    pub(super) fn row_before(&self) -> Option<&RowImage<'a>> {
+        self.old.as_ref().filter(|_| self.old_is_full && self.kind == ChangeKind::Update)
     }
 
     /// The image that decides who gets the change: the new row, or for DELETE the old one.

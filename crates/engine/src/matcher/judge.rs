@@ -1,14 +1,19 @@
-//! Yes or no for many audiences and one row: plans and filters decide in process, PostgreSQL the rest.
+//! From verdicts to yes and no: what PostgreSQL must tell is asked, what fails is a no, and is reported.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use walcast_pgoutput::{PgTimestamp, Xid};
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use walcast_pgoutput::Xid;
 use walcast_policy::schema::Table;
-use walcast_policy::{Answers, BoundPlan, Filter, Oracle, OracleError, Question, RowImage, Verdict};
+use walcast_policy::{Answers, Oracle, OracleError, Verdict};
 
+use super::docket::{Docket, Inquiry};
+use super::ruling::{Opinion, Receiver};
 use crate::settings::Counters;
 
 /// Causes of failure remembered so that each is logged once; beyond this the memory starts anew.
@@ -19,172 +24,119 @@ const REPORTED_CAUSES_MAX: usize = 1_000;
 const AWAY_PAUSES_MS: [u64; 12] =
     [50, 100, 250, 600, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000, 10_000, 14_000];
 
-/// Something that decides about a row, and can be put to PostgreSQL as a question.
-pub(super) trait Decider {
-    fn evaluate(&self, row: &RowImage<'_>, now: PgTimestamp) -> Verdict;
-    fn question(&self) -> Option<&str>;
-}
-
-impl Decider for BoundPlan {
-    fn evaluate(&self, row: &RowImage<'_>, now: PgTimestamp) -> Verdict {
-        BoundPlan::evaluate(self, row, now)
-    }
-
-    fn question(&self) -> Option<&str> {
-        BoundPlan::question(self)
-    }
-}
-
-impl Decider for Filter {
-    fn evaluate(&self, row: &RowImage<'_>, _now: PgTimestamp) -> Verdict {
-        Filter::evaluate(self, row)
-    }
-
-    fn question(&self) -> Option<&str> {
-        Filter::question(self)
-    }
-}
-
-/// A decider with the role and claims that PostgreSQL would be asked with.
-pub(super) struct Case<'a, D> {
-    pub(super) decider: &'a D,
-    pub(super) role: &'a str,
-    pub(super) claims: &'a Arc<str>,
-}
-
-/// What is judged.
-#[derive(Clone, Copy)]
-pub(super) struct Exhibit<'a> {
-    pub(super) table: &'a Table,
-    pub(super) row: &'a RowImage<'a>,
-    /// The transaction's commit time, which `now()` means.
-    pub(super) now: PgTimestamp,
-}
-
 pub(super) struct Judge {
     oracle: Arc<dyn Oracle>,
     counters: Arc<Counters>,
+    /// Questions that are put to PostgreSQL at a time.
+    questions_max: usize,
     reported: HashSet<String>,
     /// The transaction whose rows are judged, until PostgreSQL is known to show it to others.
     unseen: Option<Xid>,
+    /// The transactions that something is to be asked about, likewise.
+    asking: Vec<Xid>,
 }
 
 impl Judge {
-    pub(super) fn new(oracle: Arc<dyn Oracle>, counters: Arc<Counters>) -> Self {
-        Judge { oracle, counters, reported: HashSet::new(), unseen: None }
+    pub(super) fn new(oracle: Arc<dyn Oracle>, counters: Arc<Counters>, questions_max: usize) -> Self {
+        Judge { oracle, counters, questions_max, reported: HashSet::new(), unseen: None, asking: Vec::new() }
     }
 
-    /// Turns to a transaction: what is asked from now on is asked of the database as that one left it.
+    /// Turns to a transaction.
     pub(super) fn begin(&mut self, transaction: Xid) {
         self.unseen = Some(transaction);
     }
 
-    /// Waits until the transaction is visible. Only what is asked of PostgreSQL need wait.
-    pub(super) async fn transaction_visible(&mut self) -> Result<(), OracleError> {
-        if let Some(transaction) = self.unseen {
-            self.oracle.visible(transaction).await?;
+    /// What is asked next is about the transaction, too: it is asked of the database as that one left it.
+    pub(super) fn will_ask(&mut self) {
+        if let Some(transaction) = self.unseen
+            && self.asking.last() != Some(&transaction)
+        {
+            self.asking.push(transaction);
+        }
+    }
+
+    /// Waits until the transactions that something is asked about are visible.
+    ///
+    /// Each is waited for: they become visible in another order than that of their commits in the log, above all
+    /// where some of them wait for a synchronous standby.
+    pub(super) async fn transactions_visible(&mut self) -> Result<(), OracleError> {
+        let waits: Vec<_> = self.asking.iter().map(|transaction| self.oracle.visible(*transaction)).collect();
+        let mut waits = stream::iter(waits).buffer_unordered(self.questions_max);
+        while let Some(seen) = waits.next().await {
+            seen?;
+        }
+        drop(waits);
+        if self.asking.last().copied() == self.unseen {
             self.unseen = None;
         }
+        self.asking.clear();
         Ok(())
     }
 
-    /// One answer for each case, in their order. What fails is a no.
-    pub(super) async fn decide<D: Decider>(
-        &mut self,
-        exhibit: Exhibit<'_>,
-        cases: &[Case<'_, D>],
-    ) -> Vec<bool> {
-        let mut answers = vec![false; cases.len()];
-        let mut asked = Vec::new();
-        for (index, case) in cases.iter().enumerate() {
-            match case.decider.evaluate(exhibit.row, exhibit.now) {
-                Verdict::Visible => answers[index] = true,
-                Verdict::Hidden => {}
-                Verdict::Ask => asked.push(index),
-                Verdict::Missing { column } => self.report_missing(exhibit, column),
-                Verdict::Failed(reason) => self.report(exhibit.table, &reason),
-            }
-        }
-        while let Some(&first) = asked.first() {
-            let same = |index: &usize| {
-                cases[*index].role == cases[first].role
-                    && cases[*index].decider.question() == cases[first].decider.question()
-            };
-            let (together, rest) = asked.into_iter().partition::<Vec<_>, _>(same);
-            asked = rest;
-            self.ask(exhibit, cases, &together, &mut answers).await;
-        }
-        answers
-    }
-
-    /// Puts one question for all its distinct claims.
-    async fn ask<D: Decider>(
-        &mut self,
-        exhibit: Exhibit<'_>,
-        cases: &[Case<'_, D>],
-        together: &[usize],
-        answers: &mut [bool],
-    ) {
-        let Some(expression) = together.first().and_then(|&index| cases[index].decider.question()) else {
-            return;
-        };
-        let mut claims: Vec<Arc<str>> = Vec::new();
-        let mut claims_index = Vec::with_capacity(together.len());
-        for &index in together {
-            let wanted = cases[index].claims;
-            let known = claims.iter().position(|known| known == wanted).unwrap_or_else(|| {
-                claims.push(Arc::clone(wanted));
-                claims.len() - 1
-            });
-            claims_index.push(known);
-        }
-        let role = cases[together[0]].role;
-        let rows = std::slice::from_ref(exhibit.row);
-        let question = Question { role, table: exhibit.table, rows, expression };
-        self.counters.oracle_questions.fetch_add(1, Relaxed);
-        let verdicts = match self.put(question, &claims).await {
-            Ok(verdicts) => verdicts,
-            Err(error) => return self.report(exhibit.table, &error.to_string()),
-        };
-        for (&index, &known) in together.iter().zip(&claims_index) {
-            match verdicts.get(known).and_then(|rows| rows.first()) {
-                Some(Ok(answer)) => answers[index] = *answer,
-                Some(Err(error)) => self.report(exhibit.table, &error.to_string()),
-                None => self.report(exhibit.table, "the database gave no answer"),
-            }
-        }
-    }
-
-    /// Puts a question, and waits for a database that is away: its log brings nothing new meanwhile, and what
-    /// it brought before is not lost for a restart.
-    async fn put(
-        &mut self,
-        question: Question<'_>,
-        claims: &[Arc<str>],
-    ) -> Result<Vec<Answers>, OracleError> {
+    /// Puts all questions of a docket, several at a time, and waits for a database that is away: its log brings
+    /// nothing new meanwhile, and what it brought before is not lost for a restart. One verdict for each ticket.
+    pub(super) async fn ask(&mut self, docket: Docket<'_>) -> Vec<Verdict> {
+        let mut verdicts = vec![Verdict::Hidden; docket.tickets()];
+        let inquiries = docket.into_inquiries();
         let mut pauses = AWAY_PAUSES_MS.iter();
-        loop {
-            let answer = match self.transaction_visible().await {
-                Ok(()) => self.oracle.decide(question, claims).await,
-                Err(error) => Err(error),
-            };
-            match (answer, pauses.next()) {
+        let seen = loop {
+            match (self.transactions_visible().await, pauses.next()) {
                 (Err(OracleError::Disconnected(reason)), Some(&pause)) => {
-                    tracing::warn!(reason, "a row can not be judged while the database is away; it waits");
-                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                    wait_for_database(&reason, pause).await;
                 }
-                (answer, _) => return answer,
+                (seen, _) => break seen,
+            }
+        };
+        if let Err(error) = seen {
+            self.asking.clear();
+            for inquiry in &inquiries {
+                self.report(inquiry.table, &error.to_string());
+            }
+            return verdicts;
+        }
+        let oracle = &*self.oracle;
+        let mut puts: Vec<BoxFuture<'_, _>> = Vec::with_capacity(inquiries.len());
+        for inquiry in &inquiries {
+            self.counters.oracle_questions.fetch_add(1, Relaxed);
+            puts.push(Box::pin(async move { (inquiry, put(oracle, inquiry).await) }));
+        }
+        let answered: Vec<_> = stream::iter(puts).buffer_unordered(self.questions_max).collect().await;
+        for (inquiry, answers) in answered {
+            match answers {
+                Ok(answers) => inquiry.read(&answers, &mut verdicts),
+                // Nobody sees the rows, and it is one failure.
+                Err(error) => self.report(inquiry.table, &error.to_string()),
             }
         }
+        verdicts
     }
 
-    fn report_missing(&mut self, exhibit: Exhibit<'_>, column: usize) {
-        let name = exhibit.table.columns.get(column).map_or("?", |column| &column.name);
-        let reason = format!(
-            "the decision needs column \"{name}\", which the log does not carry for this change; \
-             REPLICA IDENTITY FULL makes it"
-        );
-        self.report(exhibit.table, &reason);
+    /// Whether an audience gets a change of which everything is known that can be.
+    pub(super) fn conclude(&mut self, table: &Table, opinion: &Opinion) -> Option<Receiver> {
+        let visible = self.holds(table, &opinion.filter) && self.holds(table, &opinion.policies);
+        visible.then(|| Receiver { slot: opinion.slot, old_visible: self.holds(table, &opinion.before) })
+    }
+
+    fn holds(&mut self, table: &Table, verdict: &Verdict) -> bool {
+        *verdict != Verdict::Ask && self.may_hold(table, verdict)
+    }
+
+    /// Whether a verdict is a yes, or may become one. What fails is a no.
+    pub(super) fn may_hold(&mut self, table: &Table, verdict: &Verdict) -> bool {
+        match verdict {
+            Verdict::Visible | Verdict::Ask => return true,
+            Verdict::Hidden => {}
+            Verdict::Missing { column } => {
+                let name = table.columns.get(*column).map_or("?", |column| &column.name);
+                let reason = format!(
+                    "the decision needs column \"{name}\", which the log does not carry for this change; \
+                     REPLICA IDENTITY FULL makes it"
+                );
+                self.report(table, &reason);
+            }
+            Verdict::Failed(reason) => self.report(table, reason),
+        }
+        false
     }
 
     fn report(&mut self, table: &Table, reason: &str) {
@@ -200,4 +152,20 @@ impl Judge {
             );
         }
     }
+}
+
+/// Puts one question, again and again while the database is away.
+async fn put(oracle: &dyn Oracle, inquiry: &Inquiry<'_>) -> Result<Vec<Answers>, OracleError> {
+    let mut pauses = AWAY_PAUSES_MS.iter();
+    loop {
+        match (oracle.decide(inquiry.question(), &inquiry.claims).await, pauses.next()) {
+            (Err(OracleError::Disconnected(reason)), Some(&pause)) => wait_for_database(&reason, pause).await,
+            (answer, _) => return answer,
+        }
+    }
+}
+
+async fn wait_for_database(reason: &str, pause_ms: u64) {
+    tracing::warn!(reason, "rows can not be judged while the database is away; they wait");
+    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
 }

@@ -101,27 +101,27 @@ impl<'a> Bodies<'a> {
         body.encode(self.record_bytes_max)
     }
 
-    /// Whether an INSERT or UPDATE of this table is shown as an error (docs/protocol.md §4.4).
-    pub(super) fn error(&self, reads_key: bool) -> Option<&'static str> {
-        if self.images.kind == ChangeKind::Delete {
-            None
-        } else if !self.relation.table.has_primary_key() {
-            Some(NO_PRIMARY_KEY)
-        } else if !reads_key {
-            Some(UNAUTHORIZED)
-        } else {
-            None
-        }
-    }
-
     /// How much of the old row goes out. Under row security more than the key does only where the whole old
     /// row is known and was visible: what an index identity carries may be another person's.
     pub(super) fn old_record(&self, old_visible: bool) -> OldRecord {
-        let judged = self.images.old_is_full && self.images.kind == ChangeKind::Update;
+        let judged = self.images.row_before().is_some();
         if self.relation.table.row_security && !judged || !old_visible {
             OldRecord::Key
         } else {
             OldRecord::Identity
         }
+    }
+}
+
+/// Whether a change of this kind is shown as an error (docs/protocol.md §4.4): then it carries nothing of the row.
+pub(super) fn error(relation: &BoundRelation, kind: ChangeKind, reads_key: bool) -> Option<&'static str> {
+    if kind == ChangeKind::Delete {
+        None
+    } else if !relation.table.has_primary_key() {
+        Some(NO_PRIMARY_KEY)
+    } else if !reads_key {
+        Some(UNAUTHORIZED)
+    } else {
+        None
     }
 }

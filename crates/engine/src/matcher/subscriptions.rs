@@ -29,6 +29,15 @@ const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Pauses between attempts to read the catalog: the first one, and the longest one.
 const REFRESH_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// How long a join waits for copies of tables.
+const PARKED_FOR: Duration = Duration::from_secs(3);
+
+/// A join that waits for copies of the tables that its policies look things up in.
+pub(super) struct Parked {
+    until: Instant,
+    subscribing: Subscribing,
+}
+
 /// The bindings of one channel.
 pub(super) struct Entry {
     pub(super) address: Address,
@@ -53,8 +62,9 @@ impl State {
     /// meanwhile would reach those who may not see it.
     pub(super) async fn refresh(&mut self) {
         let (mut pause, pause_max) = REFRESH_PAUSE;
+        self.judge.will_ask();
         loop {
-            let read = match self.judge.transaction_visible().await {
+            let read = match self.judge.transactions_visible().await {
                 Ok(()) => Arc::clone(&self.matcher.oracle).refresh().await,
                 Err(error) => Err(error),
             };
@@ -78,6 +88,7 @@ impl State {
         }
         let old = std::mem::replace(&mut self.snapshot, snapshot);
         self.relations.clear();
+        self.copies.catalog(&self.snapshot);
         if concerns_subscriptions(&old, &self.snapshot) {
             self.audiences.clear();
             self.resolve_again(|_| true).await;
@@ -109,6 +120,7 @@ impl State {
         let (identity, bindings) = (entry.identity.clone(), Arc::clone(&entry.bindings));
         let resolved = self.resolve(&bindings, &identity).await;
         let (resolved, standing) = self.stand(resolved);
+        self.want_copies(&resolved);
         let Some(entry) = self.entries.get_mut(&channel) else {
             return;
         };
@@ -133,8 +145,51 @@ impl State {
         resolve_in(snapshot, bindings, identity, &**oracle, plans, settings.deletes).await
     }
 
-    /// Registers the bindings of a join, or of a channel that got a new token.
+    /// Sees to the copies that the plans look things up in. `true`: they are there.
+    fn want_copies(&mut self, resolved: &Resolved) -> bool {
+        let mut all = true;
+        for need in resolved.copies() {
+            all &= self.copies.want(need, &self.snapshot);
+        }
+        all
+    }
+
+    /// Registers what waited for copies that are there now, or are not coming, or have not come for too long.
+    pub(super) async fn subscribe_parked(&mut self) {
+        let now = Instant::now();
+        for Parked { until, subscribing } in std::mem::take(&mut self.parked) {
+            if until <= now || !self.awaits_copies(&subscribing) {
+                self.register(subscribing).await;
+            } else {
+                self.parked.push(Parked { until, subscribing });
+            }
+        }
+    }
+
+    /// When the first of those that wait for copies waits no longer.
+    pub(super) fn parked_until(&self) -> Option<Instant> {
+        self.parked.iter().map(|parked| parked.until).min()
+    }
+
+    fn awaits_copies(&mut self, subscribing: &Subscribing) -> bool {
+        let Ok(resolved) = &subscribing.resolved else { return false };
+        !self.want_copies(resolved) && resolved.copies().any(|need| self.copies.is_coming(need))
+    }
+
+    /// Registers the bindings of a join, or of a channel that got a new token. A join whose policies look things up
+    /// in copies that are about to be there waits for them, so that the first rows are judged by them.
     pub(super) async fn subscribe(&mut self, subscribing: Subscribing) {
+        // The join may know a newer catalog than has arrived here.
+        let newest = self.matcher.oracle.snapshot();
+        self.catalog(newest).await;
+        if subscribing.joining.is_some() && self.awaits_copies(&subscribing) {
+            self.parked.push(Parked { until: Instant::now() + PARKED_FOR, subscribing });
+        } else {
+            self.register(subscribing).await;
+        }
+    }
+
+    async fn register(&mut self, subscribing: Subscribing) {
         let Subscribing {
             shard,
             target,
@@ -151,9 +206,6 @@ impl State {
             // The channel was left while its new token was being checked.
             return;
         }
-        // The join may know a newer catalog than has arrived here.
-        let newest = self.matcher.oracle.snapshot();
-        self.catalog(newest).await;
         let is_current = match &resolved {
             Ok(resolved) => resolved.snapshot_version == self.snapshot.version,
             Err(_) => snapshot_version == self.snapshot.version,
@@ -174,6 +226,7 @@ impl State {
                 Vec::new()
             }
         };
+        self.want_copies(&resolved);
         self.unsubscribe(target.channel);
         let address = Address { shard, target, topic, serializer, legacy };
         self.audiences.insert(&address, &resolved.placements);
@@ -222,7 +275,6 @@ impl State {
 /// concerns none of them.
 fn concerns_subscriptions(old: &Snapshot, new: &Snapshot) -> bool {
     old.tables != new.tables
-        || old.types != new.types
-        || old.functions != new.functions
+        || !old.compiles_as(new)
         || old.roles.iter().any(|(name, role)| new.roles.get(name) != Some(role))
 }

@@ -1,5 +1,7 @@
 //! The matcher alone, with a catalog that the test plays.
 
+mod windows;
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
@@ -10,13 +12,15 @@ use walcast_policy::schema::{
     Collation, Column, Identity as TableIdentity, Policy, PolicyCommand, Privileges, Role, Table, Type,
     TypeKind, Types,
 };
-use walcast_policy::{Answers, CopyRequest, LoadedCopy, OracleError, Question};
+use walcast_policy::{Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage};
 use walcast_wire::{Ref, Status};
 
 use super::*;
 use crate::ids::SessionId;
-use crate::ingest::RowChange;
+use crate::log_inbox::{LogSender, log_inbox};
+use crate::position::Position;
 use crate::subscription::resolve;
+use crate::transaction::{Change, Changes, RowChange};
 
 const TABLE: Oid = Oid(16_384);
 const READER: Oid = Oid(100);
@@ -29,7 +33,28 @@ struct Played {
     /// The transactions that were waited for.
     seen: Mutex<Vec<Xid>>,
     constants: Mutex<VecDeque<Result<Vec<Option<String>>, OracleError>>>,
-    decided: Mutex<VecDeque<Result<bool, OracleError>>>,
+    decided: Mutex<VecDeque<Result<Decide, OracleError>>>,
+    /// What happened, in words: commits waited for, questions, readings of the catalog, positions confirmed.
+    events: Arc<Mutex<Vec<String>>>,
+}
+
+/// An answer about one row.
+type Decide = fn(&RowImage<'_>) -> Result<bool, OracleError>;
+
+impl Played {
+    fn event(&self, words: String) {
+        self.events.lock().unwrap().push(words);
+    }
+}
+
+const YES: Decide = |_| Ok(true);
+
+fn value<'a>(row: &RowImage<'a>, column: usize) -> &'a str {
+    match row.get(column) {
+        Datum::Text(text) => text,
+        Datum::Null => "NULL",
+        Datum::Missing => "-",
+    }
 }
 
 fn down() -> OracleError {
@@ -43,6 +68,7 @@ impl Oracle for Played {
 
     fn refresh(&self) -> BoxFuture<'_, Result<Arc<Snapshot>, OracleError>> {
         let answer = self.refreshed.lock().unwrap().pop_front().expect("nothing more to refresh");
+        self.event("refreshed".to_owned());
         if let Ok(snapshot) = &answer {
             *self.now.lock().unwrap() = Arc::clone(snapshot);
         }
@@ -51,6 +77,7 @@ impl Oracle for Played {
 
     fn visible(&self, transaction: Xid) -> BoxFuture<'_, Result<(), OracleError>> {
         self.seen.lock().unwrap().push(transaction);
+        self.event(format!("saw {}", transaction.0));
         async { Ok(()) }.boxed()
     }
 
@@ -75,11 +102,17 @@ impl Oracle for Played {
     fn decide<'a>(
         &'a self,
         question: Question<'a>,
-        _claims: &'a [Arc<str>],
+        claims: &'a [Arc<str>],
     ) -> BoxFuture<'a, Result<Vec<Answers>, OracleError>> {
+        let row = |row: &RowImage<'a>| format!("{}/{}", value(row, 0), value(row, 1));
+        let rows: Vec<String> = question.rows.iter().map(row).collect();
+        self.event(format!("asked {} for {} claims", rows.join(" "), claims.len()));
         let answer = self.decided.lock().unwrap().pop_front();
         let answer = answer.unwrap_or_else(|| panic!("{} needs no answer", question.expression));
-        async { answer.map(|visible| vec![vec![Ok(visible)]]) }.boxed()
+        let answers =
+            |decide: Decide| claims.iter().map(|_| question.rows.iter().map(decide).collect()).collect();
+        let answer = answer.map(answers);
+        async { answer }.boxed()
     }
 
     fn load(self: Arc<Self>, request: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>> {
@@ -166,13 +199,22 @@ fn transaction(commit_lsn: u64, columns: &[&str], ddl: bool) -> LogBatch {
         columns: columns.iter().enumerate().map(column).collect(),
     };
     let new = Tuple::from_cells(columns.iter().map(|name| Cell::Text(name.as_bytes())));
-    LogBatch::Changes(ChangeBatch {
+    let change = Change { relation: Arc::new(relation), row: RowChange::Insert { new } };
+    with_changes(commit_lsn, ddl, vec![vec![change]])
+}
+
+fn with_changes(commit_lsn: u64, ddl: bool, chunks: Vec<Vec<Change>>) -> LogBatch {
+    let mut changes = Changes::default();
+    for chunk in chunks {
+        changes.hold(Chunk { changes: chunk, bytes: 100 });
+    }
+    LogBatch::Transaction(Transaction {
         first: Position { commit_lsn: Lsn(commit_lsn), index: 0 },
         xid: Xid(u32::try_from(commit_lsn).unwrap()),
         commit_time: PgTimestamp(0),
-        changes: vec![Change { relation: Arc::new(relation), row: RowChange::Insert { new } }],
         ddl,
-        end_lsn: Some(Lsn(commit_lsn + 8)),
+        changes,
+        end_lsn: Lsn(commit_lsn + 8),
     })
 }
 
@@ -180,10 +222,12 @@ fn transaction(commit_lsn: u64, columns: &[&str], ddl: bool) -> LogBatch {
 struct Scene {
     oracle: Arc<Played>,
     plans: Arc<PlanCache>,
-    log: mpsc::Sender<LogBatch>,
+    log: LogSender,
     subscribe: mpsc::Sender<Subscribing>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     commands: mpsc::Receiver<Command>,
+    /// Rows that have been delivered together with those that [`Scene::told`] told of.
+    delivered: VecDeque<String>,
     _unsubscribe: mpsc::UnboundedSender<ChannelId>,
 }
 
@@ -193,15 +237,16 @@ impl Scene {
         let plans = Arc::new(PlanCache::default());
         let (commands, command_inbox) = mpsc::channel(16);
         let (peers, _) = mpsc::unbounded_channel();
+        let events = Arc::clone(&oracle.events);
         let matcher = Matcher {
             settings: Arc::default(),
             counters: Arc::default(),
             oracle: Arc::clone(&oracle) as Arc<dyn Oracle>,
             plans: Arc::clone(&plans),
             shards: Arc::from([ShardHandle { commands, peers }]),
-            confirm: Box::new(|_| {}),
+            confirm: Box::new(move |lsn| events.lock().unwrap().push(format!("confirmed {}", lsn.0))),
         };
-        let (log_sender, log) = mpsc::channel(16);
+        let (log_sender, log) = log_inbox();
         let (subscribe_sender, subscribe) = mpsc::channel(16);
         let (unsubscribe_sender, unsubscribe) = mpsc::unbounded_channel();
         let (snapshot_sender, snapshots) = watch::channel(catalog);
@@ -213,6 +258,7 @@ impl Scene {
             subscribe: subscribe_sender,
             snapshots: snapshot_sender,
             commands: command_inbox,
+            delivered: VecDeque::new(),
             _unsubscribe: unsubscribe_sender,
         }
     }
@@ -266,8 +312,19 @@ impl Scene {
         assert!(self.subscribe.send(subscribing).await.is_ok());
     }
 
+    /// Waits until the log has been handed on up to here.
+    async fn confirmed(&self, lsn: u64) {
+        let words = format!("confirmed {lsn}");
+        while !self.oracle.events.lock().unwrap().contains(&words) {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The next thing that the shard is told, in words.
     async fn told(&mut self) -> String {
+        if let Some(row) = self.delivered.pop_front() {
+            return row;
+        }
         match self.commands.recv().await.expect("the matcher runs") {
             Command::Join(joining) => {
                 joining.system.iter().map(|(_, _, text)| text.clone()).collect::<Vec<_>>().join("; ")
@@ -277,9 +334,12 @@ impl Scene {
                 format!("{status}: {}", message.message)
             }
             Command::Deliver(deliveries) => {
-                let text = String::from_utf8_lossy(deliveries[0].frame.bytes()).into_owned();
-                let record = text.find("\"record\"").expect("a row");
-                text[record..].to_owned()
+                self.delivered.extend(deliveries.iter().map(|delivery| {
+                    let text = String::from_utf8_lossy(delivery.frame.bytes()).into_owned();
+                    let record = text.find("\"record\"").expect("a row");
+                    text[record..].to_owned()
+                }));
+                self.delivered.pop_front().expect("a delivery")
             }
             _ => panic!("the matcher says no such thing"),
         }
@@ -297,8 +357,8 @@ async fn rows_of_a_transaction_with_ddl_wait_until_the_catalog_can_be_read() {
     let hidden = snapshot(2, &columns, "false");
     let shown = snapshot(3, &columns, "true");
     scene.oracle.refreshed.lock().unwrap().extend([Err(down()), Err(down()), Ok(hidden), Ok(shown)]);
-    assert!(scene.log.send(transaction(100, &columns, true)).await.is_ok());
-    assert!(scene.log.send(transaction(200, &["id", "body"], true)).await.is_ok());
+    assert!(scene.log.send(transaction(100, &columns, true)).await);
+    assert!(scene.log.send(transaction(200, &["id", "body"], true)).await);
     assert_eq!(scene.told().await, r#""record":{"id":"id","body":"body"},"errors":null}}]"#);
     assert!(
         scene.oracle.refreshed.lock().unwrap().is_empty(),
@@ -315,7 +375,7 @@ async fn a_join_that_knows_a_newer_catalog_than_the_matcher_is_matched_with_that
     *scene.oracle.now.lock().unwrap() = snapshot(2, &["id", "body"], "(body = 'body'::text)");
     scene.join().await;
     assert!(scene.told().await.starts_with(SUBSCRIBED_WITH_NOTICE));
-    assert!(scene.log.send(transaction(100, &["id", "body"], false)).await.is_ok());
+    assert!(scene.log.send(transaction(100, &["id", "body"], false)).await);
     assert_eq!(scene.told().await, r#""record":{"id":"id","body":"body"},"errors":null}}]"#);
 }
 
@@ -341,7 +401,7 @@ async fn what_the_database_could_not_be_asked_about_is_asked_again() {
     assert!(scene.snapshots.send(asking).is_ok());
     assert_eq!(scene.told().await, "error: Realtime was unable to connect to the project database");
     assert_eq!(scene.told().await, "ok: Subscribed to PostgreSQL");
-    assert!(scene.log.send(transaction(100, &columns, false)).await.is_ok());
+    assert!(scene.log.send(transaction(100, &columns, false)).await);
     assert_eq!(scene.told().await, r#""record":{"id":"id","body":"body"},"errors":null}}]"#);
 }
 
@@ -353,12 +413,14 @@ async fn a_row_that_only_the_database_can_judge_waits_while_it_is_away() {
     scene.join().await;
     assert!(scene.told().await.starts_with(SUBSCRIBED_WITH_NOTICE));
     let away = || Err(OracleError::Disconnected("it restarts".to_owned()));
-    scene.oracle.decided.lock().unwrap().extend([away(), away(), Ok(true), Err(down()), Ok(true)]);
-    for commit_lsn in [100, 200, 300] {
-        assert!(scene.log.send(transaction(commit_lsn, &columns, false)).await.is_ok());
-    }
+    scene.oracle.decided.lock().unwrap().extend([away(), away(), Ok(YES), Err(down()), Ok(YES)]);
     let row = r#""record":{"id":"id","body":"body"},"errors":null}}]"#;
+    assert!(scene.log.send(transaction(100, &columns, false)).await);
     assert_eq!(scene.told().await, row, "the first waited");
+    // Not in one window with the next.
+    assert!(scene.log.send(transaction(200, &columns, false)).await);
+    scene.confirmed(208).await;
+    assert!(scene.log.send(transaction(300, &columns, false)).await);
     assert_eq!(scene.told().await, row, "the second took too long and was withheld; this is the third");
     assert!(scene.oracle.decided.lock().unwrap().is_empty());
 }

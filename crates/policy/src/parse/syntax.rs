@@ -25,27 +25,15 @@ pub(super) fn operands(parsed: &Expr, and: bool) -> Vec<&Expr> {
 }
 
 /// The one expression of `SELECT expression`, if the query is nothing but that.
-pub(super) fn single(query: &Query) -> Result<&Expr, String> {
-    let selected = match &*query.body {
-        SetExpr::Select(select) => match select.projection.as_slice() {
-            [item @ (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. })] => {
-                // Printing shows every clause there is.
-                (query.to_string() == format!("SELECT {item}")).then_some(expr)
-            }
-            _ => None,
-        },
-        _ => None,
+pub(super) fn single(query: &Query) -> Option<&Expr> {
+    let SetExpr::Select(select) = &*query.body else { return None };
+    let [item @ (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. })] =
+        select.projection.as_slice()
+    else {
+        return None;
     };
-    selected.ok_or_else(|| look_up(query))
-}
-
-/// Why a sub-select is left to PostgreSQL. This is where plans that look up members will begin.
-pub(super) fn look_up(query: &Query) -> String {
-    let tables: Vec<String> = match &*query.body {
-        SetExpr::Select(select) => select.from.iter().map(ToString::to_string).collect(),
-        _ => Vec::new(),
-    };
-    if tables.is_empty() { "a sub-select".to_owned() } else { format!("a look-up in {}", tables.join(", ")) }
+    // Printing shows every clause there is.
+    (query.to_string() == format!("SELECT {item}")).then_some(expr)
 }
 
 /// The arguments of a call, by position.

@@ -8,7 +8,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use walcast_catalog::{Catalog, CatalogSettings};
 use walcast_pgoutput::PgTimestamp;
 use walcast_policy::schema::{Snapshot, Table};
-use walcast_policy::{BoundPlan, Datum, DecidedBy, Oracle as _, Plan, RowImage, Verdict};
+use walcast_policy::{BoundPlan, Datum, DecidedBy, MembersAt, Oracle as _, Plan, RowImage, Verdict};
 use walcast_testkit::Database;
 
 pub(crate) const ROLE: &str = "policy_reader";
@@ -200,7 +200,7 @@ impl Harness {
                 let truth = self.truth(using, claims).await;
                 for (id, postgres) in truth {
                     let row = self.row(id);
-                    let verdict = bound.evaluate(&row, NOW);
+                    let verdict = bound.evaluate(&row, NOW, MembersAt::none());
                     check_missing(&bound, &row, &verdict, using);
                     decisions.push(Decision {
                         expression: names[&policy.name].clone(),
@@ -278,7 +278,7 @@ fn check_missing(bound: &BoundPlan, row: &RowImage<'_>, full: &Verdict, using: &
     for column in 0..row.values.len() {
         let mut partial = row.clone();
         partial.values[column] = Datum::Missing;
-        let verdict = bound.evaluate(&partial, NOW);
+        let verdict = bound.evaluate(&partial, NOW, MembersAt::none());
         let fits = verdict == *full
             || verdict == Verdict::Missing { column }
             || matches!((full, &verdict), (Verdict::Failed(_), Verdict::Failed(_)))

@@ -1,49 +1,70 @@
-//! Equalities that a row must meet to be visible or to match: what audiences are found by.
+//! Keys that a row must have to be visible or to match: what audiences are found by.
 //!
 //! Only types whose text says all there is of a value take part: then equal values have equal texts in
 //! the log, and a hash table does what a comparison would.
 
+use std::sync::Arc;
+
 use crate::cast::{Cast, uuid_text};
 use crate::evaluate::Outcome;
 use crate::expression::Expression;
+use crate::finder::Finder;
+use crate::look_up::{Form, LookUp};
 use crate::operation::{Comparison, Operation};
 use crate::value::{Kind, Value};
 
-/// A column must have a value.
+/// What a row must have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Equality {
-    /// Index into [`crate::schema::Table::columns`].
-    pub column: usize,
-    /// The value as PostgreSQL prints it.
-    pub value: Box<str>,
+pub enum Key {
+    /// A value in a column.
+    Column {
+        /// Index into [`crate::schema::Table::columns`].
+        column: usize,
+        /// The value as PostgreSQL prints it.
+        value: Box<str>,
+    },
+    /// A value among those that a look-up finds for the row.
+    Member {
+        /// Finds them.
+        finder: Arc<Finder>,
+        /// The value as the finder has it.
+        value: Box<[u8]>,
+    },
 }
 
-/// Equalities one of which holds wherever all of `conjuncts` are true; `None` where none are known. An
+impl Key {
+    /// How much work it is to find audiences by these keys: the fewer the better, and columns before look-ups.
+    pub fn cost(keys: &[Key]) -> usize {
+        keys.iter().map(|key| if matches!(key, Key::Column { .. }) { 1 } else { 4 }).sum()
+    }
+}
+
+/// Keys one of which the row has wherever all of `conjuncts` are true; `None` where none are known. An
 /// empty list: they are never all true.
 pub(crate) fn of_all<'a>(
     conjuncts: impl IntoIterator<Item = &'a Expression>,
     constants: &[Outcome<'static>],
-) -> Option<Vec<Equality>> {
-    conjuncts.into_iter().filter_map(|one| of(one, constants)).min_by_key(Vec::len)
+) -> Option<Vec<Key>> {
+    conjuncts.into_iter().filter_map(|one| of(one, constants)).min_by_key(|keys| Key::cost(keys))
 }
 
-/// Equalities one of which holds wherever one of `disjuncts` is true.
+/// Keys one of which the row has wherever one of `disjuncts` is true.
 pub(crate) fn of_any<'a>(
     disjuncts: impl IntoIterator<Item = &'a Expression>,
     constants: &[Outcome<'static>],
-) -> Option<Vec<Equality>> {
-    let mut all: Vec<Equality> = Vec::new();
+) -> Option<Vec<Key>> {
+    let mut all: Vec<Key> = Vec::new();
     for disjunct in disjuncts {
-        for equality in of(disjunct, constants)? {
-            if !all.contains(&equality) {
-                all.push(equality);
+        for key in of(disjunct, constants)? {
+            if !all.contains(&key) {
+                all.push(key);
             }
         }
     }
     Some(all)
 }
 
-fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Equality>> {
+fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key>> {
     match expression {
         Expression::And(operands) => of_all(operands, constants),
         Expression::Or(operands) => of_any(operands, constants),
@@ -53,6 +74,11 @@ fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Equ
             Known::Value(_) => None,
         },
         Expression::Call(Operation::Compare(Comparison::Equal), operands) => match operands.as_slice() {
+            [Expression::LookUp(look_up), _] | [_, Expression::LookUp(look_up)]
+                if matches!(look_up.form, Form::Scalar(_)) =>
+            {
+                member(look_up, constants)
+            }
             [left, right] => equality(left, right, constants).or_else(|| equality(right, left, constants)),
             _ => None,
         },
@@ -62,35 +88,43 @@ fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Equ
             operand,
             array,
         } => of_elements(operand, array, constants),
+        Expression::LookUp(look_up) if !matches!(look_up.form, Form::Scalar(_)) => member(look_up, constants),
         _ => None,
     }
 }
 
+/// Whoever a look-up holds for is among those that its finder finds.
+fn member(look_up: &LookUp, constants: &[Outcome<'static>]) -> Option<Vec<Key>> {
+    if matches!(look_up.form, Form::Quantified { all: true, .. }) {
+        return None;
+    }
+    let (finder, value) = look_up.finder.as_ref()?;
+    match known(value, constants)? {
+        Known::Null => Some(Vec::new()),
+        Known::Value(value) => {
+            let value = finder.bytes_of(value);
+            Some(value.into_iter().map(|value| Key::Member { finder: Arc::clone(finder), value }).collect())
+        }
+    }
+}
+
 /// `column = value`. A comparison with NULL is never true.
-fn equality(
-    column: &Expression,
-    value: &Expression,
-    constants: &[Outcome<'static>],
-) -> Option<Vec<Equality>> {
+fn equality(column: &Expression, value: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key>> {
     let (column, kind) = compared_column(column)?;
     match known(value, constants)? {
         Known::Null => Some(Vec::new()),
-        Known::Value(value) => Some(vec![Equality { column, value: text(&kind, value)? }]),
+        Known::Value(value) => Some(vec![Key::Column { column, value: text(&kind, value)? }]),
     }
 }
 
 /// `column = ANY (array)`.
-fn of_elements(
-    column: &Expression,
-    array: &Expression,
-    constants: &[Outcome<'static>],
-) -> Option<Vec<Equality>> {
+fn of_elements(column: &Expression, array: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key>> {
     let (column, kind) = compared_column(column)?;
     let mut all = Vec::new();
     let mut add = |value: &Value<'_>| {
-        let equality = Equality { column, value: text(&kind, value)? };
-        if !all.contains(&equality) {
-            all.push(equality);
+        let key = Key::Column { column, value: text(&kind, value)? };
+        if !all.contains(&key) {
+            all.push(key);
         }
         Some(())
     };

@@ -1,0 +1,414 @@
+//! The copies that look-ups are made in: loaded when a subscription needs them, aligned to the log, kept current
+//! from it, and given up where they do not fit.
+//!
+//! A copy comes from a snapshot of the database, and the log has its own order. While one is loaded the changes of
+//! its table are kept; those of transactions that the snapshot knows are passed over, the others applied. The
+//! copy is then as the table stood at the place in the log that is handled, as soon as that has passed every
+//! transaction of the snapshot; before, PostgreSQL is asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use walcast_pgoutput::{Lsn, Oid, Xid};
+use walcast_policy::schema::{LookupTable, Snapshot, TypeKind, Types};
+use walcast_policy::{
+    CopyNeed, CopyRequest, LoadedCopy, Members, MembersAt, Moment, Oracle, OracleError, TableCopy,
+    TransactionSnapshot,
+};
+
+use super::copied_changes::CopiedColumns;
+use crate::ingest::IngestError;
+use crate::settings::Counters;
+use crate::transaction::{Chunk, Transaction};
+
+/// Changes that are kept while a copy is loaded; more of them, and it is tried again later.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// After so long a copy that could not be had is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// After so long where the database was away.
+const AGAIN_SOON: Duration = Duration::from_secs(1);
+
+/// All copies, and those that are on their way.
+pub(super) struct Copies {
+    oracle: Arc<dyn Oracle>,
+    counters: Arc<Counters>,
+    /// Bytes of all copies together.
+    bytes_max: usize,
+    /// Those that can be looked up in.
+    members: Members,
+    /// Those that are loaded, but know of transactions that the log has not come to.
+    ahead: Members,
+    tables: FxHashMap<Oid, Table>,
+    loads: mpsc::UnboundedSender<Loaded>,
+    loaded: mpsc::UnboundedReceiver<Loaded>,
+    /// Numbers the loads, so that one that was given up is told from the one that took its place.
+    last_load: u64,
+}
+
+/// A load that is over.
+pub(super) struct Loaded {
+    table: Oid,
+    load: u64,
+    outcome: Result<LoadedCopy, OracleError>,
+}
+
+/// A table of which there is, or should be, a copy.
+struct Table {
+    definition: Arc<LookupTable>,
+    types: Arc<Types>,
+    /// What the copy has, or will have, of the table.
+    columns: Vec<i16>,
+    indexes: Vec<Vec<i16>>,
+    standing: Standing,
+    /// How the log's relation as last seen fits the copy's columns.
+    layout: Option<CopiedColumns>,
+}
+
+enum Standing {
+    Loading {
+        load: u64,
+        kept: Vec<(Xid, Arc<Chunk>)>,
+        kept_bytes: usize,
+    },
+    /// Behind `reached` the copy is as the table stands at the place in the log that is handled.
+    Ahead {
+        snapshot: TransactionSnapshot,
+        reached: Lsn,
+    },
+    Ready,
+    Failed {
+        again_at: Instant,
+    },
+}
+
+impl Copies {
+    pub(super) fn new(oracle: Arc<dyn Oracle>, counters: Arc<Counters>, bytes_max: usize) -> Self {
+        let (loads, loaded) = mpsc::unbounded_channel();
+        Copies {
+            oracle,
+            counters,
+            bytes_max,
+            members: Members::default(),
+            ahead: Members::default(),
+            tables: FxHashMap::default(),
+            loads,
+            loaded,
+            last_load: 0,
+        }
+    }
+
+    /// The copies as they are after the transaction at hand, or were before it.
+    pub(super) fn at(&self, moment: Moment) -> MembersAt<'_> {
+        self.members.at(moment)
+    }
+
+    /// Sees to it that there is a copy for this need. `true`: there is one.
+    pub(super) fn want(&mut self, need: &CopyNeed, snapshot: &Snapshot) -> bool {
+        let Some(definition) = snapshot.lookups.get(&need.table).filter(|found| found.obstacle.is_none())
+        else {
+            return false;
+        };
+        let table = self.tables.entry(need.table).or_insert_with(|| Table {
+            definition: Arc::clone(definition),
+            types: Arc::clone(&snapshot.types),
+            columns: Vec::new(),
+            indexes: Vec::new(),
+            standing: Standing::Failed { again_at: Instant::now() },
+            layout: None,
+        });
+        for index in &need.indexes {
+            if !table.indexes.contains(index) {
+                table.indexes.push(index.clone());
+                self.members.add_index(need.table, index);
+                self.ahead.add_index(need.table, index);
+            }
+        }
+        let lacking: Vec<i16> =
+            need.columns.iter().copied().filter(|column| !table.columns.contains(column)).collect();
+        if !lacking.is_empty() {
+            table.columns.extend(lacking);
+            table.columns.sort_unstable();
+            self.load(need.table);
+            return false;
+        }
+        matches!(table.standing, Standing::Ready)
+    }
+
+    /// Whether a copy for this need may be there soon.
+    pub(super) fn is_coming(&self, need: &CopyNeed) -> bool {
+        let standing = self.tables.get(&need.table).map(|table| &table.standing);
+        matches!(standing, Some(Standing::Loading { .. } | Standing::Ahead { .. }))
+    }
+
+    /// Takes over a new state of the catalog: copies of tables that are not what they were are loaded anew.
+    pub(super) fn catalog(&mut self, snapshot: &Snapshot) {
+        let tables: Vec<Oid> = self.tables.keys().copied().collect();
+        for oid in tables {
+            let Some(table) = self.tables.get_mut(&oid) else { continue };
+            let now = snapshot.lookups.get(&oid).filter(|found| found.obstacle.is_none());
+            let Some(now) = now else {
+                self.forget(oid);
+                continue;
+            };
+            let fits = table.fits(now, &snapshot.types);
+            table.definition = Arc::clone(now);
+            table.types = Arc::clone(&snapshot.types);
+            table.layout = None;
+            if !fits {
+                self.load(oid);
+            }
+        }
+    }
+
+    /// Waits for a load to end, or for the time to try one again.
+    pub(super) async fn news(&mut self) -> Option<Loaded> {
+        let again_at = self.tables.values().filter_map(Table::again_at).min();
+        let retry = async {
+            match again_at {
+                Some(moment) => tokio::time::sleep_until(moment).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            loaded = self.loaded.recv() => loaded,
+            () = retry => None,
+        }
+    }
+
+    /// Takes in what [`Copies::news`] brought.
+    pub(super) fn take(&mut self, news: Option<Loaded>) {
+        let Some(Loaded { table: oid, load, outcome }) = news else {
+            return self.try_again();
+        };
+        let Some(table) = self.tables.get_mut(&oid) else { return };
+        let kept = match &mut table.standing {
+            Standing::Loading { load: expected, kept, .. } if *expected == load => std::mem::take(kept),
+            _ => return,
+        };
+        match outcome {
+            Ok(loaded) => self.loaded(oid, loaded, &kept),
+            Err(error) => {
+                let soon = matches!(error, OracleError::Disconnected(_));
+                self.fail(oid, &error.to_string(), if soon { AGAIN_SOON } else { AGAIN_AFTER });
+            }
+        }
+    }
+
+    fn loaded(&mut self, oid: Oid, loaded: LoadedCopy, kept: &[(Xid, Arc<Chunk>)]) {
+        let Some(table) = self.tables.get_mut(&oid) else { return };
+        let LoadedCopy { mut rows, snapshot, reached } = loaded;
+        rows.shrink();
+        tracing::info!(
+            schema = %table.definition.table.schema, table = %table.definition.table.name,
+            rows = rows.len(), bytes = rows.bytes(), %reached,
+            "a table that policies look things up in is copied"
+        );
+        self.ahead.insert(oid, rows);
+        for index in &table.indexes {
+            self.ahead.add_index(oid, index);
+        }
+        for (transaction, chunk) in kept {
+            if !snapshot.shows(*transaction) {
+                self.ahead.begin();
+                if let Err(reason) = table.apply(oid, chunk, &mut self.ahead) {
+                    return self.fail(oid, &reason, AGAIN_SOON);
+                }
+            }
+        }
+        table.standing = Standing::Ahead { snapshot, reached };
+        self.check_budget(oid);
+    }
+
+    /// Applies all that a transaction does to the tables, before any of its rows is judged.
+    pub(super) async fn apply(&mut self, transaction: &Transaction) -> Result<(), IngestError> {
+        self.members.begin();
+        self.ahead.begin();
+        if self.tables.is_empty() {
+            return Ok(());
+        }
+        let mut changes = transaction.changes.reader();
+        while let Some(chunk) = changes.next().await? {
+            self.apply_chunk(transaction.xid, &chunk);
+        }
+        Ok(())
+    }
+
+    fn apply_chunk(&mut self, transaction: Xid, chunk: &Arc<Chunk>) {
+        let mut last = None;
+        for change in &chunk.changes {
+            let oid = change.relation.oid;
+            // Neighbours are of the same table more often than not.
+            if last == Some(oid) || !self.tables.contains_key(&oid) {
+                continue;
+            }
+            last = Some(oid);
+            self.apply_to(oid, transaction, chunk);
+        }
+    }
+
+    fn apply_to(&mut self, oid: Oid, transaction: Xid, chunk: &Arc<Chunk>) {
+        let Some(table) = self.tables.get_mut(&oid) else { return };
+        let applied = match &mut table.standing {
+            Standing::Loading { kept, kept_bytes, .. } => {
+                if kept.last().is_none_or(|(_, last)| !Arc::ptr_eq(last, chunk)) {
+                    *kept_bytes += chunk.bytes;
+                    kept.push((transaction, Arc::clone(chunk)));
+                }
+                if *kept_bytes <= KEPT_BYTES_MAX {
+                    return;
+                }
+                Err("too much was written while it was copied".to_owned())
+            }
+            Standing::Ahead { snapshot, .. } if snapshot.shows(transaction) => return,
+            Standing::Ahead { .. } => table.apply(oid, chunk, &mut self.ahead),
+            Standing::Ready => table.apply(oid, chunk, &mut self.members),
+            Standing::Failed { .. } => return,
+        };
+        match applied {
+            Ok(()) => self.check_budget(oid),
+            Err(reason) => self.fail(oid, &reason, AGAIN_SOON),
+        }
+    }
+
+    /// The log has been handled up to here: copies that knew of nothing behind it can be looked up in.
+    pub(super) fn passed(&mut self, lsn: Lsn) {
+        for (&oid, table) in &mut self.tables {
+            if let Standing::Ahead { reached, .. } = &table.standing
+                && *reached <= lsn
+                && let Some(copy) = self.ahead.remove(oid)
+            {
+                self.members.insert(oid, copy);
+                table.standing = Standing::Ready;
+            }
+        }
+    }
+
+    fn try_again(&mut self) {
+        let now = Instant::now();
+        let due = |table: &Table| table.again_at().is_some_and(|moment| moment <= now);
+        let tables: Vec<Oid> =
+            self.tables.iter().filter(|(_, table)| due(table)).map(|(&oid, _)| oid).collect();
+        tables.into_iter().for_each(|oid| self.load(oid));
+    }
+
+    fn load(&mut self, oid: Oid) {
+        self.members.remove(oid);
+        self.ahead.remove(oid);
+        self.last_load += 1;
+        let load = self.last_load;
+        let bytes_max = self.bytes_max.saturating_sub(self.bytes());
+        let Some(table) = self.tables.get_mut(&oid) else { return };
+        table.standing = Standing::Loading { load, kept: Vec::new(), kept_bytes: 0 };
+        table.layout = None;
+        let request = CopyRequest {
+            table: Arc::new(table.definition.table.clone()),
+            types: Arc::clone(&table.types),
+            columns: table.columns.clone(),
+            bytes_max,
+        };
+        let (oracle, loads) = (Arc::clone(&self.oracle), self.loads.clone());
+        tokio::spawn(async move {
+            let outcome = oracle.load(request).await;
+            // Nobody listens once the matcher has ended.
+            let _ = loads.send(Loaded { table: oid, load, outcome });
+        });
+    }
+
+    fn forget(&mut self, oid: Oid) {
+        self.tables.remove(&oid);
+        self.members.remove(oid);
+        self.ahead.remove(oid);
+    }
+
+    /// Gives up a copy for the time being: PostgreSQL is asked instead.
+    fn fail(&mut self, oid: Oid, reason: &str, again_after: Duration) {
+        self.members.remove(oid);
+        self.ahead.remove(oid);
+        let Some(table) = self.tables.get_mut(&oid) else { return };
+        table.standing = Standing::Failed { again_at: Instant::now() + again_after };
+        tracing::warn!(
+            code = "LookupNotCopied",
+            schema = %table.definition.table.schema, table = %table.definition.table.name, reason,
+            "policies that look something up here are decided by the database, which is slower"
+        );
+    }
+
+    fn check_budget(&mut self, oid: Oid) {
+        let bytes = self.bytes();
+        if bytes > self.bytes_max {
+            let reason = format!(
+                "the copies take {bytes} bytes, more than the {} of changes.copy_bytes_max",
+                self.bytes_max
+            );
+            self.fail(oid, &reason, AGAIN_AFTER);
+        }
+        self.counters.copy_bytes.store(self.bytes() as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> usize {
+        self.members.iter().chain(self.ahead.iter()).map(|(_, copy)| TableCopy::bytes(copy)).sum()
+    }
+}
+
+impl Table {
+    fn again_at(&self) -> Option<Instant> {
+        match self.standing {
+            Standing::Failed { again_at } => Some(again_at),
+            _ => None,
+        }
+    }
+
+    /// Applies the changes of a chunk that are of this table.
+    fn apply(&mut self, oid: Oid, chunk: &Chunk, members: &mut Members) -> Result<(), String> {
+        for change in &chunk.changes {
+            if change.relation.oid != oid {
+                continue;
+            }
+            let fits = self.layout.as_ref().is_some_and(|layout| layout.is_of(&change.relation));
+            if !fits {
+                let copy = members.get(oid).ok_or("there is no copy")?;
+                let layout = CopiedColumns::new(&change.relation, &self.definition.table, copy);
+                self.layout = Some(layout?);
+            }
+            if let Some(layout) = &self.layout {
+                layout.apply(&change.row, oid, members).map_err(|damage| damage.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a copy made of the table as it was is one of the table as it is now.
+    fn fits(&self, now: &LookupTable, types: &Types) -> bool {
+        let (before, now_table) = (&self.definition.table, &now.table);
+        let kept = |table: &walcast_policy::schema::Table| {
+            let kept = table
+                .columns
+                .iter()
+                .filter(|column| column.identity || self.columns.contains(&column.number))
+                .map(|column| {
+                    (column.number, column.type_oid, column.type_modifier, column.collation, column.identity)
+                });
+            kept.collect::<Vec<_>>()
+        };
+        self.definition.storage == now.storage
+            && before.identity == now_table.identity
+            && kept(before) == kept(now_table)
+            && now_table.columns.iter().all(|column| same_type(&self.types, types, column.type_oid))
+    }
+}
+
+/// Whether a type is what it was, with all that it is made of.
+fn same_type(before: &Types, now: &Types, oid: Oid) -> bool {
+    let found = now.get(oid);
+    found == before.get(oid)
+        && match found.map(|found| &found.kind) {
+            Some(TypeKind::Domain { base }) => same_type(before, now, *base),
+            Some(TypeKind::Array { element, .. }) => same_type(before, now, *element),
+            _ => true,
+        }
+}

@@ -1,0 +1,104 @@
+//! What is asked of the database when several transactions wait for it, and the order of what comes of it.
+
+use super::*;
+
+/// Open rows are for everybody; PostgreSQL must tell of the others.
+const MEMBERS: &str = "((body = 'open'::text) OR (EXISTS ( SELECT 1 FROM public.members \
+                       WHERE (members.body = notes.body))))";
+
+/// A change of the table `notes`; every id is another row.
+fn note(id: &str, body: &str) -> Change {
+    let LogBatch::Transaction(transaction) = transaction(1, &["id", "body"], false) else {
+        panic!("a transaction")
+    };
+    let relation = transaction.changes.reader().next().now_or_never().unwrap().unwrap().unwrap().changes[0]
+        .relation
+        .clone();
+    let new = Tuple::from_cells([Cell::Text(id.as_bytes()), Cell::Text(body.as_bytes())]);
+    Change { relation, row: RowChange::Insert { new } }
+}
+
+fn row(id: &str, body: &str) -> String {
+    format!(r#""record":{{"id":"{id}","body":"{body}"}},"errors":null}}}}]"#)
+}
+
+async fn subscribed(using: &str) -> Scene {
+    let mut scene = Scene::start(snapshot(1, &["id", "body"], using));
+    scene.join().await;
+    assert!(scene.told().await.starts_with(SUBSCRIBED_WITH_NOTICE));
+    scene
+}
+
+#[tokio::test(start_paused = true)]
+async fn transactions_that_wait_are_asked_about_at_once_and_shown_in_the_order_of_the_log() {
+    let mut scene = subscribed(MEMBERS).await;
+    let decide: Decide = |row| match value(row, 1) {
+        "broken" => Err(OracleError::Raised { code: "22012".to_owned(), message: "no".to_owned() }),
+        body => Ok(body == "mine"),
+    };
+    scene.oracle.decided.lock().unwrap().push_back(Ok(decide));
+    let bodies = ["open", "mine", "open", "broken", "yours", "mine"];
+    for (commit_lsn, body) in (100..).step_by(100).zip(bodies) {
+        let id = commit_lsn.to_string();
+        assert!(scene.log.send(with_changes(commit_lsn, false, vec![vec![note(&id, body)]])).await);
+    }
+    for (id, body) in [("100", "open"), ("200", "mine"), ("300", "open"), ("600", "mine")] {
+        assert_eq!(scene.told().await, row(id, body));
+    }
+    scene.confirmed(608).await;
+    let events = scene.oracle.events.lock().unwrap().join(", ");
+    let expected = "confirmed 108, saw 200, saw 400, saw 500, saw 600, \
+                    asked -/mine -/broken -/yours for 1 claims, confirmed 608";
+    assert_eq!(events, expected, "equal rows are one, and what is not asked about is left out");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_shown_before_a_change_of_schema_counts() {
+    let mut scene = subscribed(MEMBERS).await;
+    scene.oracle.decided.lock().unwrap().push_back(Ok(YES));
+    scene.oracle.refreshed.lock().unwrap().push_back(Ok(snapshot(2, &["id", "body"], "true")));
+    assert!(scene.log.send(with_changes(100, false, vec![vec![note("1", "mine")]])).await);
+    assert!(scene.log.send(with_changes(200, true, vec![vec![note("2", "mine")]])).await);
+    assert_eq!(scene.told().await, row("1", "mine"));
+    assert_eq!(scene.told().await, row("2", "mine"));
+    scene.confirmed(208).await;
+    let events = scene.oracle.events.lock().unwrap().join(", ");
+    assert_eq!(
+        events,
+        "saw 100, asked -/mine for 1 claims, confirmed 108, saw 200, refreshed, confirmed 208"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_schema_anywhere_in_a_transaction_counts_for_its_first_row() {
+    let mut scene = subscribed("true").await;
+    scene.oracle.refreshed.lock().unwrap().push_back(Ok(snapshot(
+        2,
+        &["id", "body"],
+        "(body = 'open'::text)",
+    )));
+    let chunks =
+        vec![vec![note("1", "hidden"), note("2", "open")], vec![note("3", "hidden"), note("4", "open")]];
+    assert!(scene.log.send(with_changes(100, true, chunks)).await);
+    assert_eq!(scene.told().await, row("2", "open"));
+    assert_eq!(scene.told().await, row("4", "open"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_comes_again_is_passed_over_as_a_whole() {
+    let mut scene = subscribed("true").await;
+    for (commit_lsn, id) in [(100, "1"), (200, "2"), (100, "1"), (200, "2"), (300, "3")] {
+        assert!(scene.log.send(with_changes(commit_lsn, false, vec![vec![note(id, "open")]])).await);
+    }
+    for id in ["1", "2", "3"] {
+        assert_eq!(scene.told().await, row(id, "open"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn emptying_a_table_is_shown_to_nobody() {
+    let mut scene = subscribed("true").await;
+    let truncate = Change { row: RowChange::Truncate, ..note("1", "open") };
+    assert!(scene.log.send(with_changes(100, false, vec![vec![truncate, note("2", "open")]])).await);
+    assert_eq!(scene.told().await, row("2", "open"));
+}

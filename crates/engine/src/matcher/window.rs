@@ -1,0 +1,110 @@
+//! Changes that are decided but not shown yet, because one of them waits for PostgreSQL: what comes behind it is
+//! decided meanwhile, so that everything is asked at once, and shown in the order of the log.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use walcast_pgoutput::{Lsn, PgTimestamp};
+use walcast_policy::{RowImage, Verdict};
+
+use super::audience::Audiences;
+use super::docket::{Docket, Matter, Ticket};
+use super::image::{BoundRelation, ChangeImages};
+use super::ruling::Rulings;
+use crate::transaction::Chunk;
+
+/// A window is closed at so many changes, …
+const CHANGES_MAX: usize = 10_000;
+/// … at so many audiences of all its changes, …
+const RULINGS_MAX: usize = 100_000;
+/// … or at so many bytes of the log.
+const BYTES_MAX: usize = 32 << 20;
+
+#[derive(Default)]
+pub(super) struct Window {
+    pub(super) changes: Vec<HeldChange>,
+    pub(super) rulings: Vec<Rulings>,
+    /// The log has been handed on up to here, once the changes are.
+    pub(super) passed: Option<Lsn>,
+    /// The room in the inbox that the changes take.
+    rooms: Vec<OwnedSemaphorePermit>,
+    rulings_held: usize,
+    bytes: usize,
+}
+
+/// A change that is not shown yet.
+pub(super) struct HeldChange {
+    pub(super) relation: Arc<BoundRelation>,
+    pub(super) commit_time: PgTimestamp,
+    pub(super) chunk: Arc<Chunk>,
+    /// Its place in the chunk.
+    pub(super) index: usize,
+}
+
+impl Window {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.changes.len() >= CHANGES_MAX || self.rulings_held >= RULINGS_MAX || self.bytes >= BYTES_MAX
+    }
+
+    pub(super) fn hold(&mut self, change: HeldChange, rulings: Rulings) {
+        let last = self.changes.last();
+        if last.is_none_or(|last| !Arc::ptr_eq(&last.chunk, &change.chunk)) {
+            self.bytes += change.chunk.bytes;
+        }
+        self.rulings_held += rulings.len();
+        self.changes.push(change);
+        self.rulings.push(rulings);
+    }
+
+    /// Keeps the inbox's room for as long as there are changes.
+    pub(super) fn occupy(&mut self, room: OwnedSemaphorePermit) {
+        self.rooms.push(room);
+    }
+}
+
+impl HeldChange {
+    pub(super) fn images(&self) -> Option<ChangeImages<'_>> {
+        ChangeImages::new(&self.relation, &self.chunk.changes[self.index].row)
+    }
+}
+
+/// Everything that is to be asked of a window, and a ticket for each open verdict, in the order of
+/// [`super::ruling::Opinion::answered`].
+pub(super) fn docket<'a>(
+    window: &'a Window,
+    images: &'a [Option<ChangeImages<'a>>],
+    audiences: &'a Audiences,
+) -> (Docket<'a>, Vec<Ticket>) {
+    let mut docket = Docket::default();
+    let mut tickets = Vec::new();
+    for ((change, images), rulings) in window.changes.iter().zip(images).zip(&window.rulings) {
+        let (Some(images), Some(table)) = (images, audiences.of(change.relation.table.oid)) else { continue };
+        for opinion in &rulings.open {
+            let Some(key) = table.get(opinion.slot).map(|audience| &audience.key) else { continue };
+            let matter = |expression: Option<&'a str>, row: &'a RowImage<'a>| Matter {
+                role: &key.role,
+                claims: key.plan.claims_json(),
+                // A verdict is open only where there is a question.
+                expression: expression.unwrap_or("false"),
+                table: &change.relation.table,
+                row,
+            };
+            if opinion.filter == Verdict::Ask {
+                let matter = matter(key.filter.question(), images.judged());
+                tickets.push(docket.enter(&matter, key.filter.asked_columns()));
+            }
+            let asked_columns = || key.plan.asked_columns().iter().copied();
+            if opinion.policies == Verdict::Ask {
+                tickets.push(docket.enter(&matter(key.plan.question(), images.judged()), asked_columns()));
+            }
+            if let (Verdict::Ask, Some(before)) = (&opinion.before, images.row_before()) {
+                tickets.push(docket.enter(&matter(key.plan.question(), before), asked_columns()));
+            }
+        }
+    }
+    (docket, tickets)
+}
