@@ -183,7 +183,8 @@ impl State {
             next = None;
             if !self.window.is_empty() {
                 self.window.occupy(room);
-                next = more.try_recv().ok();
+                self.window.count(1);
+                next = if self.window.is_full() { None } else { more.try_recv().ok() };
             }
         }
         self.settle().await;
@@ -209,6 +210,12 @@ impl State {
             while let Some(chunk) = changes.next().await? {
                 for index in 0..chunk.changes.len() {
                     self.change(&chunk, index, transaction.commit_time).await;
+                    if !self.window.is_empty() {
+                        self.window.count(1);
+                        if self.window.is_full() {
+                            self.settle().await;
+                        }
+                    }
                 }
                 self.matcher.counters.changes.fetch_add(chunk.changes.len() as u64, Relaxed);
                 self.flush().await;
@@ -259,9 +266,6 @@ impl State {
         }
         rulings.clear();
         self.rulings = rulings;
-        if self.window.is_full() {
-            self.settle().await;
-        }
     }
 
     /// Closes the window: asks what only PostgreSQL can tell, and shows all its changes.

@@ -105,6 +105,18 @@ impl Spill {
     }
 }
 
+#[cfg(test)]
+impl Spill {
+    /// A spill whose file has lost its end.
+    pub(crate) async fn damaged() -> Spill {
+        let mut writer = SpillWriter::create(Relations::default()).await.unwrap();
+        writer.push(&Bytes::from_static(b"one"), 1).await.unwrap();
+        let spill = writer.finish().await.unwrap();
+        spill.file.set_len(2).unwrap();
+        spill
+    }
+}
+
 impl SpillReader<'_> {
     pub(crate) async fn next(&mut self) -> Result<Option<Chunk>, IngestError> {
         let Some(&Block { offset, bytes }) = self.blocks.next() else {

@@ -13,9 +13,9 @@ use super::image::{BoundRelation, ChangeImages};
 use super::ruling::Rulings;
 use crate::transaction::Chunk;
 
-/// A window is closed at so many changes, …
+/// A window is closed at so many changes, be they shown to anybody or not, …
 const CHANGES_MAX: usize = 10_000;
-/// … at so many audiences of all its changes, …
+/// … at so many audiences of all that are, …
 const RULINGS_MAX: usize = 100_000;
 /// … or at so many bytes of the log.
 const BYTES_MAX: usize = 32 << 20;
@@ -28,6 +28,7 @@ pub(super) struct Window {
     pub(super) passed: Option<Lsn>,
     /// The room in the inbox that the changes take.
     rooms: Vec<OwnedSemaphorePermit>,
+    decided: usize,
     rulings_held: usize,
     bytes: usize,
 }
@@ -47,7 +48,7 @@ impl Window {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.changes.len() >= CHANGES_MAX || self.rulings_held >= RULINGS_MAX || self.bytes >= BYTES_MAX
+        self.decided >= CHANGES_MAX || self.rulings_held >= RULINGS_MAX || self.bytes >= BYTES_MAX
     }
 
     pub(super) fn hold(&mut self, change: HeldChange, rulings: Rulings) {
@@ -58,6 +59,11 @@ impl Window {
         self.rulings_held += rulings.len();
         self.changes.push(change);
         self.rulings.push(rulings);
+    }
+
+    /// So many changes, or transactions, more have been decided while there was something to wait for.
+    pub(super) fn count(&mut self, decided: usize) {
+        self.decided += decided;
     }
 
     /// Keeps the inbox's room for as long as there are changes.

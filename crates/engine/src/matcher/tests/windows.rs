@@ -102,3 +102,20 @@ async fn emptying_a_table_is_shown_to_nobody() {
     assert!(scene.log.send(with_changes(100, false, vec![vec![truncate, note("2", "open")]])).await);
     assert_eq!(scene.told().await, row("2", "open"));
 }
+
+#[tokio::test]
+async fn a_transaction_that_can_not_be_read_back_ends_the_matching_unconfirmed() {
+    let scene = subscribed("true").await;
+    let mut changes = Changes::default();
+    changes.follow(crate::spill::Spill::damaged().await);
+    let LogBatch::Transaction(transaction) = with_changes(100, false, vec![]) else {
+        panic!("a transaction")
+    };
+    assert!(scene.log.outcome().is_ok());
+    assert!(scene.log.send(LogBatch::Transaction(Transaction { changes, ..transaction })).await);
+    scene.log.closed().await;
+    let error = scene.log.outcome().unwrap_err().to_string();
+    assert!(error.contains("temporary file"), "{error}");
+    assert!(scene.oracle.events.lock().unwrap().is_empty(), "nothing is confirmed");
+    assert!(!scene.log.send(LogBatch::Idle(Lsn(300))).await);
+}
