@@ -107,7 +107,7 @@ async fn read(lease: &Lease, request: &CopyRequest) -> Result<LoadedCopy, Oracle
         pending.drain(..complete);
         if rows.bytes() > request.bytes_max {
             return Err(OracleError::Unavailable(format!(
-                "the copy of {}.{} takes more than {} bytes of memory: raise changes.copy_bytes_max",
+                "the copy of {}.{} takes more than the {} bytes that changes.copy_bytes_max leaves for it",
                 request.table.schema, request.table.name, request.bytes_max
             )));
         }

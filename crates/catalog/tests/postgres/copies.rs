@@ -1,6 +1,6 @@
 //! Copies of tables, read between two transactions of the log.
 //!
-//! What a copy holds is not to be seen from here, so its bytes are compared with those of a copy made by hand.
+//! What a copy holds is not to be seen from here, so it is compared with a copy made by hand.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,12 @@ fn by_hand(request: &CopyRequest, rows: &[&[Datum<'_>]]) -> TableCopy {
     copy
 }
 
+/// The rows as they lie in memory, without the indexes, whose order differs from copy to copy.
+fn stored(copy: &TableCopy) -> String {
+    let text = format!("{copy:?}");
+    text.split_once("indexes").map(|(rows, _)| rows.to_owned()).unwrap()
+}
+
 #[tokio::test]
 async fn a_copy_has_the_columns_that_were_asked_for_and_those_of_the_identity() {
     let fixture = Fixture::new("copy_values", SCHEMA).await;
@@ -70,7 +76,7 @@ async fn a_copy_has_the_columns_that_were_asked_for_and_those_of_the_identity() 
         ],
     );
     assert_eq!(copy.rows.bytes(), expected.bytes());
-    assert_eq!(format!("{:?}", copy.rows), format!("{expected:?}"));
+    assert_eq!(stored(&copy.rows), stored(&expected));
     // The mark makes the log pass the position.
     assert!(before <= copy.reached && copy.reached < now(&fixture).await);
 }
@@ -116,7 +122,7 @@ async fn a_copy_that_takes_too_much_memory_is_refused() {
     let request = CopyRequest { bytes_max: full.rows.bytes() - 1, ..request(&catalog) };
     let bytes = request.bytes_max;
     let expected = format!(
-        "the copy of public.odd \"members\" takes more than {bytes} bytes of memory: raise policies.copy_bytes"
+        "the copy of public.odd \"members\" takes more than the {bytes} bytes that changes.copy_bytes_max leaves for it"
     );
     assert_eq!(load(&catalog, request).await.unwrap_err(), OracleError::Unavailable(expected));
 }
