@@ -225,12 +225,14 @@ fn read_day(text: &str, before_christ: bool) -> Option<i64> {
     Some(days_from_civil(year, month, day)).filter(|days| *days >= FIRST_DAY)
 }
 
-/// `04:05:06.789`, in microseconds, for up to `hours_max` hours.
+/// `04:05:06.789` or `04:05`, in microseconds, for up to `hours_max` hours.
 fn read_clock(text: &str, hours_max: i64) -> Option<i64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let mut parts = whole.split(':');
-    let (hours, minutes, seconds) = (parts.next()?, parts.next()?, parts.next()?);
-    let dangling = text.contains('.') && fraction.is_empty();
+    let (hours, minutes, seconds) = (parts.next()?, parts.next()?, parts.next());
+    // Two parts with a fraction are minutes and seconds to PostgreSQL.
+    let dangling = text.contains('.') && (fraction.is_empty() || seconds.is_none());
+    let seconds = seconds.unwrap_or("00");
     if parts.next().is_some() || minutes.len() != 2 || seconds.len() != 2 || fraction.len() > 6 || dangling {
         return None;
     }
@@ -323,6 +325,7 @@ mod tests {
         assert_eq!(read_timestamp_tz("1999-12-31T18:30:00.000-05:30"), Some(0));
         assert_eq!(read_timestamp_tz("2000-01-01T00:00:00.000Z"), Some(0));
         assert_eq!(read_timestamp_tz("2000-01-01"), Some(0));
+        assert_eq!(read_timestamp_tz("2000-01-01 00:00"), Some(0));
     }
 
     #[test]
@@ -330,7 +333,7 @@ mod tests {
         for text in ["01/02/2024", "yesterday", "2024-2-3", "2024-02-30", "24-01-01", "0000-01-01", "now"] {
             assert_eq!(read_date(text), None, "{text}");
         }
-        assert_eq!(read_timestamp_tz("2024-01-01 00:00"), None);
+        assert_eq!(read_time("12:30.5"), None);
         assert_eq!(read_timestamp_tz("2024-01-01 00:00:00 CET"), None);
         assert_eq!(read_timestamp("2024-01-01 00:00:00+02"), None);
         assert_eq!(read_time("12:00:60"), None);

@@ -169,9 +169,28 @@ fn settle_both(left: Typed, right: Typed) -> Result<(Typed, Typed), Reason> {
     Ok((left.settled(&right_kind)?, right.settled(&left_kind)?))
 }
 
+/// Two numbers of unlike types as the wider one, as PostgreSQL converts them where nobody wrote a cast.
+fn common_numbers(left: Typed, right: Typed) -> Result<(Typed, Typed), Reason> {
+    let width = |kind: &Kind| match kind {
+        integer if integer.is_integer() => Some(0),
+        Kind::Numeric => Some(1),
+        Kind::Float8 => Some(2),
+        _ => None,
+    };
+    match (width(&left.kind), width(&right.kind)) {
+        (Some(a), Some(b)) if a < b => Ok((cast(left, &right.kind)?, right)),
+        (Some(a), Some(b)) if a > b => {
+            let right = cast(right, &left.kind)?;
+            Ok((left, right))
+        }
+        _ => Ok((left, right)),
+    }
+}
+
 /// Two operands made comparable: same values in the same representation, with their common collation.
 fn comparable(left: Typed, right: Typed, ordered: bool) -> Result<(Expression, Expression), Reason> {
     let (left, right) = settle_both(left, right)?;
+    let (left, right) = common_numbers(left, right)?;
     let collation = shared_collation(&left, &right)?;
     let pair = (&left.kind, &right.kind);
     let by_text = match pair {

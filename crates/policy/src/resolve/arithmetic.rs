@@ -3,7 +3,7 @@
 use crate::expression::Expression;
 use crate::numeric::Rounding;
 use crate::operation::{Arithmetic, Number, Operation, Text};
-use crate::resolve::{Bits, Reason, Typed, cast, moment, settle_both};
+use crate::resolve::{Bits, Reason, Typed, cast, common_numbers, moment, settle_both};
 use crate::value::Kind;
 
 pub(super) fn arithmetic(operator: Arithmetic, left: Typed, right: Typed) -> Result<Typed, Reason> {
@@ -14,6 +14,7 @@ pub(super) fn arithmetic(operator: Arithmetic, left: Typed, right: Typed) -> Res
         // Which type a literal takes next to a moment is PostgreSQL's to say.
         return Err("arithmetic on an untyped literal".to_owned());
     }
+    let (left, right) = common_numbers(left, right)?;
     let (operation, kind) = match (operator, &left.kind, &right.kind) {
         (Arithmetic::Remainder, a, b) if a != b => {
             return Err(format!("{} % {}", a.sql_name(), b.sql_name()));

@@ -14,7 +14,7 @@ use walcast_testkit::Database;
 pub(crate) const ROLE: &str = "policy_reader";
 
 /// The moment that `now()` stands still at, for both.
-const NOW: PgTimestamp = PgTimestamp(0);
+const NOW: PgTimestamp = PgTimestamp(762_525_296_789_012);
 
 /// How to ask for the moment, and what stands for it where it stands still: a function that the planner does not
 /// compute beforehand, as it does not compute `now()`.
@@ -23,6 +23,7 @@ const MOMENTS: &[(&str, &str)] = &[
     ("transaction_timestamp()", "auth.frozen_now()"),
     (" now()", " auth.frozen_now()"),
     ("(now()", "(auth.frozen_now()"),
+    ("[now()", "[auth.frozen_now()"),
     ("CURRENT_TIMESTAMP", "auth.frozen_now()"),
     ("CURRENT_DATE", "(auth.frozen_now())::date"),
     ("LOCALTIMESTAMP", "(auth.frozen_now())::timestamp"),
@@ -67,7 +68,19 @@ CREATE FUNCTION auth.volatile_uid() RETURNS uuid LANGUAGE sql VOLATILE AS $$ sel
 CREATE FUNCTION auth.procedural_uid() RETURNS uuid LANGUAGE plpgsql STABLE AS $$ begin return auth.uid(); end $$;
 CREATE FUNCTION auth.owner_name() RETURNS name LANGUAGE sql STABLE SECURITY DEFINER AS $$ select current_user $$;
 CREATE FUNCTION auth.frozen_now() RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
-  begin return '2000-01-01 00:00:00+00'; end $$;
+  begin return '2024-02-29 12:34:56.789012+00'; end $$;
+CREATE FUNCTION auth.is_listed() RETURNS boolean LANGUAGE sql STABLE AS $$
+  select auth.role() in ('anon', 'editor') and (auth.role(), 1) not in (('anon', 2), ('editor', 1)) $$;
+CREATE FUNCTION auth.is_like() RETURNS boolean LANGUAGE sql STABLE AS $$
+  select auth.role() like 'an%' or auth.email() not like '%!_%' escape '!' and auth.role() similar to '(a|b)%' $$;
+CREATE FUNCTION auth.is_recent() RETURNS boolean LANGUAGE sql STABLE AS $$
+  select date '2020-01-01' < current_date
+    and now() between timestamptz '2020-01-01 00:00+00' and now() + interval '1 day'
+    and extract(year from localtimestamp) > 2000 $$;
+CREATE FUNCTION auth.initial() RETURNS text LANGUAGE sql STABLE AS $$
+  select left(trim(both ' ' from auth.role()) || trim(auth.role()), 1) $$;
+CREATE FUNCTION auth.level() RETURNS numeric LANGUAGE sql STABLE AS $$
+  select (auth.jwt() -> 'app_metadata' ->> 'level')::int * 1.5 $$;
 CREATE FUNCTION auth.doubled(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ begin return $1 || $1; end $$;
 GRANT USAGE ON SCHEMA auth TO policy_reader;
 ";
