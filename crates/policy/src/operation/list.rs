@@ -14,7 +14,7 @@ use crate::value::Value;
 pub(crate) enum List {
     /// `array[integer]`.
     Element,
-    /// `array_position(array, element)`; the element inside an array.
+    /// `array_position(array, element)`; both inside arrays.
     Position,
     /// `array || element`; both inside arrays.
     Append,
@@ -58,7 +58,10 @@ impl List {
         let second = operands.next().ok_or(Stop::Ask)?;
         match self {
             List::Element => Ok(element(array(first)?, integer(&second)?)),
-            List::Position => position(array(first)?.as_ref(), array(second)?.as_ref()),
+            List::Position => match inside(first)? {
+                None => Ok(None),
+                Some(found) => position(array(found)?.as_ref(), array(second)?.as_ref()),
+            },
             List::Lower | List::Upper => {
                 let dimension = usize::try_from(integer(&second)?.wrapping_sub(1)).unwrap_or(usize::MAX);
                 Ok(array(first)?.dimensions.get(dimension).map(|(lower, length)| {

@@ -53,6 +53,10 @@ fn found(operation: Operation, as_text: bool, left: Typed, right: Typed) -> Type
 /// `jsonb['key']`, which is `#>` with a path of one step.
 pub(crate) fn subscripted_document(json: Typed, subscript: Typed) -> Result<Typed, Reason> {
     let json = json.expect(&Kind::Jsonb)?;
+    // It is not evaluated where the document is NULL.
+    if subscript.expression.may_fail(&[]) {
+        return Err("a subscript that may raise".to_owned());
+    }
     let step = match subscript.kind {
         Kind::Int4 => cast(subscript, &Kind::Text)?,
         _ => subscript.expect(&Kind::Text)?,

@@ -22,6 +22,10 @@ pub(crate) fn element(array: Typed, subscript: Typed) -> Result<Typed, Reason> {
     if !matches!(subscript.kind, Kind::Int2 | Kind::Int4) {
         return Err(format!("a subscript of type {}", subscript.kind.sql_name()));
     }
+    // It is not evaluated where the array is NULL.
+    if subscript.expression.may_fail(&[]) {
+        return Err("a subscript that may raise".to_owned());
+    }
     let collation = array.collation;
     Ok(call(List::Element, vec![array.expression, subscript.expression], *kind).collated(collation))
 }
@@ -79,7 +83,7 @@ pub(super) fn function(name: &str, mut arguments: Vec<Typed>) -> Result<Typed, R
             let element = element.filter(|element| *element != Kind::Char).ok_or_else(unknown)?;
             let wanted = wanted.expect(&element)?;
             shared_collation(&first, &wanted)?;
-            Ok(call(List::Position, vec![first.expression, carried(wanted)], Kind::Int4))
+            Ok(call(List::Position, vec![carried(first), carried(wanted)], Kind::Int4))
         }
         ("array_to_string", Some(separator)) => {
             let separator = separator.into_text()?;
@@ -107,9 +111,9 @@ pub(super) fn joined(separator: Option<Typed>, parts: Vec<Typed>) -> Result<Type
         None => Typed::literal(Some(Value::Text("".into())), Kind::Text),
         Some(separator) => separator.into_text()?,
     };
-    // The planner does not know what becomes of a NULL there.
-    if separator.expression == Expression::Literal(None) {
-        return Err("a separator that is NULL".to_owned());
+    // With a NULL there nothing comes out, but everything is evaluated.
+    if !matches!(separator.expression, Expression::Literal(Some(_))) {
+        return Err("a separator that is not a literal".to_owned());
     }
     let mut collation = separator.collation;
     let mut texts = Vec::with_capacity(parts.len());

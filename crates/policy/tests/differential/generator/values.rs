@@ -265,7 +265,11 @@ impl Generator {
             11 => {
                 format!("concat({text}, {}, {other})", self.pick(&["i4", "b", "m", "tz", "c", "j", "null"]))
             }
-            12 => format!("concat_ws({other}, {text}, {})", self.pick(&["i8", "d", "iv", "u", "null::text"])),
+            12 => format!(
+                "concat_ws({}, {text}, {})",
+                self.pick(&["','", "''"]),
+                self.pick(&["i8", "d", "iv", "u", "null::text"])
+            ),
             13 => format!(
                 "array_to_string({}, {other})",
                 self.pick(&["at", "ai", "am", "au", "(at || t)", "string_to_array(v, 'o')"])
