@@ -15,7 +15,8 @@ pub(crate) enum Moment {
     SubtractDays,
     /// `date - date`.
     DaysBetween,
-    /// `timestamp + interval`; `zoned` for `timestamptz`.
+    /// `timestamp + interval`; `zoned` for `timestamptz`. Also `date + interval` and `date + time`, which
+    /// convert the date only where the other is not NULL.
     AddInterval {
         zoned: bool,
     },
@@ -162,11 +163,15 @@ impl Moment {
             (Moment::TimeBetween, Value::Timestamp(left), Value::Timestamp(right)) => {
                 datetime::subtract_timestamps(*left, *right).map(Value::Interval).ok_or(Stop::Ask)
             }
-            (Moment::AddInterval { .. }, Value::Timestamp(moment), Value::Interval(interval)) => {
-                moved(*moment, Some(*interval))
+            (Moment::AddInterval { .. }, moment, Value::Interval(interval)) => {
+                moved(timestamp(moment)?, Some(*interval))
             }
-            (Moment::SubtractInterval { .. }, Value::Timestamp(moment), Value::Interval(interval)) => {
-                moved(*moment, interval.negate())
+            (Moment::AddInterval { .. }, moment, Value::Time(microseconds)) => {
+                let interval = Interval { microseconds: *microseconds, ..Interval::default() };
+                moved(timestamp(moment)?, Some(interval))
+            }
+            (Moment::SubtractInterval { .. }, moment, Value::Interval(interval)) => {
+                moved(timestamp(moment)?, interval.negate())
             }
             (Moment::AddToTime, Value::Time(time), Value::Interval(interval)) => {
                 datetime::add_to_time(*time, interval.microseconds).map(Value::Time).ok_or(Stop::Ask)
@@ -194,6 +199,15 @@ impl Moment {
 
 fn out_of_range(what: &str) -> Stop {
     Stop::Failed(format!("{what} out of range"))
+}
+
+fn timestamp(moment: &Value<'_>) -> Result<i64, Stop> {
+    match moment {
+        Value::Timestamp(timestamp) => Ok(*timestamp),
+        Value::Date(date) => datetime::date_to_timestamp(*date)
+            .ok_or_else(|| Stop::Failed("date out of range for timestamp".to_owned())),
+        _ => Err(Stop::Ask),
+    }
 }
 
 fn moved<'a>(moment: i64, interval: Option<Interval>) -> Result<Value<'a>, Stop> {

@@ -139,11 +139,14 @@ pub(crate) enum Modifier {
     Numeric { precision: u32, scale: i32 },
 }
 
+/// Longer values of `char(n)` are left to PostgreSQL.
+const WIDTH_MAX: u32 = 1_000;
+
 /// `operand::type(modifier)`, of an operand that has the type already.
 pub(crate) fn shorten(operand: Typed, modifier: Modifier) -> Result<Typed, Reason> {
     let operation = match (modifier, &operand.kind) {
         (Modifier::AtMost(most), Kind::Text) => Operation::Text(Text::AtMost(most)),
-        (Modifier::Exactly(width), Kind::Char) => Operation::Text(Text::Exactly(width)),
+        (Modifier::Exactly(width), Kind::Char) if width <= WIDTH_MAX => Operation::Text(Text::Exactly(width)),
         (Modifier::Numeric { precision, scale }, Kind::Numeric) => {
             Operation::Number(Number::Fit { precision, scale })
         }

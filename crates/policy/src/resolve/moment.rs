@@ -26,12 +26,8 @@ pub(super) fn arithmetic(operator: Arithmetic, left: Typed, right: Typed) -> Res
         (Add, Kind::Date, Kind::Int4) => (Moment::AddDays, Kind::Date),
         (Subtract, Kind::Date, Kind::Int4) => (Moment::SubtractDays, Kind::Date),
         (Subtract, Kind::Date, Kind::Date) => (Moment::DaysBetween, Kind::Int4),
-        (Add | Subtract, Kind::Date, Kind::Interval) => {
-            return arithmetic(operator, cast(left, &Kind::Timestamp)?, right);
-        }
-        (Add, Kind::Date, Kind::Time) => {
-            return arithmetic(operator, cast(left, &Kind::Timestamp)?, cast(right, &Kind::Interval)?);
-        }
+        (Add, Kind::Date, Kind::Interval | Kind::Time) => (Moment::AddInterval { zoned }, Kind::Timestamp),
+        (Subtract, Kind::Date, Kind::Interval) => (Moment::SubtractInterval { zoned }, Kind::Timestamp),
         (Subtract, Kind::Timestamp, Kind::Timestamp) | (Subtract, Kind::TimestampTz, Kind::TimestampTz) => {
             (Moment::TimeBetween, Kind::Interval)
         }

@@ -386,6 +386,9 @@ pub(crate) const IN_PROCESS: &[&str] = &[
     "(null::int[] || (1 / i4)) is not null",
     "jsonb_build_array(null::int, 1 / i4) is null",
     "concat(null::text, 1 / i4) = '0'",
+    "'300000-01-01'::date + (case when b then iv end) is null",
+    "'300000-01-01'::date + (case when b then tm end) is null",
+    "'300000-01-01'::date - (case when b then iv end) is null",
     // As the bodies of functions spell it.
     "auth.is_listed()",
     "auth.is_like()",
