@@ -33,7 +33,7 @@ impl Generator {
                 "0.00",
                 "3.1",
                 "-1.5",
-                "100",
+                "100::numeric",
                 "'NaN'::numeric",
                 "1e20",
                 "null::numeric",
