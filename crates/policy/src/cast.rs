@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::array::Array;
-use crate::datetime;
-use crate::json::Json;
+use crate::datetime::{self, Interval};
+use crate::json::{Json, raw};
 use crate::numeric::{Numeric, Unreadable};
 use crate::operation::{Stop, without_blanks};
 use crate::value::{Float, Kind, Labels, Value};
@@ -24,13 +24,32 @@ pub(crate) enum Cast {
     ToText,
     LabelToText(Arc<Labels>),
     UuidToText,
+    /// From a date, a time, a timestamp or an interval, under the settings of our sessions.
+    MomentToText(Kind),
+    /// As an output function prints it: `t`, `f`.
+    BoolToLetter,
+    /// `name`, which holds 63 bytes.
+    TextToName,
     /// `bpchar` to `text`.
     TrimBlanks,
     /// By the type's input function.
     TextTo(Kind),
     JsonTo(Kind),
-    DateToTimestamp,
-    TimestampToDate,
+    /// To `timestamp` or `timestamptz`, which are the same in UTC.
+    DateToTimestamp {
+        zoned: bool,
+    },
+    /// From either.
+    TimestampToDate {
+        zoned: bool,
+    },
+    TimestampToTime {
+        zoned: bool,
+    },
+    /// `timestamp` to `timestamptz` or back: the same in UTC.
+    Rezone,
+    TimeToInterval,
+    IntervalToTime,
     /// Each element of an array.
     Elements(Box<Cast>),
 }
@@ -45,7 +64,7 @@ impl Cast {
             (Kind::Int2, Kind::Int4 | Kind::Int8)
             | (Kind::Int4, Kind::Int8)
             | (Kind::Float4, Kind::Float8)
-            | (Kind::Name, Kind::Text)
+            | (Kind::Name | Kind::Json, Kind::Text)
             | (Kind::Text, Kind::Char) => return Ok(None),
             (integer, to @ (Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Numeric | Kind::Float8))
                 if integer.is_integer() =>
@@ -55,23 +74,37 @@ impl Cast {
             (Kind::Numeric, to @ (Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Float8)) => {
                 Cast::NumericTo(to.clone())
             }
-            (Kind::Float8, to @ (Kind::Int2 | Kind::Int4 | Kind::Int8)) => Cast::FloatTo(to.clone()),
+            (Kind::Float4 | Kind::Float8, to @ (Kind::Int2 | Kind::Int4 | Kind::Int8)) => {
+                Cast::FloatTo(to.clone())
+            }
             (Kind::Bool, Kind::Int4) => Cast::BoolToInteger,
             (Kind::Int4, Kind::Bool) => Cast::IntegerToBool,
             (Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Numeric | Kind::Bool | Kind::Jsonb, Kind::Text) => {
                 Cast::ToText
             }
+            (Kind::Jsonb, Kind::Json) => Cast::ToText,
+            (Kind::Json, Kind::Jsonb) => Cast::TextTo(Kind::Jsonb),
             (Kind::Uuid, Kind::Text) => Cast::UuidToText,
+            (Kind::Date | Kind::Time | Kind::Timestamp | Kind::TimestampTz | Kind::Interval, Kind::Text) => {
+                Cast::MomentToText(from.clone())
+            }
+            (Kind::Text, Kind::Name) => Cast::TextToName,
             (Kind::Enum(labels), Kind::Text) => Cast::LabelToText(labels.clone()),
             (Kind::Char, Kind::Text) => Cast::TrimBlanks,
-            (Kind::Jsonb, to @ (Kind::Bool | Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Numeric)) => {
-                Cast::JsonTo(to.clone())
-            }
-            (Kind::Date, Kind::Timestamp) => Cast::DateToTimestamp,
-            (Kind::Timestamp, Kind::Date) => Cast::TimestampToDate,
-            (Kind::Text, to) if !matches!(to, Kind::Name | Kind::Opaque(_) | Kind::Untyped) => {
-                Cast::TextTo(to.clone())
-            }
+            (
+                Kind::Jsonb,
+                to @ (Kind::Bool | Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Numeric | Kind::Float8),
+            ) => Cast::JsonTo(to.clone()),
+            (Kind::Date, Kind::Timestamp) => Cast::DateToTimestamp { zoned: false },
+            (Kind::Date, Kind::TimestampTz) => Cast::DateToTimestamp { zoned: true },
+            (Kind::Timestamp, Kind::Date) => Cast::TimestampToDate { zoned: false },
+            (Kind::TimestampTz, Kind::Date) => Cast::TimestampToDate { zoned: true },
+            (Kind::Timestamp, Kind::Time) => Cast::TimestampToTime { zoned: false },
+            (Kind::TimestampTz, Kind::Time) => Cast::TimestampToTime { zoned: true },
+            (Kind::Timestamp, Kind::TimestampTz) | (Kind::TimestampTz, Kind::Timestamp) => Cast::Rezone,
+            (Kind::Time, Kind::Interval) => Cast::TimeToInterval,
+            (Kind::Interval, Kind::Time) => Cast::IntervalToTime,
+            (Kind::Text, to) if !matches!(to, Kind::Opaque(_) | Kind::Untyped) => Cast::TextTo(to.clone()),
             (Kind::Array(from), Kind::Array(to)) => match Cast::between(from, to)? {
                 None => return Ok(None),
                 Some(cast) => Cast::Elements(Box::new(cast)),
@@ -84,7 +117,7 @@ impl Cast {
     pub(crate) fn may_ask(&self) -> bool {
         match self {
             Cast::TextTo(kind) => !matches!(kind, Kind::Bool | Kind::Uuid | Kind::Enum(_) | Kind::Char),
-            Cast::JsonTo(_) => true,
+            Cast::JsonTo(_) | Cast::TextToName => true,
             Cast::Elements(cast) => cast.may_ask(),
             _ => false,
         }
@@ -99,11 +132,41 @@ impl Cast {
             | Cast::LabelToText(_)
             | Cast::UuidToText
             | Cast::TrimBlanks
-            | Cast::TimestampToDate
+            | Cast::MomentToText(_)
+            | Cast::BoolToLetter
+            | Cast::TextToName
+            | Cast::TimestampToDate { .. }
+            | Cast::TimestampToTime { .. }
+            | Cast::Rezone
+            | Cast::TimeToInterval
+            | Cast::IntervalToTime
             | Cast::TextTo(Kind::Text | Kind::Char)
             | Cast::IntegerTo(Kind::Numeric | Kind::Float8) => false,
             Cast::Elements(cast) => cast.may_fail(),
             _ => true,
+        }
+    }
+
+    /// Whether PostgreSQL's function is only stable, because settings decide in general.
+    pub(crate) fn is_stable(&self) -> bool {
+        match self {
+            Cast::LabelToText(_) | Cast::Rezone => true,
+            Cast::MomentToText(kind) => !matches!(kind, Kind::Time | Kind::Interval),
+            Cast::TextTo(kind) => matches!(
+                kind,
+                Kind::Date
+                    | Kind::Time
+                    | Kind::Timestamp
+                    | Kind::TimestampTz
+                    | Kind::Interval
+                    | Kind::Enum(_)
+                    | Kind::Array(_)
+            ),
+            Cast::DateToTimestamp { zoned }
+            | Cast::TimestampToDate { zoned }
+            | Cast::TimestampToTime { zoned } => *zoned,
+            Cast::Elements(cast) => cast.is_stable(),
+            _ => false,
         }
     }
 
@@ -120,14 +183,33 @@ impl Cast {
             (Cast::LabelToText(labels), Value::Label(at)) => {
                 owned(labels.texts.get(at).cloned().ok_or(Stop::Ask)?)
             }
+            (Cast::MomentToText(kind), value) => owned(moment_text(kind, &value)?),
+            (Cast::BoolToLetter, Value::Bool(value)) => owned(if value { "t" } else { "f" }.to_owned()),
+            // A longer one is cut off, between characters of its encoding.
+            (Cast::TextToName, Value::Text(text)) if text.len() > 63 => return Err(Stop::Ask),
+            (Cast::TextToName, value @ Value::Text(_)) => value,
+            (Cast::TextTo(Kind::Json), Value::Text(text)) => match raw::check(&text) {
+                Ok(()) => Value::Text(text),
+                Err(unreadable) => return Err(unreadable.into()),
+            },
             (Cast::TrimBlanks, Value::Text(text)) => Value::Text(without_blanks(text)),
             (Cast::TextTo(kind), Value::Text(text)) => read(kind, &text)?,
             (Cast::JsonTo(kind), Value::Json(json)) => from_json(kind, &json)?,
-            (Cast::DateToTimestamp, Value::Date(date)) => datetime::date_to_timestamp(date)
+            (Cast::DateToTimestamp { .. }, Value::Date(date)) => datetime::date_to_timestamp(date)
                 .map(Value::Timestamp)
                 .ok_or_else(|| Stop::Failed("date out of range for timestamp".to_owned()))?,
-            (Cast::TimestampToDate, Value::Timestamp(timestamp)) => {
+            (Cast::TimestampToDate { .. }, Value::Timestamp(timestamp)) => {
                 datetime::timestamp_to_date(timestamp).map(Value::Date).ok_or(Stop::Ask)?
+            }
+            (Cast::TimestampToTime { .. }, Value::Timestamp(timestamp)) => {
+                return Ok(datetime::time_of(timestamp).map(Value::Time));
+            }
+            (Cast::Rezone, moment @ Value::Timestamp(_)) => moment,
+            (Cast::TimeToInterval, Value::Time(microseconds)) => {
+                Value::Interval(Interval { microseconds, ..Interval::default() })
+            }
+            (Cast::IntervalToTime, Value::Interval(interval)) => {
+                Value::Time(datetime::add_to_time(0, interval.microseconds).ok_or(Stop::Ask)?)
             }
             (Cast::Elements(cast), Value::Array(array)) => {
                 Value::Array(Cow::Owned(each_element(cast, array.into_owned())?))
@@ -141,8 +223,16 @@ impl Cast {
 pub(crate) fn read(kind: &Kind, text: &str) -> Result<Value<'static>, Stop> {
     match kind.read(text) {
         Ok(value) => Ok(value.into_owned()),
-        Err(Unreadable::Invalid(message)) => Err(Stop::Failed(message)),
-        Err(Unreadable::Unsure) => Err(Stop::Ask),
+        Err(unreadable) => Err(unreadable.into()),
+    }
+}
+
+impl From<Unreadable> for Stop {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Invalid(message) => Stop::Failed(message),
+            Unreadable::Unsure => Stop::Ask,
+        }
     }
 }
 
@@ -205,7 +295,9 @@ fn from_json<'a>(kind: &Kind, json: &Json) -> Result<Value<'a>, Stop> {
     match (json, kind) {
         (Json::Bool(value), Kind::Bool) => Ok(Value::Bool(*value)),
         (Json::Number(number), Kind::Numeric) => Ok(Value::Numeric(number.clone())),
-        (Json::Number(number), kind) if kind.is_integer() => from_numeric(kind, number),
+        (Json::Number(number), kind) if kind.is_integer() || *kind == Kind::Float8 => {
+            from_numeric(kind, number)
+        }
         // An error before PostgreSQL 18, NULL since.
         (Json::Null, _) => Err(Stop::Ask),
         (other, _) => Err(Stop::Failed(format!(
@@ -225,6 +317,16 @@ fn to_text(value: &Value<'_>) -> Result<String, Stop> {
         Value::Numeric(value) => value.to_text(),
         Value::Bool(value) => value.to_string(),
         Value::Json(json) => json.to_text(),
+        _ => return Err(Stop::Ask),
+    })
+}
+
+fn moment_text(kind: &Kind, value: &Value<'_>) -> Result<String, Stop> {
+    Ok(match value {
+        Value::Date(date) => datetime::date_text(*date),
+        Value::Time(time) => datetime::time_text(*time),
+        Value::Timestamp(moment) => datetime::timestamp_text(*moment, *kind == Kind::TimestampTz),
+        Value::Interval(interval) => interval.to_text(),
         _ => return Err(Stop::Ask),
     })
 }
@@ -276,13 +378,12 @@ mod tests {
     }
 
     #[test]
-    fn casts_that_depend_on_settings_are_unknown() {
+    fn casts_that_are_not_exact_here_are_unknown() {
         for (from, to) in [
-            (Kind::Timestamp, Kind::TimestampTz),
-            (Kind::TimestampTz, Kind::Date),
-            (Kind::Date, Kind::Text),
             (Kind::Float8, Kind::Text),
+            (Kind::Float8, Kind::Numeric),
             (Kind::Bytea, Kind::Text),
+            (Kind::Json, Kind::Bool),
         ] {
             assert!(Cast::between(&from, &to).is_err(), "{from:?} to {to:?}");
         }

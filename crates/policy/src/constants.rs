@@ -62,7 +62,9 @@ pub(crate) fn setting_value<'a>(setting: &Setting, settings: Settings<'a>) -> Op
 /// COALESCE and CASE. The error is one that a sub-expression of
 /// literals alone raises: PostgreSQL raises it while planning, even where evaluation would never get there.
 pub(crate) fn fold(expression: &mut Expression) -> Result<(), Stop> {
-    let is_fixed = |expression: &Expression| expression.is_constant() && !expression.reads_settings();
+    let is_fixed = |expression: &Expression| {
+        expression.is_constant() && !expression.reads_settings() && !is_stable(expression)
+    };
     // What a CASE or COALESCE of literals does not reach is not evaluated.
     let is_lazy = matches!(expression, Expression::Case { .. } | Expression::Coalesce(_));
     if !(is_lazy && is_fixed(expression)) {
@@ -77,6 +79,15 @@ pub(crate) fn fold(expression: &mut Expression) -> Result<(), Stop> {
         *expression = Expression::Literal(constant_value(expression, None)?);
     }
     Ok(())
+}
+
+/// Whether PostgreSQL's planner does not compute it, for a function in it that is only stable.
+fn is_stable(expression: &Expression) -> bool {
+    let own = match expression {
+        Expression::Call(operation, _) | Expression::Quantified { operation, .. } => operation.is_stable(),
+        _ => false,
+    };
+    own || expression.children().into_iter().any(is_stable)
 }
 
 /// What an expression is worth because of the literals in it.

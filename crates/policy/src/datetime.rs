@@ -1,7 +1,16 @@
-//! Dates, times and intervals in the forms that mean the same under every `DateStyle` and `TimeZone`
-//! (PostgreSQL docs, "Date/Time Types"). Everything else is left to PostgreSQL: a `None` is "not exactly known".
+//! Dates, times and intervals as sessions of ours have them: `DateStyle` ISO, `IntervalStyle` postgres,
+//! `TimeZone` UTC (PostgreSQL docs, "Date/Time Types"). Forms of input that are not read here are left to
+//! PostgreSQL: a `None` is "not exactly known".
+
+mod field;
+mod interval;
+mod print;
 
 use std::cmp::Ordering;
+
+pub(crate) use self::field::{Field, Part, truncate};
+pub(crate) use self::interval::Interval;
+pub(crate) use self::print::{date_text, iso_timestamp_text, time_text, timestamp_text};
 
 /// Microseconds in a day.
 const DAY: i64 = 86_400_000_000;
@@ -16,87 +25,6 @@ const EPOCH_DAYS: i64 = 10_957;
 const FIRST_DAY: i64 = -2_451_545;
 const DATE_END_DAY: i64 = 2_145_031_949;
 const TIMESTAMP_END_DAY: i64 = 106_751_983;
-
-/// An `interval`: its parts do not convert into each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Interval {
-    pub(crate) months: i32,
-    pub(crate) days: i32,
-    pub(crate) microseconds: i64,
-}
-
-impl Interval {
-    /// Reads what `interval_out` prints under `IntervalStyle` postgres.
-    pub(crate) fn read(text: &str) -> Option<Interval> {
-        let mut interval = Interval::default();
-        let mut seen: Vec<&str> = Vec::new();
-        let mut words = text.split_ascii_whitespace();
-        while let Some(word) = words.next() {
-            let unit = if word.contains(':') { "time" } else { canonical_unit(words.next()?)? };
-            if seen.contains(&unit) {
-                return None;
-            }
-            seen.push(unit);
-            if unit == "time" {
-                let (negative, unsigned) = sign(word);
-                let time = read_clock(unsigned, i64::from(i32::MAX))?;
-                interval.microseconds =
-                    interval.microseconds.checked_add(if negative { -time } else { time })?;
-                continue;
-            }
-            let count: i32 = word.parse().ok()?;
-            match unit {
-                "year" => interval.months = interval.months.checked_add(count.checked_mul(12)?)?,
-                "month" => interval.months = interval.months.checked_add(count)?,
-                "week" => interval.days = interval.days.checked_add(count.checked_mul(7)?)?,
-                "day" => interval.days = interval.days.checked_add(count)?,
-                _ => {
-                    let each = match unit {
-                        "hour" => 3_600_000_000,
-                        "minute" => 60_000_000,
-                        _ => 1_000_000,
-                    };
-                    let part = i64::from(count).checked_mul(each)?;
-                    interval.microseconds = interval.microseconds.checked_add(part)?;
-                }
-            }
-        }
-        // `1 hour 02:00:00` is an error in PostgreSQL.
-        let both =
-            seen.contains(&"time") && seen.iter().any(|unit| matches!(*unit, "hour" | "minute" | "second"));
-        (!seen.is_empty() && !both).then_some(interval)
-    }
-
-    /// SQL's order: a month counts 30 days, a day 24 hours.
-    pub(crate) fn compare(self, other: Interval) -> Ordering {
-        let span = |interval: Interval| {
-            let days = i128::from(interval.months) * 30 + i128::from(interval.days);
-            days * i128::from(DAY) + i128::from(interval.microseconds)
-        };
-        span(self).cmp(&span(other))
-    }
-
-    pub(crate) fn negate(self) -> Option<Interval> {
-        Some(Interval {
-            months: self.months.checked_neg()?,
-            days: self.days.checked_neg()?,
-            microseconds: self.microseconds.checked_neg()?,
-        })
-    }
-}
-
-fn canonical_unit(word: &str) -> Option<&'static str> {
-    Some(match word {
-        "year" | "years" => "year",
-        "mon" | "mons" | "month" | "months" => "month",
-        "week" | "weeks" => "week",
-        "day" | "days" => "day",
-        "hour" | "hours" => "hour",
-        "minute" | "minutes" | "min" | "mins" => "minute",
-        "second" | "seconds" | "sec" | "secs" => "second",
-        _ => return None,
-    })
-}
 
 /// Reads a `date`, in days since 2000-01-01.
 pub(crate) fn read_date(text: &str) -> Option<i32> {
@@ -122,19 +50,19 @@ pub(crate) fn read_timestamp(text: &str) -> Option<i64> {
     }
     let (text, before_christ) = strip_era(text);
     let (date, clock) = text.split_once([' ', 'T']).unwrap_or((text, "00:00:00"));
-    timestamp(read_day(date, before_christ)?, read_time(clock)?)
+    timestamp_at(read_day(date, before_christ)?, read_time(clock)?)
 }
 
-/// Reads a `timestamptz` that names its offset, in microseconds since 2000-01-01 UTC.
+/// Reads a `timestamptz`, in microseconds since 2000-01-01 UTC; without an offset it is UTC.
 pub(crate) fn read_timestamp_tz(text: &str) -> Option<i64> {
     if let Some(infinite) = infinite_timestamp(text) {
         return Some(infinite);
     }
     let (text, before_christ) = strip_era(text);
-    let (date, clock) = text.split_once([' ', 'T'])?;
-    let zone_at = clock.find(['+', '-', 'Z'])?;
+    let (date, clock) = text.split_once([' ', 'T']).unwrap_or((text, "00:00:00"));
+    let zone_at = clock.find(['+', '-', 'Z']).unwrap_or(clock.len());
     let (clock, zone) = clock.split_at(zone_at);
-    let local = timestamp(read_day(date, before_christ)?, read_time(clock)?)?;
+    let local = timestamp_at(read_day(date, before_christ)?, read_time(clock)?)?;
     local.checked_sub(read_offset(zone)?).filter(|moment| in_range(*moment))
 }
 
@@ -151,7 +79,9 @@ pub(crate) fn add_interval(timestamp: i64, interval: Interval) -> Option<i64> {
         let (year, month) = (months.div_euclid(12), u32::try_from(months.rem_euclid(12)).ok()? + 1);
         days = days_from_civil(year, month, day.min(days_in_month(year, month)));
     }
-    let moment = (days + i64::from(interval.days)).checked_mul(DAY)?.checked_add(time)?;
+    // Each step must stay within range, as PostgreSQL converts after each.
+    timestamp_at(days, time)?;
+    let moment = timestamp_at(days + i64::from(interval.days), time)?;
     moment.checked_add(interval.microseconds).filter(|moment| in_range(*moment))
 }
 
@@ -176,8 +106,7 @@ pub(crate) fn add_days(date: i32, days: i64) -> Option<i32> {
 
 /// `date - date` in days; `None` for infinities.
 pub(crate) fn subtract_dates(left: i32, right: i32) -> Option<i64> {
-    let finite = |date: i32| !matches!(date, DATE_INFINITY | DATE_NEGATIVE_INFINITY);
-    (finite(left) && finite(right)).then(|| i64::from(left) - i64::from(right))
+    (is_finite_date(left) && is_finite_date(right)).then(|| i64::from(left) - i64::from(right))
 }
 
 /// `date::timestamp`; `None` out of range.
@@ -197,6 +126,42 @@ pub(crate) fn timestamp_to_date(timestamp: i64) -> Option<i32> {
         TIMESTAMP_NEGATIVE_INFINITY => Some(DATE_NEGATIVE_INFINITY),
         finite => i32::try_from(finite.div_euclid(DAY)).ok(),
     }
+}
+
+/// `timestamp::time`; `None` (NULL) for infinities.
+pub(crate) fn time_of(timestamp: i64) -> Option<i64> {
+    in_range(timestamp).then(|| timestamp.rem_euclid(DAY))
+}
+
+/// `time + interval`, of which only the time counts, within the day.
+pub(crate) fn add_to_time(time: i64, microseconds: i64) -> Option<i64> {
+    Some(time.checked_add(microseconds)?.rem_euclid(DAY))
+}
+
+/// `to_timestamp(double precision)`: seconds since 1970; `None` out of range.
+pub(crate) fn from_epoch(seconds: f64) -> Option<i64> {
+    if seconds.is_infinite() {
+        return Some(if seconds > 0.0 { TIMESTAMP_INFINITY } else { TIMESTAMP_NEGATIVE_INFINITY });
+    }
+    #[expect(clippy::cast_precision_loss, reason = "whole days of seconds, far below 2^53")]
+    let limit = |day: i64| ((day + EPOCH_DAYS) * (DAY / 1_000_000)) as f64;
+    if !(limit(FIRST_DAY)..limit(TIMESTAMP_END_DAY)).contains(&seconds) {
+        return None;
+    }
+    let shifted = seconds - limit(0);
+    #[expect(clippy::cast_possible_truncation, reason = "whole, and within range as just checked")]
+    let microseconds = (shifted * 1_000_000.0).round_ties_even() as i64;
+    Some(microseconds).filter(|moment| in_range(*moment))
+}
+
+/// Whether a date is neither infinity.
+pub(crate) fn is_finite_date(date: i32) -> bool {
+    !matches!(date, DATE_INFINITY | DATE_NEGATIVE_INFINITY)
+}
+
+/// Whether a timestamp is neither infinity.
+pub(crate) fn is_finite_timestamp(timestamp: i64) -> bool {
+    !matches!(timestamp, TIMESTAMP_INFINITY | TIMESTAMP_NEGATIVE_INFINITY)
 }
 
 /// A date against a timestamp, without the overflow that casting the date could have.
@@ -222,7 +187,7 @@ fn in_range(timestamp: i64) -> bool {
     (FIRST_DAY..TIMESTAMP_END_DAY).contains(&timestamp.div_euclid(DAY))
 }
 
-fn timestamp(days: i64, time: i64) -> Option<i64> {
+fn timestamp_at(days: i64, time: i64) -> Option<i64> {
     days.checked_mul(DAY)?.checked_add(time).filter(|moment| in_range(*moment))
 }
 
@@ -260,12 +225,14 @@ fn read_day(text: &str, before_christ: bool) -> Option<i64> {
     Some(days_from_civil(year, month, day)).filter(|days| *days >= FIRST_DAY)
 }
 
-/// `04:05:06.789`, in microseconds, for up to `hours_max` hours.
+/// `04:05:06.789` or `04:05`, in microseconds, for up to `hours_max` hours.
 fn read_clock(text: &str, hours_max: i64) -> Option<i64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let mut parts = whole.split(':');
-    let (hours, minutes, seconds) = (parts.next()?, parts.next()?, parts.next()?);
-    let dangling = text.contains('.') && fraction.is_empty();
+    let (hours, minutes, seconds) = (parts.next()?, parts.next()?, parts.next());
+    // Two parts with a fraction are minutes and seconds to PostgreSQL.
+    let dangling = text.contains('.') && (fraction.is_empty() || seconds.is_none());
+    let seconds = seconds.unwrap_or("00");
     if parts.next().is_some() || minutes.len() != 2 || seconds.len() != 2 || fraction.len() > 6 || dangling {
         return None;
     }
@@ -277,9 +244,9 @@ fn read_clock(text: &str, hours_max: i64) -> Option<i64> {
     Some(((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + microseconds)
 }
 
-/// `+02`, `-05:30`, `Z`: microseconds east of UTC.
+/// `+02`, `-05:30`, `Z`, nothing: microseconds east of UTC.
 fn read_offset(text: &str) -> Option<i64> {
-    if text == "Z" {
+    if matches!(text, "Z" | "") {
         return Some(0);
     }
     let (negative, unsigned) = sign(text);
@@ -357,6 +324,8 @@ mod tests {
         assert_eq!(read_timestamp_tz("2000-01-01 02:00:00+02"), Some(0));
         assert_eq!(read_timestamp_tz("1999-12-31T18:30:00.000-05:30"), Some(0));
         assert_eq!(read_timestamp_tz("2000-01-01T00:00:00.000Z"), Some(0));
+        assert_eq!(read_timestamp_tz("2000-01-01"), Some(0));
+        assert_eq!(read_timestamp_tz("2000-01-01 00:00"), Some(0));
     }
 
     #[test]
@@ -364,24 +333,12 @@ mod tests {
         for text in ["01/02/2024", "yesterday", "2024-2-3", "2024-02-30", "24-01-01", "0000-01-01", "now"] {
             assert_eq!(read_date(text), None, "{text}");
         }
-        assert_eq!(read_timestamp_tz("2024-01-01 00:00:00"), None);
+        assert_eq!(read_time("12:30.5"), None);
         assert_eq!(read_timestamp_tz("2024-01-01 00:00:00 CET"), None);
         assert_eq!(read_timestamp("2024-01-01 00:00:00+02"), None);
         assert_eq!(read_time("12:00:60"), None);
         assert_eq!(read_time("24:00:01"), None);
         assert_eq!(read_time("24:00:00"), Some(DAY));
-    }
-
-    #[test]
-    fn intervals_are_read_in_their_own_units() {
-        let interval = |months, days, microseconds| Some(Interval { months, days, microseconds });
-        assert_eq!(Interval::read("1 year 2 mons -3 days +04:05:06.5"), interval(14, -3, 14_706_500_000));
-        assert_eq!(Interval::read("-00:00:01"), interval(0, 0, -1_000_000));
-        assert_eq!(Interval::read("7 days"), interval(0, 7, 0));
-        assert_eq!(Interval::read("36 hours"), interval(0, 0, 129_600_000_000));
-        for text in ["", "1 day 2 days", "1", "P1D", "1 day ago", "1 hour 02:00:00", "1.5 days"] {
-            assert_eq!(Interval::read(text), None, "{text}");
-        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `jsonb` as PostgreSQL means it (PostgreSQL docs, "JSON Types"): exact numbers, the last of equal keys wins,
 //! keys ordered by length first, and the containment rules with their exception for arrays.
 
+pub(crate) mod raw;
+
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
@@ -28,6 +30,16 @@ impl Json {
         let json = reader.value(0)?;
         reader.skip_space();
         if reader.at == text.len() { Ok(json) } else { Err(reader.invalid()) }
+    }
+
+    /// An object of these fields; of equal keys the last stays.
+    pub(crate) fn object(mut fields: Vec<(String, Json)>) -> Json {
+        // Stable: among equal keys the last one given comes last.
+        fields.sort_by(|left, right| order_of_keys(&left.0, &right.0));
+        fields.reverse();
+        fields.dedup_by(|later, earlier| later.0 == earlier.0);
+        fields.reverse();
+        Json::Object(fields)
     }
 
     /// SQL's `=`: numbers by value, everything else by content.
@@ -264,12 +276,7 @@ impl Reader<'_> {
                 continue;
             }
             self.expect("}")?;
-            // Stable: among equal keys the last one given comes last, and that one stays.
-            fields.sort_by(|left, right| order_of_keys(&left.0, &right.0));
-            fields.reverse();
-            fields.dedup_by(|later, earlier| later.0 == earlier.0);
-            fields.reverse();
-            return Ok(Json::Object(fields));
+            return Ok(Json::object(fields));
         }
     }
 

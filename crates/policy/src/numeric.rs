@@ -3,7 +3,11 @@
 //! Comparison and text are exact for any length. Arithmetic is done only where the result fits 38 digits;
 //! the functions return `None` otherwise, and the caller leaves the expression to PostgreSQL.
 
+mod rounding;
+
 use std::cmp::Ordering;
+
+pub(crate) use self::rounding::Rounding;
 
 /// A `numeric`. Derived equality is of representation (`1.0` and `1` differ); for SQL's see [`Numeric::compare`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

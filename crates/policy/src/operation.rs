@@ -4,6 +4,10 @@
 //! (see [`crate::resolve`]); what a value makes uncertain is left to PostgreSQL as [`Stop::Ask`].
 
 mod arithmetic;
+mod document;
+mod list;
+mod moment;
+mod number;
 mod text;
 
 use std::borrow::Cow;
@@ -11,13 +15,16 @@ use std::cmp::Ordering;
 
 use smallvec::SmallVec;
 
-pub(crate) use self::text::without_blanks;
+pub(crate) use self::document::Document;
+pub(crate) use self::list::List;
+pub(crate) use self::moment::Moment;
+pub(crate) use self::number::Number;
+pub(crate) use self::text::{Text, without_blanks};
 
 use self::arithmetic::{absolute, arithmetic, negate};
 use self::text::{left, like, right, split_part, substring};
 use crate::array::Array;
 use crate::cast::Cast;
-use crate::datetime;
 use crate::json::Json;
 use crate::pattern;
 use crate::value::{Kind, Value};
@@ -65,22 +72,11 @@ pub(crate) enum Operation {
     Arithmetic(Arithmetic, Kind),
     Negate(Kind),
     Absolute(Kind),
-    /// `date + integer`.
-    AddDays,
-    /// `date - integer`.
-    SubtractDays,
-    /// `date - date`.
-    DaysBetween,
-    /// `timestamp + interval`; `zoned` for `timestamptz`, where days depend on the time zone.
-    AddInterval {
-        zoned: bool,
-    },
-    /// `timestamp - interval`.
-    SubtractInterval {
-        zoned: bool,
-    },
-    /// `timestamp - timestamp`.
-    TimeBetween,
+    Number(Number),
+    Moment(Moment),
+    Text(Text),
+    List(List),
+    Document(Document),
     Concatenate,
     Lower,
     Upper,
@@ -99,8 +95,6 @@ pub(crate) enum Operation {
     Replace,
     /// `substr(text, integer [, integer])`.
     Substring,
-    /// `btrim(text)`.
-    Trim,
     Like {
         insensitive: bool,
     },
@@ -160,13 +154,12 @@ impl Operation {
     pub(crate) fn may_ask(&self) -> bool {
         match self {
             Operation::Arithmetic(_, kind) => *kind == Kind::Numeric,
-            Operation::DaysBetween
-            | Operation::TimeBetween
-            | Operation::Lower
-            | Operation::Upper
-            | Operation::AddInterval { .. }
-            | Operation::SubtractInterval { .. }
-            | Operation::Like { insensitive: true } => true,
+            Operation::Lower | Operation::Upper | Operation::Like { insensitive: true } => true,
+            Operation::Number(number) => number.may_ask(),
+            Operation::Moment(moment) => moment.may_ask(),
+            Operation::Text(text) => text.may_ask(),
+            Operation::List(list) => list.may_ask(),
+            Operation::Document(document) => document.may_ask(),
             Operation::Matches(expression) => !expression.is_total(),
             Operation::Cast(cast) => cast.may_ask(),
             _ => false,
@@ -179,31 +172,49 @@ impl Operation {
             Operation::Arithmetic(..)
             | Operation::Negate(_)
             | Operation::Absolute(_)
-            | Operation::AddDays
-            | Operation::SubtractDays
-            | Operation::DaysBetween
-            | Operation::AddInterval { .. }
-            | Operation::SubtractInterval { .. }
-            | Operation::TimeBetween
             | Operation::SplitPart
             | Operation::Substring
             | Operation::Like { .. }
             | Operation::JsonArrayLength
             | Operation::JsonElementTexts => true,
+            Operation::Number(number) => number.may_fail(),
+            Operation::Moment(moment) => moment.may_fail(),
+            Operation::Text(text) => text.may_fail(),
+            Operation::List(list) => list.may_fail(),
+            Operation::Document(document) => document.may_fail(),
             Operation::Cast(cast) => cast.may_fail(),
+            _ => false,
+        }
+    }
+
+    /// Whether PostgreSQL's function is only stable, so that its planner does not compute it beforehand.
+    pub(crate) fn is_stable(&self) -> bool {
+        match self {
+            Operation::Moment(moment) => moment.is_stable(),
+            Operation::List(list) => list.is_stable(),
+            Operation::Document(document) => document.is_stable(),
+            Operation::Cast(cast) => cast.is_stable(),
             _ => false,
         }
     }
 
     /// Applies it. `Ok(None)` is NULL.
     pub(crate) fn apply<'a>(&self, operands: Operands<'a>) -> Result<Option<Value<'a>>, Stop> {
+        match self {
+            Operation::Number(number) => return number.apply(&operands).map(Some),
+            Operation::Moment(moment) => return moment.apply(&operands),
+            Operation::Text(text) => return text.apply(operands).map(Some),
+            Operation::List(list) => return list.apply(operands),
+            Operation::Document(document) => return document.apply(operands),
+            _ => {}
+        }
         let mut operands = operands.into_iter();
         let first = operands.next().ok_or(Stop::Ask)?;
         match self {
             Operation::Negate(kind) => return negate(kind, first).map(Some),
             Operation::Absolute(kind) => return absolute(kind, first).map(Some),
             Operation::Cast(cast) => return cast.apply(first),
-            Operation::Lower | Operation::Upper | Operation::Length | Operation::Trim => {
+            Operation::Lower | Operation::Upper | Operation::Length => {
                 return self.on_text(&text(first)?).map(Some);
             }
             Operation::Matches(expression) => {
@@ -224,12 +235,6 @@ impl Operation {
         match self {
             Operation::Compare(comparison) => compare(*comparison, &first, &second).map(Some),
             Operation::Arithmetic(operator, kind) => arithmetic(*operator, kind, first, second).map(Some),
-            Operation::AddDays
-            | Operation::SubtractDays
-            | Operation::DaysBetween
-            | Operation::AddInterval { .. }
-            | Operation::SubtractInterval { .. }
-            | Operation::TimeBetween => self.on_moments(&first, &second).map(Some),
             Operation::JsonField { .. } | Operation::JsonElement { .. } | Operation::JsonPath { .. } => {
                 self.json_access(json(first)?, &second)
             }
@@ -255,7 +260,6 @@ impl Operation {
         match self {
             Operation::Lower => owned(pattern::lower(text)),
             Operation::Upper => owned(pattern::upper(text)),
-            Operation::Trim => owned(Some(text.trim_matches(' ').to_owned())),
             _ => Ok(length(text.chars().count())),
         }
     }
@@ -333,40 +337,6 @@ impl Operation {
             Some(found) if as_text => found.to_sql_text().map(|text| Value::Text(Cow::Owned(text))),
             Some(found) => Some(Value::Json(found)),
         })
-    }
-
-    fn on_moments(&self, first: &Value<'_>, second: &Value<'_>) -> Result<Value<'static>, Stop> {
-        let out_of_range = |what: &str| Stop::Failed(format!("{what} out of range"));
-        match (self, first, second) {
-            (Operation::AddDays, Value::Date(date), Value::Int(days)) => {
-                datetime::add_days(*date, *days).map(Value::Date).ok_or_else(|| out_of_range("date"))
-            }
-            (Operation::SubtractDays, Value::Date(date), Value::Int(days)) => {
-                datetime::add_days(*date, -*days).map(Value::Date).ok_or_else(|| out_of_range("date"))
-            }
-            (Operation::DaysBetween, Value::Date(left), Value::Date(right)) => {
-                datetime::subtract_dates(*left, *right).map(Value::Int).ok_or(Stop::Ask)
-            }
-            (Operation::TimeBetween, Value::Timestamp(left), Value::Timestamp(right)) => {
-                datetime::subtract_timestamps(*left, *right).map(Value::Interval).ok_or(Stop::Ask)
-            }
-            (
-                Operation::AddInterval { zoned } | Operation::SubtractInterval { zoned },
-                Value::Timestamp(moment),
-                Value::Interval(interval),
-            ) => {
-                // The length of a day or month depends on the session's time zone.
-                if *zoned && (interval.months != 0 || interval.days != 0) {
-                    return Err(Stop::Ask);
-                }
-                let adding = matches!(self, Operation::AddInterval { .. });
-                let interval = if adding { Some(*interval) } else { interval.negate() };
-                datetime::add_interval(*moment, interval.ok_or(Stop::Ask)?)
-                    .map(Value::Timestamp)
-                    .ok_or_else(|| out_of_range("timestamp"))
-            }
-            _ => Err(Stop::Ask),
-        }
     }
 }
 

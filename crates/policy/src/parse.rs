@@ -5,20 +5,19 @@
 //! can still settle a decision; the reason is kept for the operator to read.
 
 mod body;
+mod construct;
 mod look_up;
 mod references;
 mod scope;
 mod syntax;
+mod tokens;
 mod type_name;
 
 use std::borrow::Cow;
 
 use sqlparser::ast::{
-    AccessExpr, BinaryOperator, Expr, FunctionArguments, Ident, ObjectName, Query, UnaryOperator,
-    Value as SqlValue,
+    BinaryOperator, Expr, FunctionArguments, Ident, ObjectName, Query, UnaryOperator, Value as SqlValue,
 };
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 use walcast_pgoutput::Oid;
 
@@ -197,6 +196,9 @@ impl<'a> Compiler<'a> {
             Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. }
             | Expr::UnaryOp { op: UnaryOperator::Not, .. } => Ok(self.boolean(parsed)),
             Expr::BinaryOp { left, op, right } => {
+                if let Some(compared) = self.rows(left, op, right)? {
+                    return Ok(compared);
+                }
                 let operator = infix(op)?;
                 let (left, right) = (self.typed(left)?, self.typed(right)?);
                 Ok(resolve::infix(operator, left, right)?)
@@ -230,8 +232,10 @@ impl<'a> Compiler<'a> {
                 self.quantified((true, null_is_false), left, compare_op, right)
             }
             Expr::Cast { expr, data_type, format: None, .. } => {
-                let kind = type_name::kind(data_type, &self.surroundings.snapshot.types)?;
-                Ok(resolve::cast(self.typed(expr)?, &kind)?)
+                let (kind, modifier) =
+                    type_name::kind_and_modifier(data_type, &self.surroundings.snapshot.types)?;
+                let cast = resolve::cast(self.typed(expr)?, &kind)?;
+                Ok(modifier.map_or(Ok(cast.clone()), |modifier| resolve::shorten(cast, modifier))?)
             }
             Expr::Collate { expr, collation } => self.collate(expr, collation),
             Expr::AtTimeZone { timestamp, time_zone } => {
@@ -269,12 +273,7 @@ impl<'a> Compiler<'a> {
                 let exists = self.exists(subquery)?;
                 Ok(if *negated { Typed::boolean(exists.expression.negated()) } else { exists })
             }
-            Expr::CompoundFieldAccess { access_chain, .. }
-                if matches!(access_chain.first(), Some(AccessExpr::Subscript(_))) =>
-            {
-                here("an array subscript")
-            }
-            _ => here("this construct"),
+            other => self.construct(other),
         }
     }
 
@@ -364,6 +363,9 @@ impl<'a> Compiler<'a> {
         if let FunctionArguments::Subquery(query) = &function.args {
             return self.array_of_select(&names, query);
         }
+        if matches!(names.as_slice(), [name] if name.value == "make_interval") {
+            return self.make_interval(&function.args);
+        }
         let arguments = arguments(&function.args)?;
         match names.as_slice() {
             [name] if matches!(function.args, FunctionArguments::None) => self.keyword(&name.value),
@@ -389,6 +391,7 @@ impl<'a> Compiler<'a> {
 
     /// The functions without parentheses.
     fn keyword(&mut self, name: &str) -> Result<Typed, Fault> {
+        let now = Typed::new(Expression::Now, Kind::TimestampTz);
         match name.to_ascii_uppercase().as_str() {
             "CURRENT_USER" | "CURRENT_ROLE" | "USER" => {
                 let name = if self.surroundings.definer {
@@ -400,7 +403,10 @@ impl<'a> Compiler<'a> {
                 role.collation = Some(Collation::Bytes);
                 Ok(role)
             }
-            "CURRENT_TIMESTAMP" => Ok(Typed::new(Expression::Now, Kind::TimestampTz)),
+            "CURRENT_TIMESTAMP" => Ok(now),
+            "LOCALTIMESTAMP" => Ok(resolve::cast(now, &Kind::Timestamp)?),
+            "CURRENT_DATE" => Ok(resolve::cast(now, &Kind::Date)?),
+            "LOCALTIME" => Ok(resolve::cast(now, &Kind::Time)?),
             _ => Err(Fault::Here(format!("{name} depends on the session"))),
         }
     }
@@ -502,8 +508,7 @@ fn parse(text: &str) -> Result<Expr, String> {
     if text.len() > TEXT_MAX {
         return Err("a text of this length".to_owned());
     }
-    let dialect = PostgreSqlDialect {};
-    let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|error| error.to_string())?;
+    let mut parser = tokens::parser(text)?;
     let parsed = parser.parse_expr().map_err(|error| error.to_string())?;
     if parser.peek_token() == Token::EOF { Ok(parsed) } else { Err("text after the expression".to_owned()) }
 }

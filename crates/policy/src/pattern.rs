@@ -73,6 +73,72 @@ fn any_run(text: &str, pattern: &str) -> Result<Walk, DanglingEscape> {
     Ok(Walk::Exhausted)
 }
 
+/// The `LIKE` pattern that means with `\` as the escape what `pattern` means with `escape`, as
+/// `like_escape` makes it. An empty `escape` is none.
+pub(crate) fn with_backslashes(pattern: &str, escape: &str) -> Option<String> {
+    if escape == "\\" {
+        return Some(pattern.to_owned());
+    }
+    let mut characters = escape.chars();
+    let escape = characters.next();
+    if characters.next().is_some() {
+        return None;
+    }
+    let mut translated = String::with_capacity(pattern.len() + 8);
+    let mut escaped = false;
+    for character in pattern.chars() {
+        if Some(character) == escape && !escaped {
+            translated.push('\\');
+            escaped = true;
+            continue;
+        }
+        if character == '\\' && !escaped {
+            translated.push('\\');
+        }
+        translated.push(character);
+        escaped = false;
+    }
+    Some(translated)
+}
+
+/// The regular expression that `SIMILAR TO` matches with, as `similar_to_escape` makes it; `None` for what
+/// versions understand differently.
+pub(crate) fn similar_to(pattern: &str, escape: &str) -> Option<String> {
+    let mut characters = escape.chars();
+    let escape = characters.next();
+    if characters.next().is_some() {
+        return None;
+    }
+    let mut translated = String::from("^(?:");
+    let mut in_class = false;
+    let mut pattern = pattern.chars();
+    while let Some(character) = pattern.next() {
+        if Some(character) == escape {
+            // `""` separates the parts of a substring.
+            let escaped = pattern.next().filter(|escaped| *escaped != '"' && !in_class)?;
+            translated.push('\\');
+            translated.push(escaped);
+            continue;
+        }
+        match character {
+            '\\' | '.' | '^' | '$' if !in_class => {
+                translated.push('\\');
+                translated.push(character);
+            }
+            '\\' => return None,
+            '%' if !in_class => translated.push_str(".*"),
+            '_' if !in_class => translated.push('.'),
+            '(' if !in_class => translated.push_str("(?:"),
+            _ => {
+                in_class = (in_class || character == '[') && character != ']';
+                translated.push(character);
+            }
+        }
+    }
+    translated.push_str(")$");
+    Some(translated)
+}
+
 /// ASCII text in lower case, where that is the same in every locale: not where an `I` is (Turkish has another
 /// small letter for it), and not outside ASCII. `None` leaves it to PostgreSQL.
 pub(crate) fn lower(text: &str) -> Option<String> {
@@ -125,6 +191,24 @@ mod tests {
         ] {
             assert_eq!(like(text, pattern).ok(), Some(expected), "{text} LIKE {pattern}");
         }
+    }
+
+    #[test]
+    fn patterns_with_another_escape_are_translated() {
+        for (pattern, escape, expected) in [
+            ("a!%b", "!", "a\\%b"),
+            ("a\\%", "!", "a\\\\%"),
+            ("a!\\", "!", "a\\\\"),
+            ("a!!", "!", "a\\!"),
+            ("a\\%", "", "a\\\\%"),
+            ("a\\%", "\\", "a\\%"),
+        ] {
+            assert_eq!(with_backslashes(pattern, escape).as_deref(), Some(expected), "{pattern} {escape}");
+        }
+        assert_eq!(with_backslashes("a", "ab"), None);
+        assert_eq!(similar_to("(a|b)_%.", "\\").as_deref(), Some("^(?:(?:a|b)..*\\.)$"));
+        assert_eq!(similar_to("[%_]!%", "!").as_deref(), Some("^(?:[%_]\\%)$"));
+        assert_eq!(similar_to("a\\\"b", "\\"), None);
     }
 
     #[test]

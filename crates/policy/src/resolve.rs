@@ -1,15 +1,30 @@
 //! From operators, functions and casts on typed operands to operations: what PostgreSQL's catalog would
 //! choose for exactly these types. An `Err` says why a construct is left to PostgreSQL.
 
+mod arithmetic;
+mod document;
 mod function;
+mod list;
+mod moment;
+mod pattern;
 
+pub(crate) use self::arithmetic::Modifier;
+pub(crate) use self::arithmetic::{absolute, complement, negate, plus, shorten};
+pub(crate) use self::document::subscripted_document;
 pub(crate) use self::function::function;
+pub(crate) use self::list::element;
+pub(crate) use self::moment::{extract, make_interval};
+
+use self::arithmetic::arithmetic;
+use self::document::{json_access, json_path};
+use self::moment::is_utc;
+use self::pattern::{pattern_match, regex};
 
 use crate::cast::Cast;
 use crate::expression::Expression;
+use crate::json::raw;
 use crate::numeric::Unreadable;
 use crate::operation::{Arithmetic, Comparison, Operation};
-use crate::pattern;
 use crate::schema::Collation;
 use crate::value::{Kind, Value};
 
@@ -31,6 +46,7 @@ pub(crate) type Reason = String;
 pub(crate) enum Infix {
     Compare(Comparison),
     Arithmetic(Arithmetic),
+    Bits(Bits),
     Concatenate,
     Like {
         insensitive: bool,
@@ -55,6 +71,16 @@ pub(crate) enum Infix {
     Has,
     HasAny,
     HasAll,
+}
+
+/// An operator on the bits of integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bits {
+    And,
+    Or,
+    Xor,
+    ShiftLeft,
+    ShiftRight,
 }
 
 impl Typed {
@@ -124,7 +150,9 @@ pub(crate) fn argument(typed: Typed, kind: &Kind) -> Result<Typed, Reason> {
 
 /// Reads a literal of a type at compile time.
 pub(crate) fn read_literal(kind: &Kind, text: &str) -> Result<Value<'static>, Reason> {
-    kind.read(text).map(Value::into_owned).map_err(|unreadable| match unreadable {
+    let checked = if *kind == Kind::Json { raw::check(text) } else { Ok(()) };
+    let read = checked.and_then(|()| kind.read(text).map(Value::into_owned));
+    read.map_err(|unreadable| match unreadable {
         Unreadable::Invalid(message) => message,
         Unreadable::Unsure => format!("the literal '{text}' of type {}", kind.sql_name()),
     })
@@ -154,9 +182,28 @@ fn settle_both(left: Typed, right: Typed) -> Result<(Typed, Typed), Reason> {
     Ok((left.settled(&right_kind)?, right.settled(&left_kind)?))
 }
 
+/// Two numbers of unlike types as the wider one, as PostgreSQL converts them where nobody wrote a cast.
+fn common_numbers(left: Typed, right: Typed) -> Result<(Typed, Typed), Reason> {
+    let width = |kind: &Kind| match kind {
+        integer if integer.is_integer() => Some(0),
+        Kind::Numeric => Some(1),
+        Kind::Float8 => Some(2),
+        _ => None,
+    };
+    match (width(&left.kind), width(&right.kind)) {
+        (Some(a), Some(b)) if a < b => Ok((cast(left, &right.kind)?, right)),
+        (Some(a), Some(b)) if a > b => {
+            let right = cast(right, &left.kind)?;
+            Ok((left, right))
+        }
+        _ => Ok((left, right)),
+    }
+}
+
 /// Two operands made comparable: same values in the same representation, with their common collation.
 fn comparable(left: Typed, right: Typed, ordered: bool) -> Result<(Expression, Expression), Reason> {
     let (left, right) = settle_both(left, right)?;
+    let (left, right) = common_numbers(left, right)?;
     let collation = shared_collation(&left, &right)?;
     let pair = (&left.kind, &right.kind);
     let by_text = match pair {
@@ -164,7 +211,7 @@ fn comparable(left: Typed, right: Typed, ordered: bool) -> Result<(Expression, E
             return Err(format!("comparing {} with {}", left.kind.sql_name(), right.kind.sql_name()));
         }
         (Kind::Jsonb, _) if ordered => return Err("the order of jsonb values".to_owned()),
-        (Kind::Opaque(_) | Kind::Untyped, _) => {
+        (Kind::Opaque(_) | Kind::Untyped | Kind::Json, _) => {
             return Err(format!("comparing {}", left.kind.sql_name()));
         }
         (Kind::Text, Kind::Text) | (Kind::Char, Kind::Char) => true,
@@ -172,8 +219,10 @@ fn comparable(left: Typed, right: Typed, ordered: bool) -> Result<(Expression, E
         (a, b) if a == b => false,
         (a, b) if a.is_integer() && b.is_integer() => false,
         (Kind::Float4 | Kind::Float8, Kind::Float4 | Kind::Float8)
-        | (Kind::Date, Kind::Timestamp)
-        | (Kind::Timestamp, Kind::Date) => false,
+        | (
+            Kind::Date | Kind::Timestamp | Kind::TimestampTz,
+            Kind::Date | Kind::Timestamp | Kind::TimestampTz,
+        ) => false,
         (a, b) => return Err(format!("comparing {} with {}", a.sql_name(), b.sql_name())),
     };
     if by_text && ordered && collation != Some(Collation::Bytes) {
@@ -193,15 +242,8 @@ pub(crate) fn infix(operator: Infix, left: Typed, right: Typed) -> Result<Typed,
             Ok(Typed::boolean(Expression::Call(Operation::Compare(comparison), vec![left, right])))
         }
         Infix::Arithmetic(operator) => arithmetic(operator, left, right),
-        Infix::Concatenate => {
-            let both_text = |typed: &Typed| matches!(typed.kind, Kind::Text | Kind::Untyped);
-            if !both_text(&left) || !both_text(&right) {
-                return Err(format!("{} || {}", left.kind.sql_name(), right.kind.sql_name()));
-            }
-            let collation = shared_collation(&left, &right)?;
-            let operands = vec![left.into_text()?.expression, right.into_text()?.expression];
-            Ok(Typed::new(Expression::Call(Operation::Concatenate, operands), Kind::Text).collated(collation))
-        }
+        Infix::Concatenate => concatenate(left, right),
+        Infix::Bits(bits) => arithmetic::bits(bits, left, right),
         Infix::Like { insensitive, negated } => {
             let operation = Operation::Like { insensitive };
             Ok(negated_if(negated, pattern_match(operation, left, right)?))
@@ -209,11 +251,7 @@ pub(crate) fn infix(operator: Infix, left: Typed, right: Typed) -> Result<Typed,
         Infix::Match { insensitive, negated } => Ok(negated_if(negated, regex(insensitive, left, right)?)),
         Infix::StartsWith => pattern_match(Operation::StartsWith, left, right),
         Infix::Access { as_text } => json_access(as_text, left, right),
-        Infix::AccessPath { as_text } => {
-            let left = left.expect(&Kind::Jsonb)?;
-            let path = right.expect(&Kind::Array(Box::new(Kind::Text)))?;
-            Ok(json_result(Operation::JsonPath { as_text }, as_text, left, path))
-        }
+        Infix::AccessPath { as_text } => json_path(as_text, left, right),
         Infix::Contains => contains(left, right),
         Infix::ContainedBy => contains(right, left),
         Infix::Overlaps => {
@@ -232,93 +270,36 @@ pub(crate) fn infix(operator: Infix, left: Typed, right: Typed) -> Result<Typed,
     }
 }
 
+/// Of two texts, a text and something else, two arrays or an array and an element, two `jsonb`.
+fn concatenate(left: Typed, right: Typed) -> Result<Typed, Reason> {
+    if matches!(left.kind, Kind::Array(_)) || matches!(right.kind, Kind::Array(_)) {
+        return list::concatenate(left, right);
+    }
+    let is_json = |typed: &Typed| typed.kind == Kind::Jsonb;
+    let is_open = |typed: &Typed| typed.kind == Kind::Untyped;
+    if (is_json(&left) && (is_json(&right) || is_open(&right))) || (is_open(&left) && is_json(&right)) {
+        return document::concatenate(left, right);
+    }
+    let is_text = |typed: &Typed| matches!(typed.kind, Kind::Text | Kind::Untyped);
+    if !is_text(&left) && !is_text(&right) {
+        return Err(format!("{} || {}", left.kind.sql_name(), right.kind.sql_name()));
+    }
+    let as_text = |typed: Typed| {
+        let settled = typed.settled(&Kind::Text)?;
+        cast(settled, &Kind::Text)
+    };
+    let (left, right) = (as_text(left)?, as_text(right)?);
+    let collation = shared_collation(&left, &right)?;
+    let operands = vec![left.expression, right.expression];
+    Ok(Typed::new(Expression::Call(Operation::Concatenate, operands), Kind::Text).collated(collation))
+}
+
 fn predicate(operation: Operation, left: Typed, right: Typed) -> Typed {
     Typed::boolean(Expression::Call(operation, vec![left.expression, right.expression]))
 }
 
 fn negated_if(negated: bool, typed: Typed) -> Typed {
     if negated { Typed::boolean(typed.expression.negated()) } else { typed }
-}
-
-fn arithmetic(operator: Arithmetic, left: Typed, right: Typed) -> Result<Typed, Reason> {
-    let (left, right) = match (&left.kind, &right.kind) {
-        // Which type a literal takes next to a moment is PostgreSQL's to say.
-        (Kind::Untyped, _) | (_, Kind::Untyped) => return Err("arithmetic on an untyped literal".to_owned()),
-        _ => (left, right),
-    };
-    let (operation, kind) = match (operator, &left.kind, &right.kind) {
-        (Arithmetic::Remainder, a, b) if a != b => {
-            return Err(format!("{} % {}", a.sql_name(), b.sql_name()));
-        }
-        (Arithmetic::Remainder, Kind::Float8, _) | (Arithmetic::Divide, Kind::Numeric, _) => {
-            return Err(format!("this arithmetic on {}", left.kind.sql_name()));
-        }
-        (_, a, b) if a.is_integer() && b.is_integer() => {
-            let wider = if a.integer_range().1 >= b.integer_range().1 { a } else { b };
-            (Operation::Arithmetic(operator, wider.clone()), wider.clone())
-        }
-        (_, Kind::Numeric, Kind::Numeric) | (_, Kind::Float8, Kind::Float8) => {
-            (Operation::Arithmetic(operator, left.kind.clone()), left.kind.clone())
-        }
-        (Arithmetic::Add, Kind::Date, Kind::Int4) => (Operation::AddDays, Kind::Date),
-        (Arithmetic::Subtract, Kind::Date, Kind::Int4) => (Operation::SubtractDays, Kind::Date),
-        (Arithmetic::Subtract, Kind::Date, Kind::Date) => (Operation::DaysBetween, Kind::Int4),
-        (Arithmetic::Subtract, Kind::Timestamp, Kind::Timestamp)
-        | (Arithmetic::Subtract, Kind::TimestampTz, Kind::TimestampTz) => {
-            (Operation::TimeBetween, Kind::Interval)
-        }
-        (Arithmetic::Add | Arithmetic::Subtract, Kind::Timestamp | Kind::TimestampTz, Kind::Interval) => {
-            let zoned = left.kind == Kind::TimestampTz;
-            let adding = operator == Arithmetic::Add;
-            let operation =
-                if adding { Operation::AddInterval { zoned } } else { Operation::SubtractInterval { zoned } };
-            (operation, left.kind.clone())
-        }
-        (_, a, b) => return Err(format!("arithmetic on {} and {}", a.sql_name(), b.sql_name())),
-    };
-    Ok(Typed::new(Expression::Call(operation, vec![left.expression, right.expression]), kind))
-}
-
-fn pattern_match(operation: Operation, left: Typed, right: Typed) -> Result<Typed, Reason> {
-    shared_collation(&left, &right)?;
-    let left = left.settled(&Kind::Text)?;
-    let right = right.expect(&Kind::Text)?;
-    // `bpchar` is matched with its blanks, as PostgreSQL does.
-    let fits = left.kind.is_text() && (operation != Operation::StartsWith || left.kind == Kind::Text);
-    if !fits {
-        return Err(format!("matching a pattern against {}", left.kind.sql_name()));
-    }
-    Ok(predicate(operation, left, right))
-}
-
-fn regex(insensitive: bool, left: Typed, right: Typed) -> Result<Typed, Reason> {
-    shared_collation(&left, &right)?;
-    let left = left.settled(&Kind::Text)?;
-    let right = right.expect(&Kind::Text)?;
-    if !left.kind.is_text() {
-        return Err(format!("matching a pattern against {}", left.kind.sql_name()));
-    }
-    let Expression::Literal(Some(Value::Text(written))) = &right.expression else {
-        return Err("a regular expression that is not a literal".to_owned());
-    };
-    let compiled = pattern::Expression::translate(written, insensitive).map_err(str::to_owned)?;
-    Ok(Typed::boolean(Expression::Call(Operation::Matches(compiled), vec![left.expression])))
-}
-
-fn json_access(as_text: bool, left: Typed, right: Typed) -> Result<Typed, Reason> {
-    let left = left.expect(&Kind::Jsonb)?;
-    let operation = match right.kind {
-        Kind::Text | Kind::Untyped => Operation::JsonField { as_text },
-        Kind::Int4 => Operation::JsonElement { as_text },
-        other => return Err(format!("jsonb -> {}", other.sql_name())),
-    };
-    let right = right.settled(&Kind::Text)?;
-    Ok(json_result(operation, as_text, left, right))
-}
-
-fn json_result(operation: Operation, as_text: bool, left: Typed, right: Typed) -> Typed {
-    let kind = if as_text { Kind::Text } else { Kind::Jsonb };
-    Typed::new(Expression::Call(operation, vec![left.expression, right.expression]), kind)
 }
 
 fn contains(left: Typed, right: Typed) -> Result<Typed, Reason> {
@@ -410,16 +391,6 @@ pub(crate) fn extreme(greatest: bool, typed: Vec<Typed>) -> Result<Typed, Reason
     Ok(Typed { expression: Expression::Extreme { greatest, operands }, ..sample })
 }
 
-/// `- operand`.
-pub(crate) fn negate(operand: Typed) -> Result<Typed, Reason> {
-    let kind = operand.kind.clone();
-    if !(kind.is_integer() || matches!(kind, Kind::Float8 | Kind::Numeric)) {
-        return Err(format!("the negative of {}", kind.sql_name()));
-    }
-    let operation = Operation::Negate(kind.clone());
-    Ok(Typed::new(Expression::Call(operation, vec![operand.expression]), kind))
-}
-
 /// `operand::kind`.
 pub(crate) fn cast(operand: Typed, kind: &Kind) -> Result<Typed, Reason> {
     if operand.kind == Kind::Untyped {
@@ -435,10 +406,29 @@ pub(crate) fn cast(operand: Typed, kind: &Kind) -> Result<Typed, Reason> {
     Ok(Typed::new(expression, kind.clone()).collated(collation))
 }
 
+/// As text by the type's output function, for functions that take any type; each element of an array.
+fn as_output(typed: Typed) -> Result<Typed, Reason> {
+    let typed = typed.settled(&Kind::Text)?;
+    let letter = |expression: Expression, cast: Cast, kind: Kind| {
+        Typed::new(Expression::Call(Operation::Cast(cast), vec![expression]), kind)
+    };
+    let texts = Kind::Array(Box::new(Kind::Text));
+    match &typed.kind {
+        Kind::Bool => Ok(letter(typed.expression, Cast::BoolToLetter, Kind::Text)),
+        Kind::Array(element) if **element == Kind::Bool => {
+            Ok(letter(typed.expression, Cast::Elements(Box::new(Cast::BoolToLetter)), texts))
+        }
+        // With its blanks, which a cast would take away.
+        Kind::Char => Ok(Typed { kind: Kind::Text, ..typed }),
+        Kind::Array(element) if **element == Kind::Char => Ok(Typed { kind: texts, ..typed }),
+        Kind::Array(_) => cast(typed, &texts),
+        _ => cast(typed, &Kind::Text),
+    }
+}
+
 /// `timestamp AT TIME ZONE zone` and back, for UTC only.
 pub(crate) fn at_time_zone(moment: Typed, zone: &Typed) -> Result<Typed, Reason> {
-    let utc = matches!(&zone.expression, Expression::Literal(Some(Value::Text(zone)))
-        if zone.eq_ignore_ascii_case("utc"));
+    let utc = is_utc(zone);
     let kind = match moment.kind {
         Kind::Timestamp if utc => Kind::TimestampTz,
         Kind::TimestampTz if utc => Kind::Timestamp,

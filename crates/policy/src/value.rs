@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     Timestamp,
     TimestampTz,
     Interval,
+    /// `json`, kept as text.
+    Json,
     Jsonb,
     Bytea,
     Enum(Arc<Labels>),
@@ -62,7 +64,7 @@ pub(crate) enum Value<'a> {
     /// Both float types.
     Float(Float),
     Numeric(Numeric),
-    /// `text`, `varchar`, `bpchar`, `name`.
+    /// `text`, `varchar`, `bpchar`, `name`, `json`.
     Text(Cow<'a, str>),
     Uuid(u128),
     /// Days since 2000-01-01.
@@ -111,7 +113,7 @@ impl Kind {
                 texts: labels.clone(),
             })),
             TypeKind::Array { element, delimiter: ',' } => match Kind::of(types, *element) {
-                Kind::Opaque(_) | Kind::Array(_) => Kind::Opaque(oid),
+                Kind::Opaque(_) | Kind::Array(_) | Kind::Json => Kind::Opaque(oid),
                 element => Kind::Array(Box::new(element)),
             },
             _ => Kind::Opaque(oid),
@@ -137,6 +139,7 @@ impl Kind {
             "timestamp" => Kind::Timestamp,
             "timestamptz" => Kind::TimestampTz,
             "interval" => Kind::Interval,
+            "json" => Kind::Json,
             "jsonb" => Kind::Jsonb,
             "bytea" => Kind::Bytea,
             _ => return None,
@@ -162,6 +165,7 @@ impl Kind {
             Kind::Timestamp => "timestamp without time zone",
             Kind::TimestampTz => "timestamp with time zone",
             Kind::Interval => "interval",
+            Kind::Json => "json",
             Kind::Jsonb => "jsonb",
             Kind::Bytea => "bytea",
             Kind::Enum(labels) => &labels.name,
@@ -199,7 +203,9 @@ impl Kind {
             Kind::Numeric => Numeric::read(text).map(Value::Numeric),
             // A longer name would be cut off.
             Kind::Name if text.len() > 63 => Err(Unreadable::Unsure),
-            Kind::Text | Kind::Char | Kind::Name | Kind::Untyped => Ok(Value::Text(Cow::Borrowed(text))),
+            Kind::Text | Kind::Char | Kind::Name | Kind::Json | Kind::Untyped => {
+                Ok(Value::Text(Cow::Borrowed(text)))
+            }
             Kind::Uuid => read_uuid(text).map(Value::Uuid).ok_or_else(|| self.invalid(text)),
             Kind::Date => known(datetime::read_date(text).map(Value::Date)),
             Kind::Time => known(datetime::read_time(text).map(Value::Time)),

@@ -91,10 +91,11 @@ fn numerics<'a>(operator: Arithmetic, left: &Numeric, right: &Numeric) -> Result
         Arithmetic::Add => left.add(right),
         Arithmetic::Subtract => left.subtract(right),
         Arithmetic::Multiply => left.multiply(right),
-        Arithmetic::Remainder if right.is_zero() && left.is_finite() => return Err(division_by_zero()),
+        Arithmetic::Divide | Arithmetic::Remainder if right.is_zero() && left.is_finite() => {
+            return Err(division_by_zero());
+        }
+        Arithmetic::Divide => left.divide(right),
         Arithmetic::Remainder => left.remainder(right),
-        // The scale of a quotient follows rules of its own.
-        Arithmetic::Divide => None,
     };
     result.map(Value::Numeric).ok_or(Stop::Ask)
 }

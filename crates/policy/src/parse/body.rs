@@ -2,11 +2,10 @@
 //! `auth.uid()` and `is_member(room)` are known by what they say, not by their names.
 
 use sqlparser::ast::{Expr, Query};
-use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
-use super::{Compiler, Fault, Names, Parameter, Surroundings, TEXT_MAX, here, single};
+use super::{Compiler, Fault, Names, Parameter, Surroundings, TEXT_MAX, here, single, tokens};
 use crate::expression::{Expression, built_in_type};
 use crate::resolve::{self, Typed};
 use crate::schema::{Function, Role, Volatility};
@@ -194,8 +193,7 @@ fn body(text: &str) -> Result<Body, String> {
     if text.len() > TEXT_MAX {
         return Err("a text of this length".to_owned());
     }
-    let dialect = PostgreSqlDialect {};
-    let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(|error| error.to_string())?;
+    let mut parser = tokens::parser(text)?;
     let is_word = |parser: &Parser<'_>, expected: &str| matches!(&parser.peek_token().token, Token::Word(word) if word.value.eq_ignore_ascii_case(expected));
     let atomic = is_word(&parser, "begin");
     if atomic {

@@ -7,7 +7,7 @@ use sqlparser::ast::{
 
 use crate::numeric::Numeric;
 use crate::operation::{Arithmetic, Comparison};
-use crate::resolve::{Infix, Typed};
+use crate::resolve::{Bits, Infix, Typed};
 use crate::value::{Kind, Value};
 
 /// The operands of a chain of AND (or OR), from left to right.
@@ -90,6 +90,11 @@ pub(super) fn infix(operator: &BinaryOperator) -> Result<Infix, String> {
         BinaryOperator::Multiply => Infix::Arithmetic(Arithmetic::Multiply),
         BinaryOperator::Divide => Infix::Arithmetic(Arithmetic::Divide),
         BinaryOperator::Modulo => Infix::Arithmetic(Arithmetic::Remainder),
+        BinaryOperator::BitwiseAnd => Infix::Bits(Bits::And),
+        BinaryOperator::BitwiseOr => Infix::Bits(Bits::Or),
+        BinaryOperator::PGBitwiseXor => Infix::Bits(Bits::Xor),
+        BinaryOperator::PGBitwiseShiftLeft => Infix::Bits(Bits::ShiftLeft),
+        BinaryOperator::PGBitwiseShiftRight => Infix::Bits(Bits::ShiftRight),
         BinaryOperator::StringConcat => Infix::Concatenate,
         BinaryOperator::PGLikeMatch => like(false, false),
         BinaryOperator::PGNotLikeMatch => like(false, true),

@@ -1,9 +1,50 @@
 //! Types as SQL text names them.
 
-use sqlparser::ast::{ArrayElemTypeDef, DataType, ExactNumberInfo, ObjectName, TimezoneInfo};
+use sqlparser::ast::{
+    ArrayElemTypeDef, CharacterLength, DataType, ExactNumberInfo, ObjectName, TimezoneInfo,
+};
 
+use crate::resolve::Modifier;
 use crate::schema::{TypeKind, Types};
 use crate::value::Kind;
+
+/// The type that `data_type` names, with its length or precision.
+pub(crate) fn kind_and_modifier(
+    data_type: &DataType,
+    types: &Types,
+) -> Result<(Kind, Option<Modifier>), String> {
+    let length = |length: &Option<CharacterLength>| match length {
+        None => Some(1),
+        Some(CharacterLength::IntegerLength { length, unit: None }) => u32::try_from(*length).ok(),
+        Some(_) => None,
+    };
+    let number = |precision: u64, scale: i64| {
+        let precision = u32::try_from(precision).ok().filter(|precision| *precision <= PRECISION_MAX)?;
+        Some(Modifier::Numeric { precision, scale: i32::try_from(scale).ok()? })
+    };
+    let (kind, modifier) = match data_type {
+        DataType::CharacterVarying(most @ Some(_)) | DataType::Varchar(most @ Some(_)) => {
+            (Kind::Text, length(most).map(Modifier::AtMost))
+        }
+        DataType::Character(width) | DataType::Char(width) => {
+            (Kind::Char, length(width).map(Modifier::Exactly))
+        }
+        DataType::Numeric(ExactNumberInfo::Precision(precision))
+        | DataType::Decimal(ExactNumberInfo::Precision(precision)) => (Kind::Numeric, number(*precision, 0)),
+        DataType::Numeric(ExactNumberInfo::PrecisionAndScale(precision, scale))
+        | DataType::Decimal(ExactNumberInfo::PrecisionAndScale(precision, scale)) => {
+            (Kind::Numeric, number(*precision, *scale))
+        }
+        plain => return Ok((kind(plain, types)?, None)),
+    };
+    match modifier {
+        Some(modifier) => Ok((kind, Some(modifier))),
+        None => Err(format!("the type {data_type}")),
+    }
+}
+
+/// Numbers of more digits are left to PostgreSQL.
+const PRECISION_MAX: u32 = 38;
 
 /// The type that `data_type` names; an error where it has a length or precision, or is not known.
 pub(crate) fn kind(data_type: &DataType, types: &Types) -> Result<Kind, String> {
@@ -22,6 +63,7 @@ pub(crate) fn kind(data_type: &DataType, types: &Types) -> Result<Kind, String> 
         DataType::Timestamp(None, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => Kind::Timestamp,
         DataType::Timestamp(None, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => Kind::TimestampTz,
         DataType::Interval { fields: None, precision: None } => Kind::Interval,
+        DataType::JSON => Kind::Json,
         DataType::JSONB => Kind::Jsonb,
         DataType::Bytea => Kind::Bytea,
         DataType::Array(ArrayElemTypeDef::SquareBracket(element, None)) => {
@@ -41,6 +83,10 @@ fn named(name: &ObjectName, types: &Types) -> Result<Kind, String> {
         [schema, name] => (Some(*schema), *name),
         _ => return Err(unknown()),
     };
+    // What `NULL` is where any type may stand.
+    if (schema, name) == (None, "unknown") {
+        return Ok(Kind::Untyped);
+    }
     if schema.is_none_or(|schema| schema == "pg_catalog")
         && let Some(kind) = Kind::of_base_name(name)
     {

@@ -11,13 +11,19 @@ pub(crate) struct Expression {
     insensitive: bool,
     /// Only ASCII text means the same here: the pattern has classes or ignores case.
     ascii_only: bool,
+    /// Only text without an `I` does: the pattern ignores case and may mean one, and Turkish has others.
+    not_with_i: bool,
     compiled: Regex,
 }
 
 impl Expression {
     /// Translates a POSIX advanced expression; the error says what is not known to be equal.
     pub(crate) fn translate(written: &str, insensitive: bool) -> Result<Expression, &'static str> {
-        let translated = Translation::of(written, insensitive)?;
+        let (bare, insensitive) = match written.strip_prefix("(?i)") {
+            Some(bare) => (bare, true),
+            None => (written, insensitive),
+        };
+        let translated = Translation::of(bare)?;
         let compiled = regex::RegexBuilder::new(&translated.text)
             .size_limit(256 * 1024)
             .case_insensitive(insensitive)
@@ -25,12 +31,14 @@ impl Expression {
             .build()
             .map_err(|_| "the regular expression is too large or not understood")?;
         let ascii_only = translated.has_class || insensitive;
-        Ok(Expression { written: written.to_owned(), insensitive, ascii_only, compiled })
+        let not_with_i = insensitive && (translated.has_class || bare.contains(['i', 'I', '[']));
+        Ok(Expression { written: written.to_owned(), insensitive, ascii_only, not_with_i, compiled })
     }
 
     /// Whether the text matches; `None` leaves it to PostgreSQL.
     pub(crate) fn matches(&self, text: &str) -> Option<bool> {
-        (!self.ascii_only || text.is_ascii()).then(|| self.compiled.is_match(text))
+        let unsure = self.ascii_only && !text.is_ascii() || self.not_with_i && text.contains(['i', 'I']);
+        (!unsure).then(|| self.compiled.is_match(text))
     }
 
     /// Whether [`Expression::matches`] answers for every text.
@@ -55,7 +63,8 @@ impl Hash for Expression {
 }
 
 /// The subset: literals, `.`, `^` and `$` at the ends of branches, groups, branches, bracket expressions of
-/// ASCII characters and ranges, `\d \w \s`, escaped punctuation, and the quantifiers.
+/// ASCII characters, ranges and classes, `\d \w \s`, word boundaries, escaped punctuation, the quantifiers, and
+/// `(?i)` before everything.
 struct Translation {
     text: String,
     has_class: bool,
@@ -73,15 +82,12 @@ enum Last {
 }
 
 impl Translation {
-    fn of(written: &str, insensitive: bool) -> Result<Translation, &'static str> {
+    fn of(written: &str) -> Result<Translation, &'static str> {
         if written.starts_with("***") || written.starts_with("(?") {
             return Err("the regular expression begins with options");
         }
         if !written.is_ascii() {
             return Err("the regular expression has characters outside ASCII");
-        }
-        if insensitive && written.contains(['i', 'I', '[', '\\']) {
-            return Err("ignoring case depends on the locale for this regular expression");
         }
         let mut translation =
             Translation { text: String::with_capacity(written.len() + 8), has_class: false };
@@ -127,9 +133,15 @@ impl Translation {
                     Last::Atom
                 }
                 b'\\' => {
-                    self.escape(written.get(at).copied())?;
+                    let escaped = written.get(at).copied();
                     at += 1;
-                    Last::Atom
+                    if let Some(boundary) = escaped.and_then(boundary) {
+                        self.has_class = true;
+                        self.anchor(boundary)
+                    } else {
+                        self.escape(escaped)?;
+                        Last::Atom
+                    }
                 }
                 b'.' => {
                     self.text.push('.');
@@ -164,7 +176,7 @@ impl Translation {
 
     fn escape(&mut self, escaped: Option<u8>) -> Result<(), &'static str> {
         match escaped {
-            Some(class @ (b'd' | b'w' | b's')) => {
+            Some(class @ (b'd' | b'w' | b's' | b'D' | b'W' | b'S')) => {
                 self.has_class = true;
                 self.text.push('\\');
                 self.text.push(char::from(class));
@@ -197,6 +209,27 @@ impl Translation {
         Ok(end + usize::from(lazy))
     }
 
+    /// A class within a bracket expression (`[:alpha:]`, `\d`) or an escaped character, which begins no range;
+    /// gives its length.
+    fn class(&mut self, written: &[u8]) -> Option<usize> {
+        if let [b'\\', escaped, ..] = written {
+            return match escaped {
+                b'd' | b'w' | b's' => self.escape(Some(*escaped)).ok().map(|()| 2),
+                punctuation if punctuation.is_ascii_punctuation() && *punctuation != b'_' => {
+                    self.literal(*punctuation);
+                    Some(2)
+                }
+                _ => None,
+            };
+        }
+        let named = ["[:alpha:]", "[:digit:]", "[:alnum:]", "[:lower:]", "[:upper:]", "[:space:]"]
+            .into_iter()
+            .find(|class| written.starts_with(class.as_bytes()))?;
+        self.has_class = true;
+        self.text.push_str(named);
+        Some(named.len())
+    }
+
     /// `[a-z0-9_]` or `[^…]`; gives where it ends.
     fn bracket(&mut self, written: &[u8], start: usize) -> Result<usize, &'static str> {
         let mut at = start;
@@ -208,6 +241,13 @@ impl Translation {
         let first = at;
         loop {
             let byte = *written.get(at).ok_or("an open bracket in a regular expression")?;
+            if let Some(length) = self.class(&written[at..]) {
+                at += length;
+                if written.get(at) == Some(&b'-') && written.get(at + 1) != Some(&b']') {
+                    return Err("a bracket expression that is not translated");
+                }
+                continue;
+            }
             match byte {
                 b']' if at > first => break,
                 b']' | b'[' | b'\\' | b'^' => return Err("a bracket expression that is not translated"),
@@ -237,6 +277,18 @@ impl Translation {
     }
 }
 
+/// What `\A`, `\Z`, `\m`, `\M` and `\y` are called here.
+fn boundary(escaped: u8) -> Option<&'static str> {
+    Some(match escaped {
+        b'A' => "\\A",
+        b'Z' => "\\z",
+        b'm' => "\\b{start}",
+        b'M' => "\\b{end}",
+        b'y' => "\\b",
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,27 +313,40 @@ mod tests {
         }
         let digits = Expression::translate("\\d", false).unwrap();
         assert_eq!(digits.matches("é1"), None);
+        for (pattern, text, expected) in [
+            ("\\mitem\\M", "an item.", true),
+            ("\\mitem\\M", "items", false),
+            ("^[[:alpha:]_]+$", "a_b", true),
+            ("^[\\w.\\-]+$", "a.b-c", true),
+            ("\\Aa\\Z", "a", true),
+            ("^\\S+$", "a b", false),
+        ] {
+            let expression = Expression::translate(pattern, false).unwrap();
+            assert_eq!(expression.matches(text), Some(expected), "{text} ~ {pattern}");
+        }
     }
 
     #[test]
     fn forms_with_another_meaning_are_not_translated() {
         for pattern in [
-            "(?i)a",
+            "(?s)a",
             "***:a",
             "a**",
-            "\\mfoo",
+            "\\Ya",
             "(a)\\1",
             "(?=a)",
             "a|",
             "()",
-            "[[:alpha:]]",
+            "[[:graph:]]",
+            "[[:alpha:]-z]",
+            "[[.a.]]",
             "a{256}",
             "{a",
             "[a-Z]",
             "^*",
             "é",
             "a^b",
-            "[\\d]",
+            "[\\D]",
             "a{,2}",
             "(",
             ")",
@@ -290,8 +355,17 @@ mod tests {
         ] {
             assert!(Expression::translate(pattern, false).is_err(), "{pattern}");
         }
-        assert!(Expression::translate("[a-z]", true).is_err());
-        assert!(Expression::translate("Hi", true).is_err());
+    }
+
+    #[test]
+    fn ignoring_case_is_decided_where_no_locale_differs() {
+        let matches = |pattern: &str, text: &str| Expression::translate(pattern, true).unwrap().matches(text);
+        assert_eq!(matches("^[a-z]+$", "ABC"), Some(true));
+        assert_eq!(matches("^[a-z]+$", "HI"), None);
+        assert_eq!(matches("Hi", "ho"), Some(false));
+        assert_eq!(matches("Hi", "HI"), None);
+        let embedded = Expression::translate("(?i)abc", false).unwrap();
+        assert_eq!(embedded.matches("xABCx"), Some(true));
         assert_eq!(Expression::translate("abc", true).unwrap().matches("xABCx"), Some(true));
     }
 

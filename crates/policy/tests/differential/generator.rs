@@ -1,5 +1,7 @@
 //! Random boolean expressions over the columns of the table, each valid SQL.
 
+mod values;
+
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -22,6 +24,8 @@ enum Type {
     Mood,
     Json,
     Interval,
+    Zoned,
+    Clock,
 }
 
 const TYPES: &[Type] = &[
@@ -36,6 +40,8 @@ const TYPES: &[Type] = &[
     Type::Mood,
     Type::Json,
     Type::Interval,
+    Type::Zoned,
+    Type::Clock,
 ];
 
 impl Generator {
@@ -53,7 +59,7 @@ impl Generator {
             return self.pick(&["b", "true", "false", "null::boolean", "b is null", "i4 > 1", "t = 'alice'"]);
         }
         let (a, b) = (depth - 1, depth - 1);
-        match self.random.random_range(0..20) {
+        match self.random.random_range(0..22) {
             0 | 1 => format!("({} and {})", self.condition(a), self.condition(b)),
             2 | 3 => format!("({} or {})", self.condition(a), self.condition(b)),
             4 => format!("(not {})", self.condition(a)),
@@ -76,6 +82,7 @@ impl Generator {
             10 => self.json_test(),
             11 => self.array_test(),
             12 => self.claims_test(),
+            13 => self.moment_test(),
             _ => self.comparison(a),
         }
     }
@@ -114,136 +121,6 @@ impl Generator {
         }
     }
 
-    fn leaf(&mut self, of: Type) -> String {
-        self.pick(match of {
-            Type::Int => {
-                &["i4", "i2", "i8", "0", "1", "2", "42", "-7", "2147483647", "null::int", "length(t)", "i4"]
-            }
-            Type::Numeric => {
-                &["n", "0.00", "3.1", "-1.5", "100", "'NaN'::numeric", "1e20", "null::numeric", "i4::numeric"]
-            }
-            Type::Float => &[
-                "f8",
-                "f4::float8",
-                "0.1::float8",
-                "'NaN'::float8",
-                "'-Infinity'::float8",
-                "i4::float8",
-                "1e300::float8",
-            ],
-            Type::Text => &[
-                "t",
-                "v::text",
-                "tc",
-                "c::text",
-                "''::text",
-                "'alice'::text",
-                "'42'::text",
-                "'a%'::text",
-                "null::text",
-                "m::text",
-                "i4::text",
-                "b::text",
-                "dom::text",
-                "nm::text",
-            ],
-            Type::Bytewise => &[
-                "tc",
-                "tc",
-                "('A' collate \"C\")",
-                "('b' collate \"C\")",
-                "(t collate \"C\")",
-                "(v collate \"C\")",
-            ],
-            Type::Uuid => &["u", "auth.uid()", "'0d8b1f4e-0000-4000-8000-00000000000b'::uuid", "null::uuid"],
-            Type::Date => &["d", "'2024-02-29'::date", "'infinity'::date", "ts::date", "'0001-01-01'::date"],
-            Type::Timestamp => {
-                &["ts", "'2024-02-29 12:30:00.5'::timestamp", "d::timestamp", "(tz at time zone 'utc')"]
-            }
-            Type::Mood => &["m", "'ok'::public.mood", "'happy'::public.mood", "null::public.mood"],
-            Type::Json => &[
-                "j",
-                "'1'::jsonb",
-                "'{\"a\": 1}'::jsonb",
-                "(j -> 'a')",
-                "(j -> 'b')",
-                "(j -> 0)",
-                "'null'::jsonb",
-            ],
-            Type::Interval => &[
-                "iv",
-                "'1 day'::interval",
-                "'30 days'::interval",
-                "'00:00:00'::interval",
-                "'-1 mons'::interval",
-            ],
-        })
-    }
-
-    fn operation(&mut self, of: Type, depth: u32) -> String {
-        match of {
-            Type::Int => match self.random.random_range(0..6) {
-                0 => format!("abs({})", self.value(of, depth)),
-                1 => format!("(- {})", self.value(of, depth)),
-                2 => format!("length({})", self.value(Type::Text, depth)),
-                3 => format!("({})::int", self.value(Type::Numeric, 0)),
-                _ => {
-                    let operator = self.pick(&["+", "-", "*", "/"]);
-                    format!("({} {operator} {})", self.value(of, depth), self.value(of, depth))
-                }
-            },
-            Type::Numeric => {
-                let operator = self.pick(&["+", "-", "*", "%"]);
-                format!("({} {operator} {})", self.value(of, depth), self.value(of, depth))
-            }
-            Type::Float => {
-                let operator = self.pick(&["+", "-", "*", "/"]);
-                format!("({} {operator} {})", self.value(of, depth), self.value(of, depth))
-            }
-            Type::Text => self.text_operation(depth),
-            Type::Date => {
-                let operator = self.pick(&["+", "-"]);
-                format!("({} {operator} i2::int)", self.value(of, depth))
-            }
-            Type::Timestamp => {
-                let operator = self.pick(&["+", "-"]);
-                format!("({} {operator} {})", self.value(of, depth), self.leaf(Type::Interval))
-            }
-            Type::Interval => format!("({} - {})", self.leaf(Type::Timestamp), self.leaf(Type::Timestamp)),
-            Type::Json => {
-                let key = self.pick(&["'a'", "'b'", "0", "-1", "t"]);
-                format!("({} -> {key})", self.value(of, depth))
-            }
-            Type::Bytewise => {
-                let function = self.pick(&["greatest", "least"]);
-                format!("{function}({}, {})", self.leaf(of), self.leaf(of))
-            }
-            Type::Uuid | Type::Mood => {
-                let function = self.pick(&["greatest", "least"]);
-                format!("{function}({}, {})", self.value(of, depth), self.value(of, depth))
-            }
-        }
-    }
-
-    fn text_operation(&mut self, depth: u32) -> String {
-        let (text, other) = (self.value(Type::Text, depth), self.leaf(Type::Text));
-        match self.random.random_range(0..9) {
-            0 => format!("({text} || {other})"),
-            1 => format!("left({text}, i4)"),
-            2 => format!("right({text}, -1)"),
-            3 => format!("split_part({text}, {other}, {})", self.pick(&["1", "2", "-1", "i2::int"])),
-            4 => format!("replace({text}, {other}, 'x')"),
-            5 => format!(
-                "substr({text}, {}, {})",
-                self.pick(&["0", "2", "i4", "-1"]),
-                self.pick(&["1", "3", "i2::int"])
-            ),
-            6 => format!("btrim({text})"),
-            7 => format!("lower({text})"),
-            _ => format!("({} ->> {})", self.value(Type::Json, 0), self.pick(&["'a'", "'t'", "0", "-1"])),
-        }
-    }
-
     fn membership(&mut self) -> String {
         let quantifier = self.pick(&["any", "all"]);
         match self.random.random_range(0..5) {
@@ -263,7 +140,7 @@ impl Generator {
 
     fn matching(&mut self) -> String {
         let text = self.value(Type::Text, 1);
-        match self.random.random_range(0..3) {
+        match self.random.random_range(0..5) {
             0 => {
                 let operator = self.pick(&["like", "not like", "ilike", "not ilike"]);
                 let pattern = self
@@ -283,6 +160,21 @@ impl Generator {
                 ]);
                 format!("({text} {} {pattern})", self.pick(&["~", "!~"]))
             }
+            2 => {
+                let pattern =
+                    self.pick(&["'ALICE'", "'^[a-z]+$'", "'(z|4)'", "'\\ya'", "'[[:digit:]]'", "'i'"]);
+                format!("({text} {} {pattern})", self.pick(&["~*", "!~*"]))
+            }
+            3 => {
+                let pattern =
+                    self.pick(&["'a%'", "'(a|4)_*'", "'%[a-e]'", "'a!%%' escape '!'", "'_+'", "'%.%'"]);
+                let operator = if pattern.contains("escape") {
+                    self.pick(&["like", "similar to", "not like"])
+                } else {
+                    self.pick(&["similar to", "not similar to"])
+                };
+                format!("({text} {operator} {pattern})")
+            }
             _ => format!("starts_with({text}, {})", self.leaf(Type::Text)),
         }
     }
@@ -301,12 +193,51 @@ impl Generator {
 
     fn array_test(&mut self) -> String {
         let (arrays, literals): (&[&str], &[&str]) = match self.random.random_range(0..3) {
-            0 => (&["ai", "array[i4, i2::int]"], &["'{1,2}'::int[]", "'{}'::int[]", "array[42]", "ai"]),
-            1 => (&["at", "array[t, v::text]"], &["array['a']", "array[t]", "'{NULL,x}'::text[]", "at"]),
+            0 => (
+                &["ai", "array[i4, i2::int]", "(ai || i4)", "(i4 || ai)", "(ai || ai)"],
+                &["'{1,2}'::int[]", "'{}'::int[]", "array[42]", "ai"],
+            ),
+            1 => (
+                &["at", "array[t, v::text]", "string_to_array(t, 'i')", "(at || tc)"],
+                &["array['a']", "array[t]", "'{NULL,x}'::text[]", "at"],
+            ),
             _ => (&["au"], &["array[auth.uid()]", "array[u]", "au"]),
         };
         let operator = self.pick(&["@>", "<@", "&&", "=", "<>"]);
         format!("({} {operator} {})", self.pick(arrays), self.pick(literals))
+    }
+
+    /// A comparison of moments of unlike types, or of a field of one.
+    fn moment_test(&mut self) -> String {
+        let mut moment = || {
+            let of = *[Type::Date, Type::Timestamp, Type::Zoned].choose(&mut self.random).unwrap();
+            self.value(of, 1)
+        };
+        let (left, right) = (moment(), moment());
+        let operator = self.pick(&["=", "<>", "<", "<=", ">", ">=", "is distinct from"]);
+        match self.random.random_range(0..4) {
+            0 => {
+                let field = self
+                    .pick(&["year", "isoyear", "quarter", "month", "week", "day", "dow", "isodow", "doy"]);
+                format!(
+                    "(extract({field} from {left}) {operator} {})",
+                    self.pick(&["1", "4", "9", "2024", "i4"])
+                )
+            }
+            1 => {
+                let field = self.pick(&["hour", "minute", "second", "milliseconds", "microseconds", "epoch"]);
+                let of = [Type::Timestamp, Type::Zoned, Type::Clock, Type::Interval];
+                let of = *of.choose(&mut self.random).unwrap();
+                let moment = self.value(of, 1);
+                if self.random.random_range(0..2) == 0 {
+                    format!("(date_part('{field}', {moment}) * 1000 {operator} f8)")
+                } else {
+                    let text = self.pick(&["t", "'0.000000'", "'0'", "'12'"]);
+                    format!("(extract({field} from {moment})::text = {text})")
+                }
+            }
+            _ => format!("({left} {operator} {right})"),
+        }
     }
 
     fn claims_test(&mut self) -> String {
@@ -319,6 +250,10 @@ impl Generator {
             "(t in (select jsonb_array_elements_text((auth.jwt() -> 'app_metadata') -> 'teams')))",
             "(((auth.jwt() -> 'app_metadata') ->> 'level')::int >= i2)",
             "((auth.jwt() ->> 'sub')::uuid = any (au))",
+            "(current_setting('request.jwt.claims', true)::json ->> 'sub' = u::text)",
+            "((current_setting('request.jwt.claims', true)::json -> 'app_metadata') ->> 'team' = t)",
+            "(j @> jsonb_build_object('owner', auth.uid()))",
+            "(concat(auth.role(), ':', t) = 'anon:')",
         ])
     }
 }

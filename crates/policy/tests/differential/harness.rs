@@ -14,7 +14,21 @@ use walcast_testkit::Database;
 pub(crate) const ROLE: &str = "policy_reader";
 
 /// The moment that `now()` stands still at, for both.
-const NOW: PgTimestamp = PgTimestamp(0);
+const NOW: PgTimestamp = PgTimestamp(762_525_296_789_012);
+
+/// How to ask for the moment, and what stands for it where it stands still: a function that the planner does not
+/// compute beforehand, as it does not compute `now()`.
+const MOMENTS: &[(&str, &str)] = &[
+    ("statement_timestamp()", "auth.frozen_now()"),
+    ("transaction_timestamp()", "auth.frozen_now()"),
+    (" now()", " auth.frozen_now()"),
+    ("(now()", "(auth.frozen_now()"),
+    ("[now()", "[auth.frozen_now()"),
+    ("CURRENT_TIMESTAMP", "auth.frozen_now()"),
+    ("CURRENT_DATE", "(auth.frozen_now())::date"),
+    ("LOCALTIMESTAMP", "(auth.frozen_now())::timestamp"),
+    ("LOCALTIME", "(auth.frozen_now())::time"),
+];
 
 /// The functions of Supabase, in the forms they have had.
 const FUNCTIONS: &str = r"
@@ -53,6 +67,20 @@ CREATE FUNCTION auth.team() RETURNS text STABLE RETURN (auth.jwt() -> 'app_metad
 CREATE FUNCTION auth.volatile_uid() RETURNS uuid LANGUAGE sql VOLATILE AS $$ select auth.uid() $$;
 CREATE FUNCTION auth.procedural_uid() RETURNS uuid LANGUAGE plpgsql STABLE AS $$ begin return auth.uid(); end $$;
 CREATE FUNCTION auth.owner_name() RETURNS name LANGUAGE sql STABLE SECURITY DEFINER AS $$ select current_user $$;
+CREATE FUNCTION auth.frozen_now() RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+  begin return '2024-02-29 12:34:56.789012+00'; end $$;
+CREATE FUNCTION auth.is_listed() RETURNS boolean LANGUAGE sql STABLE AS $$
+  select auth.role() in ('anon', 'editor') and (auth.role(), 1) not in (('anon', 2), ('editor', 1)) $$;
+CREATE FUNCTION auth.is_like() RETURNS boolean LANGUAGE sql STABLE AS $$
+  select auth.role() like 'an%' or auth.email() not like '%!_%' escape '!' and auth.role() similar to '(a|b)%' $$;
+CREATE FUNCTION auth.is_recent() RETURNS boolean LANGUAGE sql STABLE AS $$
+  select date '2020-01-01' < current_date
+    and now() between timestamptz '2020-01-01 00:00+00' and now() + interval '1 day'
+    and extract(year from localtimestamp) > 2000 $$;
+CREATE FUNCTION auth.initial() RETURNS text LANGUAGE sql STABLE AS $$
+  select left(trim(both ' ' from auth.role()) || trim(auth.role()), 1) $$;
+CREATE FUNCTION auth.level() RETURNS numeric LANGUAGE sql STABLE AS $$
+  select (auth.jwt() -> 'app_metadata' ->> 'level')::int * 1.5 $$;
 CREATE FUNCTION auth.doubled(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ begin return $1 || $1; end $$;
 GRANT USAGE ON SCHEMA auth TO policy_reader;
 ";
@@ -66,7 +94,7 @@ CREATE TABLE public.samples (
   b boolean, i2 smallint, i4 integer, i8 bigint, f4 real, f8 double precision, n numeric,
   t text, tc text COLLATE "C", tn text COLLATE public.caseless, v varchar(12), c char(5), nm name, dom public.shout,
   u uuid, d date, tm time, ts timestamp, tz timestamptz, iv interval, j jsonb, by bytea, m public.mood,
-  ai integer[], at text[], au uuid[], am public.mood[], net inet, rng int4range
+  ai integer[], at text[], au uuid[], am public.mood[], net inet, rng int4range, js json
 );
 ALTER TABLE public.samples ENABLE ROW LEVEL SECURITY;
 GRANT SELECT ON public.samples TO policy_reader;
@@ -79,29 +107,29 @@ INSERT INTO public.samples VALUES
 (1, true, 1, 2, 3, 1.5, 2.25, 3.10, 'alice', 'alice', 'Alice', 'bob', 'ab', 'alice', 'LOUD',
  '0d8b1f4e-0000-4000-8000-00000000000a', '2024-02-29', '12:30', '2024-02-29 12:30:00.5', '2024-02-29 12:30:00+02',
  '1 day 02:00', '{"a": 1, "b": {"c": [1, 2.0, "x"]}, "t": "alice", "ok": true}', '\xdead', 'ok',
- '{1,2,3}', '{a,"b c",NULL}', '{0d8b1f4e-0000-4000-8000-00000000000a}', '{ok,happy}', '10.0.0.1', '[1,5)'),
+ '{1,2,3}', '{a,"b c",NULL}', '{0d8b1f4e-0000-4000-8000-00000000000a}', '{ok,happy}', '10.0.0.1', '[1,5)', '{"a" : 1, "b":{"c": [1, 2.0, "x"]},"t":"al\u0069ce", "ok":true, "a":1.0e0 }'),
 (2, false, -1, 0, -3, 0, '-0', 0.00, '', '', '', '', '', '', '',
  '00000000-0000-0000-0000-000000000000', '2000-01-01', '00:00', '2000-01-01', '2000-01-01 00:00+00',
- '0', '[1, "a", null, {"a": 1}]', '', 'sad', '{}', '{}', '{}', '{}', '::1', 'empty'),
+ '0', '[1, "a", null, {"a": 1}]', '', 'sad', '{}', '{}', '{}', '{}', '::1', 'empty', ' [1, "a", null, {"a": 1}]'),
 (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
- NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+ NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
 (4, true, 32767, 2147483647, 9223372036854775807, 'Infinity', 'NaN', 'NaN', 'Zürich', 'Zürich', 'ZÜRICH', '50%_\', 'x y',
  'Zed', 'ZED', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 'infinity', '24:00', 'infinity', 'infinity',
  '1 year 2 mons', '"alice"', '\x00ff', 'happy', '{NULL,2147483647}', '{"NULL","a,b","q\"uote"}', '{NULL}', '{NULL,sad}',
- '10.0.0.0/8', '(,)'),
+ '10.0.0.0/8', '(,)', '"alice"'),
 (5, false, -32768, -2147483648, -9223372036854775808, '-1e-30', 1e300, '-12345678901234567890.12345678901234567890',
  'a%b', 'A', 'a%B', 'INDIGO', 'a', 'current', 'A', '0d8b1f4e-0000-4000-8000-00000000000b', '0044-03-15 BC',
  '23:59:59.999999', '0044-03-15 00:00 BC', '1969-12-31 23:59:59.999999+00', '-1 mons +30 days', 'null', '\x61', 'ok',
- '{{1,2},{3,4}}', '{{a,b}}', NULL, NULL, '10.1.2.3', '[2,2]'),
+ '{{1,2},{3,4}}', '{{a,b}}', NULL, NULL, '10.1.2.3', '[2,2]', 'null'),
 (6, true, 7, 42, 100, 3.14, 0.1, 100, '42', '42', '42', '42', '42', '42', '42',
  '0d8b1f4e-0000-4000-8000-00000000000a', '2024-12-31', '08:00', '2024-12-31 23:59:59', '2024-12-31 23:59:59+00',
  '30 days', '{"a": "1", "tags": ["x", "y"], "n": 1.50, "owner": "0d8b1f4e-0000-4000-8000-00000000000a", "none": null}',
- '\xdeadbeef', 'sad', '[2:3]={42,7}', '{x,y}', '{0d8b1f4e-0000-4000-8000-00000000000b}', '{sad}', NULL, NULL),
+ '\xdeadbeef', 'sad', '[2:3]={42,7}', '{x,y}', '{0d8b1f4e-0000-4000-8000-00000000000b}', '{sad}', NULL, NULL, '{"a": "1", "tags": ["x", "y"], "n": 1.50, "none": null, "z": "\u0000"}'),
 (7, NULL, 0, 1, 1, 1, 1, 1.0, 'true', 'true', 'TRUE', 'x', 'true', 'postgres', 'X',
- NULL, NULL, '08:00', NULL, '2024-06-30 00:00+00', '00:00:00.000001', '1.0', '\x', NULL, '{1}', '{true}', NULL, NULL, NULL, NULL),
+ NULL, NULL, '08:00', NULL, '2024-06-30 00:00+00', '00:00:00.000001', '1.0', '\x', NULL, '{1}', '{true}', NULL, NULL, NULL, NULL, '1.0'),
 (8, false, 2, 3, 4, 2, 0.5, 0.5, 'item I', 'ITEM', 'item i', ' pad ', 'I', 'policy_reader', 'ÄÖ',
  '0d8b1f4e-0000-4000-8000-00000000000b', '2024-03-31', '02:30', '2024-03-31 02:30', '2024-03-31 01:30+00',
- '1 mon', '[]', '\xff', 'happy', '{3,3,1}', '{alice,bob}', '{0d8b1f4e-0000-4000-8000-00000000000a,NULL}', '{}', NULL, NULL);
+ '1 mon', '[]', '\xff', 'happy', '{3,3,1}', '{alice,bob}', '{0d8b1f4e-0000-4000-8000-00000000000a,NULL}', '{}', NULL, NULL, '[]');
 "#;
 
 /// The same expression decided twice.
@@ -240,9 +268,10 @@ impl Harness {
             quoted(&text("email")),
         );
         // Row security is for whoever reads; here the rows must all be there to be judged.
-        let using = using.replace("now()", "'2000-01-01 00:00:00+00'::timestamptz");
-        let using = using.replace("CURRENT_TIMESTAMP", "'2000-01-01 00:00:00+00'::timestamptz");
-        let using = using.replace("CURRENT_USER", &format!("'{ROLE}'::name"));
+        let mut using = using.replace("CURRENT_USER", &format!("'{ROLE}'::name"));
+        for (moment, frozen) in MOMENTS {
+            using = using.replace(moment, frozen);
+        }
         let query = |only: &str| {
             format!("SELECT id, coalesce((\n{using}\n), false)::text FROM public.samples {only} ORDER BY id")
         };

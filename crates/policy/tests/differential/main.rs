@@ -6,6 +6,7 @@ mod expressions;
 mod filters;
 mod generator;
 mod harness;
+mod operators;
 
 use std::fmt::Write as _;
 
@@ -27,14 +28,15 @@ fn report(differences: &[&Decision]) -> String {
     text
 }
 
-fn owned(expressions: &[&str]) -> Vec<String> {
-    expressions.iter().map(|expression| (*expression).to_owned()).collect()
+fn owned(lists: &[&[&str]]) -> Vec<String> {
+    lists.iter().copied().flatten().map(|expression| (*expression).to_owned()).collect()
 }
 
 #[tokio::test]
 async fn expressions_decided_in_process_are_decided_as_postgres_decides() {
     let harness = Harness::start("policy_expressions").await;
-    let (decisions, refused) = harness.decide(&owned(expressions::IN_PROCESS)).await;
+    let (decisions, refused) =
+        harness.decide(&owned(&[expressions::IN_PROCESS, operators::IN_PROCESS])).await;
     assert!(refused.is_empty(), "not valid: {refused:#?}");
     let differences: Vec<&Decision> = decisions.iter().filter(|one| !one.agrees()).collect();
     assert!(differences.is_empty(), "{}", report(&differences));
@@ -45,11 +47,12 @@ async fn expressions_decided_in_process_are_decided_as_postgres_decides() {
 #[tokio::test]
 async fn expressions_with_uncertain_values_ask_only_for_those() {
     let harness = Harness::start("policy_uncertain").await;
-    let (decisions, refused) = harness.decide(&owned(expressions::SOMETIMES_ASKING)).await;
+    let uncertain = owned(&[expressions::SOMETIMES_ASKING, operators::SOMETIMES_ASKING]);
+    let (decisions, refused) = harness.decide(&uncertain).await;
     assert!(refused.is_empty(), "not valid: {refused:#?}");
     let differences: Vec<&Decision> = decisions.iter().filter(|one| !one.agrees() || one.left).collect();
     assert!(differences.is_empty(), "{}", report(&differences));
-    for expression in expressions::SOMETIMES_ASKING {
+    for expression in &uncertain {
         let asked = |asked: bool| {
             decisions.iter().any(|one| one.expression == *expression && (one.plan == Verdict::Ask) == asked)
         };
@@ -60,7 +63,7 @@ async fn expressions_with_uncertain_values_ask_only_for_those() {
 #[tokio::test]
 async fn expressions_with_another_meaning_are_left_to_postgres() {
     let harness = Harness::start("policy_left").await;
-    let (decisions, refused) = harness.decide(&owned(expressions::LEFT)).await;
+    let (decisions, refused) = harness.decide(&owned(&[expressions::LEFT])).await;
     assert!(refused.is_empty(), "not valid: {refused:#?}");
     let wrong: Vec<&Decision> = decisions.iter().filter(|one| !one.agrees() || !one.left).collect();
     assert!(wrong.is_empty(), "{}", report(&wrong));
