@@ -1,5 +1,6 @@
 //! The matcher alone, with a catalog that the test plays.
 
+mod visibility;
 mod windows;
 
 use std::collections::VecDeque;
@@ -270,12 +271,17 @@ impl Scene {
 
     /// The same; the catalog changes between the resolving and the registering.
     async fn join_before(&self, change: impl FnOnce(&Played)) {
+        self.join_with(r#"{"event":"*","schema":"public","table":"notes"}"#, change).await;
+    }
+
+    /// The same with this binding.
+    async fn join_with(&self, binding: &str, change: impl FnOnce(&Played)) {
         let identity = Identity {
             role: "reader".into(),
             claims: Arc::new(serde_json::json!({})),
             claims_json: "{}".into(),
         };
-        let binding = Binding::parse(r#"{"event":"*","schema":"public","table":"notes"}"#).unwrap();
+        let binding = Binding::parse(binding).unwrap();
         let bindings: Arc<[Binding]> = Arc::from([binding]);
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
@@ -336,7 +342,8 @@ impl Scene {
             Command::Deliver(deliveries) => {
                 self.delivered.extend(deliveries.iter().map(|delivery| {
                     let text = String::from_utf8_lossy(delivery.frame.bytes()).into_owned();
-                    let record = text.find("\"record\"").expect("a row");
+                    let record = text.find("\"record\"").or_else(|| text.find("\"old_record\""));
+                    let record = record.expect("a row");
                     text[record..].to_owned()
                 }));
                 self.delivered.pop_front().expect("a delivery")
