@@ -28,12 +28,11 @@ pub(crate) struct Subject<'a> {
 impl Notices {
     /// Adds what there is to say of one table of a binding.
     pub(crate) fn add(&mut self, subject: Subject<'_>, deletes: Deletes) {
-        match subject.silence(deletes) {
-            Some(sentence) => self.push(sentence),
-            None => {
-                let sentences = [subject.private_deletes(deletes), subject.blind_visibility()];
-                sentences.into_iter().flatten().for_each(|sentence| self.push(sentence));
-            }
+        let silence = subject.silence(deletes);
+        let partly = || [subject.private_deletes(deletes), subject.blind_visibility()];
+        let sentences = if silence.is_some() { [silence, None] } else { partly() };
+        for sentence in sentences.into_iter().flatten() {
+            self.push(sentence);
         }
     }
 

@@ -1,5 +1,8 @@
 //! Rows that leave and enter, where the log carries the old row.
 
+use walcast_pgoutput::OldTuple;
+use walcast_policy::schema::{LookupTable, Reading};
+
 use super::windows::{MEMBERS, note, row};
 use super::*;
 
@@ -8,7 +11,7 @@ fn updated(id: &str, before: &str, after: &str) -> Change {
     let Change { relation, row } = note(id, after);
     let RowChange::Insert { new } = row else { panic!("a row") };
     let old = Tuple::from_cells([Cell::Text(id.as_bytes()), Cell::Text(before.as_bytes())]);
-    Change { relation, row: RowChange::Update { old: Some(walcast_pgoutput::OldTuple::Full(old)), new } }
+    Change { relation, row: RowChange::Update { old: Some(OldTuple::Full(old)), new } }
 }
 
 fn gone(id: &str) -> String {
@@ -59,4 +62,74 @@ async fn a_new_row_that_nobody_can_tell_about_has_not_left() {
     scene.confirmed(108).await;
     assert!(scene.log.send(with_changes(200, false, vec![vec![updated("2", "open", "x")]])).await);
     assert_eq!(scene.told().await, gone("2"));
+}
+
+const MEMBERS_TABLE: Oid = Oid(20_000);
+
+/// The catalog with a table of members, of whom `ana` sees what she is a member of.
+fn with_members() -> Arc<Snapshot> {
+    let using = "(EXISTS ( SELECT 1 FROM public.members \
+                 WHERE ((members.note = notes.id) AND (members.who = 'ana'::text))))";
+    let plain = snapshot(1, &["id", "body"], using);
+    let mut notes = Table::clone(&plain.tables[&TABLE]);
+    notes.policies[0].columns = vec![1];
+    notes.policies[0].readings = vec![Reading { table: MEMBERS_TABLE, columns: vec![1, 2] }];
+    let mut columns = notes.columns.clone();
+    for (column, name) in columns.iter_mut().zip(["note", "who"]) {
+        column.name = name.to_owned();
+        (column.primary_key, column.identity) = (true, true);
+    }
+    let members = Table {
+        oid: MEMBERS_TABLE,
+        name: "members".to_owned(),
+        columns,
+        row_security: false,
+        policies: Vec::new(),
+        ..notes.clone()
+    };
+    let mut role = Role::clone(&plain.roles["reader"]);
+    role.privileges.insert(MEMBERS_TABLE, Privileges { selectable: vec![true; 2] });
+    Arc::new(Snapshot {
+        tables: [(TABLE, Arc::new(notes))].into_iter().collect(),
+        roles: [("reader".to_owned(), Arc::new(role))].into_iter().collect(),
+        lookups: [(MEMBERS_TABLE, Arc::new(LookupTable { table: members, obstacle: None, storage: 1 }))]
+            .into_iter()
+            .collect(),
+        ..(*plain).clone()
+    })
+}
+
+/// A change of the table of members.
+fn member(row: RowChange) -> Change {
+    let Change { relation, .. } = note("", "");
+    let mut relation = Relation::clone(&relation);
+    (relation.oid, relation.name) = (MEMBERS_TABLE, "members".to_owned());
+    for (column, name) in relation.columns.iter_mut().zip(["note", "who"]) {
+        (column.name, column.key) = (name.to_owned(), true);
+    }
+    Change { relation: Arc::new(relation), row }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_looked_up_in_memory_is_looked_up_as_it_was_before_the_transaction() {
+    let mut scene = Scene::start(with_members());
+    // A table that the log carries and nobody can subscribe to is looked for in a newer catalog, each time it is new.
+    scene.oracle.refreshed.lock().unwrap().extend(std::iter::repeat_with(|| Ok(with_members())).take(3));
+    *scene.oracle.members.lock().unwrap() = Some(vec![["1", "ana"], ["2", "bea"]]);
+    scene.join_with(r#"{"event":"*","schema":"public","table":"notes","visibility":true}"#, |_| {}).await;
+    assert!(scene.told().await.starts_with(SUBSCRIBED_WITH_NOTICE));
+    let cells = |note: &'static str, who: &'static str| {
+        Tuple::from_cells([Cell::Text(note.as_bytes()), Cell::Text(who.as_bytes())])
+    };
+    let removed = member(RowChange::Delete { old: OldTuple::Key(cells("1", "ana")) });
+    let added = member(RowChange::Insert { new: cells("2", "ana") });
+    let changes = vec![removed, updated("1", "a", "b"), updated("2", "c", "d"), added];
+    assert!(scene.log.send(with_changes(100, false, vec![changes])).await);
+    assert_eq!((scene.told().await, scene.told().await), (gone("1"), row("2", "d")));
+    let deleted =
+        Change { row: RowChange::Delete { old: OldTuple::Full(cells("2", "d")) }, ..note("2", "d") };
+    let removed = member(RowChange::Delete { old: OldTuple::Key(cells("2", "ana")) });
+    assert!(scene.log.send(with_changes(200, false, vec![vec![removed, deleted]])).await);
+    assert_eq!(scene.told().await, gone("2"));
+    assert!(scene.oracle.events.lock().unwrap().iter().all(|event| !event.starts_with("asked")));
 }
