@@ -289,7 +289,7 @@ impl State {
             let Some(images) = &images[shown] else { continue };
             let mut receivers = rulings.receivers.clone();
             for opinion in &rulings.open {
-                let opinion = opinion.answered(|| answers.next().unwrap_or(Verdict::Hidden));
+                let opinion = opinion.answered(|| answers.next().unwrap_or(Verdict::Ask));
                 receivers.extend(self.judge.conclude(&change.relation.table, &opinion));
             }
             self.show(&change.relation, images, change.commit_time, &receivers);
@@ -310,17 +310,17 @@ impl State {
         let Some(audiences) = self.audiences.of(relation.table.oid) else {
             return;
         };
-        let kind = images.kind;
         let mut bodies = Bodies::new(relation, images, commit_time, self.matcher.settings.record_bytes_max);
         let mut shared = SharedFrames::default();
         for receiver in receivers {
             let Some(audience) = audiences.get(receiver.slot) else {
                 continue;
             };
+            let kind = receiver.kind;
             let error = show::error(relation, kind, audience.key.reads_key);
-            let old = bodies.old_record(receiver.old_visible);
+            let old = bodies.old_record(receiver);
             for (group, members) in audience.groups.iter() {
-                let view = View { columns: Arc::clone(&group.columns), old, error };
+                let view = View { kind, columns: Arc::clone(&group.columns), old, error };
                 let data = bodies.of(&view);
                 let frame = frame(group.serializer, group.legacy, &group.topic, &[group.id], kind, data);
                 for (shard, targets) in members.by_shard.iter().enumerate() {
@@ -337,7 +337,7 @@ impl State {
                 let Some(placement) = entry.resolved.placements.get(binding.placement) else {
                     continue;
                 };
-                let view = View { columns: Arc::clone(&placement.columns), old, error };
+                let view = View { kind, columns: Arc::clone(&placement.columns), old, error };
                 shared.add(binding.channel, view, binding.placement, placement.id);
             }
         }
@@ -346,7 +346,7 @@ impl State {
                 continue;
             };
             let data = bodies.of(&view);
-            let frame = frame(address.serializer, address.legacy, &address.topic, &ids, kind, data);
+            let frame = frame(address.serializer, address.legacy, &address.topic, &ids, view.kind, data);
             self.outgoing[address.shard.0].push(Delivery { frame, targets: Arc::new(vec![address.target]) });
         }
     }

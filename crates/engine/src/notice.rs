@@ -21,16 +21,23 @@ pub(crate) struct Subject<'a> {
     pub(crate) role: &'a Role,
     pub(crate) plan: &'a Plan,
     pub(crate) event: BindingEvent,
+    /// Whether rows that come into sight or go out of it are to be told of.
+    pub(crate) visibility: bool,
 }
 
 impl Notices {
     /// Adds what there is to say of one table of a binding.
     pub(crate) fn add(&mut self, subject: Subject<'_>, deletes: Deletes) {
-        let sentence = subject.silence(deletes).or_else(|| subject.private_deletes(deletes));
-        if let Some(sentence) = sentence
-            && self.0.len() < SENTENCES_MAX
-            && !self.0.contains(&sentence)
-        {
+        let silence = subject.silence(deletes);
+        let partly = || [subject.private_deletes(deletes), subject.blind_visibility()];
+        let sentences = if silence.is_some() { [silence, None] } else { partly() };
+        for sentence in sentences.into_iter().flatten() {
+            self.push(sentence);
+        }
+    }
+
+    fn push(&mut self, sentence: String) {
+        if self.0.len() < SENTENCES_MAX && !self.0.contains(&sentence) {
             self.0.push(sentence);
         }
     }
@@ -44,17 +51,18 @@ impl Subject<'_> {
     /// Grants or policies admit the role to no row at all, whatever its claims say.
     fn silence(&self, deletes: Deletes) -> Option<String> {
         let rows = self.event.includes(ChangeKind::Insert) || self.event.includes(ChangeKind::Update);
-        // Deletes that nobody judges reach even those who may not see the row.
-        let keys = self.event.includes(ChangeKind::Delete) && !self.judges_deletes(deletes);
+        let reads = self.plan.readable().contains(&true);
+        // Deletes that nobody judges reach even those who may not see the row, if they may see any.
+        let keys = reads && self.event.includes(ChangeKind::Delete) && !self.judges_deletes(deletes);
         if self.plan.access() != Access::Nothing || (keys && !rows) {
             return None;
         }
         let (table, role) = (self.table_name(), quoted(&self.role.name));
         let kept = if keys { "nothing but DELETE" } else { "nothing" };
-        if !self.plan.readable().contains(&true) {
+        if !reads {
             let schema = quoted(&self.table.schema);
             return Some(format!(
-                "Role {role} may not SELECT from {table}, so {kept} of it is delivered. To receive changes: \
+                "Role {role} may not SELECT from {table}, so nothing of it is delivered. To receive changes: \
                  GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {table} TO {role};"
             ));
         }
@@ -75,6 +83,18 @@ impl Subject<'_> {
             "DELETE on {table} is delivered only where its key columns suffice to decide who may see the row: \
              row-level security is on and the log does not carry the old row. To receive deletes: \
              ALTER TABLE {table} REPLICA IDENTITY FULL;"
+        ))
+    }
+
+    /// Rows that leave and enter are asked for, and the log does not carry what it takes to tell.
+    fn blind_visibility(&self) -> Option<String> {
+        if !self.visibility || self.table.identity == ReplicaIdentity::Full {
+            return None;
+        }
+        let table = self.table_name();
+        Some(format!(
+            "visibility on {table} has no effect: the log does not carry the old row of an UPDATE, so that nobody can \
+             tell which rows leave and enter. To receive these events: ALTER TABLE {table} REPLICA IDENTITY FULL;"
         ))
     }
 

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use walcast_pgoutput::Oid;
 use walcast_policy::schema::{Role, Snapshot, Table};
 use walcast_policy::{
-    BoundPlan, CopyNeed, Filter, FilterCondition, FilterError, FilterOperator, FilterValue, Oracle,
+    Access, BoundPlan, CopyNeed, Filter, FilterCondition, FilterError, FilterOperator, FilterValue, Oracle,
     OracleError, Plan,
 };
 use walcast_wire::{Binding, BindingEvent, BindingId, BindingTarget, Condition, ConditionValue, Operator};
@@ -38,6 +38,9 @@ pub(crate) struct Placement {
     pub(crate) columns: Arc<[usize]>,
     /// May the role read every column of the primary key (docs/protocol.md §4.4, error 401)?
     pub(crate) reads_key: bool,
+    /// Whether it is to be told of rows that an UPDATE takes out of its sight or brings into it: it asked for that, and
+    /// has a sight that rows can leave.
+    pub(crate) visibility: bool,
 }
 
 /// What resolving a channel's bindings gives.
@@ -169,8 +172,8 @@ pub(crate) async fn resolve_in(
         }
         for table in tables {
             let (placement, plan) = resolver.place(binding, target, &table).await?;
-            let subject =
-                Subject { table: &table, role: &resolver.role, plan: &plan, event: placement.event };
+            let Placement { event, visibility, .. } = placement;
+            let subject = Subject { table: &table, role: &resolver.role, plan: &plan, event, visibility };
             notices.add(subject, deletes);
             placements.push(placement);
         }
@@ -235,6 +238,7 @@ impl Resolver<'_> {
             .iter()
             .enumerate()
             .all(|(index, column)| !column.primary_key || readable.get(index).copied().unwrap_or(false));
+        let selective = !target.filter.is_empty() || plan.access() == Access::ByPolicy;
         let placement = Placement {
             table: Arc::clone(table),
             role: Arc::clone(&self.identity.role),
@@ -244,6 +248,8 @@ impl Resolver<'_> {
             plan: bound,
             columns: (0..table.columns.len()).filter(shown).collect(),
             reads_key,
+            // Otherwise an UPDATE is shown as an error, to all (docs/protocol.md §4.4).
+            visibility: target.visibility && selective && reads_key && table.has_primary_key(),
         };
         Ok((placement, plan))
     }

@@ -261,6 +261,11 @@ impl BoundPlan {
         &self.0.rules.copies
     }
 
+    /// The columns the role may SELECT, by index into [`Table::columns`].
+    pub fn readable(&self) -> &[bool] {
+        &self.0.rules.readable
+    }
+
     /// The claims as JSON text, for the oracle.
     pub fn claims_json(&self) -> &Arc<str> {
         &self.0.claims_json

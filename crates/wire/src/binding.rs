@@ -36,6 +36,9 @@ pub struct BindingTarget {
     pub filter: Vec<Condition>,
     /// The columns to send beside the primary key, sorted and without repetition; `None` for all.
     pub select: Option<Vec<String>>,
+    /// Whether an UPDATE that takes a row out of filter or policies is to be told as its DELETE, and one that brings it
+    /// in as its INSERT. Upstream knows no such key.
+    pub visibility: bool,
 }
 
 /// The kinds of change a binding asks for.
@@ -72,6 +75,9 @@ pub enum BindingError {
         "Column selection is not supported for wildcard subscriptions. Provide an explicit schema and table name."
     )]
     SelectOnWildcard,
+    /// `visibility` is no boolean.
+    #[error("Error parsing `visibility` params: expected true or false")]
+    Visibility,
     /// Neither schema nor table, one of them or the filter is not a string, or a filter without a table.
     #[error(
         "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: {0}"
@@ -124,7 +130,13 @@ impl BindingTarget {
         if select.is_some() && (schema == NamePattern::Any || table == NamePattern::Any) {
             return Err(BindingError::SelectOnWildcard);
         }
-        Ok(BindingTarget { event: BindingEvent::of(object.get("event")), schema, table, filter, select })
+        let visibility = match object.get("visibility") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(wanted)) => *wanted,
+            Some(_) => return Err(BindingError::Visibility),
+        };
+        let event = BindingEvent::of(object.get("event"));
+        Ok(BindingTarget { event, schema, table, filter, select, visibility })
     }
 }
 
@@ -329,6 +341,20 @@ mod tests {
             assert_eq!(refusal(json), expected);
         }
         assert!(binding(r#"{"schema":"*","select":[]}"#).target.is_ok());
+    }
+
+    #[test]
+    fn visibility_is_true_or_false_and_another_binding() {
+        let visibility = |json: &str| target(&format!(r#"{{"schema":"s","visibility":{json}}}"#)).visibility;
+        assert_eq!((visibility("true"), visibility("false"), visibility("null")), (true, false, false));
+        assert!(!target(r#"{"schema":"s"}"#).visibility);
+        for wrong in ["\"true\"", "1", "[]", "{}"] {
+            let refusal = refusal(&format!(r#"{{"schema":"s","visibility":{wrong}}}"#));
+            assert_eq!(refusal, "Error parsing `visibility` params: expected true or false");
+        }
+        let (plain, asked) = (binding(r#"{"schema":"s"}"#), binding(r#"{"schema":"s","visibility":true}"#));
+        assert_ne!(plain.id, asked.id);
+        assert_eq!(asked.echo(), format!(r#"{{"schema":"s","visibility":true,"id":{}}}"#, asked.id));
     }
 
     #[test]

@@ -254,6 +254,19 @@ async function checkPostgresChanges() {
     assert.ok(!JSON.stringify(atAna.seen).includes('"his"'));
   });
 
+  await promise('with visibility a row that is handed over is gone here and new there', async () => {
+    const room = fresh('visibility');
+    const [hers, his] = [asAna().channel(fresh('changes')), asBruno().channel(fresh('changes'))];
+    const binding = { filter: `room=eq.${room}`, visibility: true };
+    const [gone, come] = [changes(hers, { ...binding, event: 'DELETE' }), changes(his, { ...binding, event: 'INSERT' })];
+    await Promise.all([subscribed(hers), subscribed(his)]);
+    const [id] = await insertNotes([{ owner: ana, room, body: 'hers' }]);
+    await database.query('update checks.notes set owner = $2 where id = $1', [id, bruno.id]);
+    assert.deepEqual((await gone.next('the row that is gone')).old, { id });
+    const { new: row } = await come.next('the row that has come');
+    assert.deepEqual([row.id, row.owner, row.body], [id, bruno.id, 'hers']);
+  });
+
   await promise('filters let through exactly the rows that fit', async () => {
     const room = fresh('filters');
     const channel = asAna().channel(fresh('changes'));

@@ -27,6 +27,8 @@ pub(super) struct AudienceKey {
     pub(super) filter: Filter,
     pub(super) plan: BoundPlan,
     pub(super) reads_key: bool,
+    /// Whether UPDATEs are told as the INSERT of a row that comes into sight, and as the DELETE of one that goes.
+    pub(super) visibility: bool,
 }
 
 /// Subscriptions that one evaluation decides for.
@@ -72,6 +74,8 @@ pub(super) struct TableAudiences {
     slots: Vec<Option<Box<Audience>>>,
     free: Vec<Slot>,
     by_key: FxHashMap<AudienceKey, Slot>,
+    /// How many audiences have `visibility`.
+    with_visibility: usize,
     /// Audiences that any row may be for.
     unindexed: Vec<Slot>,
     /// By column and value: audiences whose rows have that value there.
@@ -125,8 +129,33 @@ impl TableAudiences {
         self.slots.get(slot)?.as_deref()
     }
 
+    /// Whether an audience is to be told of rows that leave and enter.
+    pub(super) fn has_visibility(&self) -> bool {
+        self.with_visibility > 0
+    }
+
     /// The audiences that a change with this image may be for, each once.
     pub(super) fn candidates(&self, kind: ChangeKind, sight: &Sight<'_>) -> Vec<Slot> {
+        let mut slots = self.found(sight);
+        slots.retain(|slot| self.asks_for(*slot, kind));
+        slots
+    }
+
+    /// The audiences that an UPDATE may be for, each once: those with `visibility` by the row that it found as well as
+    /// by the one that it left, and whatever kind they ask for.
+    pub(super) fn candidates_by_both(&self, before: &Sight<'_>, after: &Sight<'_>) -> Vec<Slot> {
+        let with_visibility = |slot: Slot| self.get(slot).is_some_and(|audience| audience.key.visibility);
+        let mut slots = self.found(before);
+        slots.retain(|slot| with_visibility(*slot));
+        slots.extend(self.found(after));
+        slots.sort_unstable();
+        slots.dedup();
+        slots.retain(|slot| with_visibility(*slot) || self.asks_for(*slot, ChangeKind::Update));
+        slots
+    }
+
+    /// The audiences that the index has for an image, each once.
+    fn found(&self, sight: &Sight<'_>) -> Vec<Slot> {
         let mut slots = self.unindexed.clone();
         for (&column, values) in &self.by_column {
             if let Datum::Text(text) = sight.row.get(column)
@@ -151,7 +180,6 @@ impl TableAudiences {
             slots.sort_unstable();
             slots.dedup();
         }
-        slots.retain(|slot| self.asks_for(*slot, kind));
         slots
     }
 
@@ -182,6 +210,7 @@ impl TableAudiences {
             None => self.unindexed.push(slot),
             Some(keys) => keys.into_iter().for_each(|key| self.index(slot, key)),
         }
+        self.with_visibility += usize::from(key.visibility);
         self.slots[slot] = Some(Box::new(Audience::new(key.clone())));
         self.by_key.insert(key, slot);
         slot
@@ -205,6 +234,7 @@ impl TableAudiences {
         self.by_key.remove(key);
         self.slots[slot] = None;
         self.free.push(slot);
+        self.with_visibility -= usize::from(key.visibility);
         match key.keys() {
             None => forget(&mut self.unindexed, slot),
             Some(keys) => keys.into_iter().for_each(|key| self.unindex(slot, key)),
@@ -287,5 +317,6 @@ fn audience_key(placement: &Placement) -> AudienceKey {
         filter: placement.filter.clone(),
         plan: placement.plan.clone(),
         reads_key: placement.reads_key,
+        visibility: placement.visibility,
     }
 }

@@ -91,6 +91,8 @@ pub(super) struct ChangeImages<'a> {
     pub(super) old: Option<RowImage<'a>>,
     /// Whether `old` is the whole row.
     pub(super) old_is_full: bool,
+    /// Whether `old` is from the log, and not the key of an UPDATE that left it as it was.
+    old_is_logged: bool,
 }
 
 impl<'a> ChangeImages<'a> {
@@ -102,9 +104,11 @@ impl<'a> ChangeImages<'a> {
                 new: Some(relation.row(new)),
                 old: None,
                 old_is_full: false,
+                old_is_logged: false,
             },
             RowChange::Update { old, new } => {
                 let mut new = relation.row(new);
+                let old_is_logged = old.is_some();
                 let (old, old_is_full) = match old {
                     Some(OldTuple::Full(old)) => (relation.row(old), true),
                     Some(OldTuple::Key(old)) => (relation.key_row(old), false),
@@ -117,14 +121,16 @@ impl<'a> ChangeImages<'a> {
                         *value = before;
                     }
                 }
-                ChangeImages { kind: ChangeKind::Update, new: Some(new), old: Some(old), old_is_full }
+                let (new, old) = (Some(new), Some(old));
+                ChangeImages { kind: ChangeKind::Update, new, old, old_is_full, old_is_logged }
             }
             RowChange::Delete { old } => {
                 let (old, old_is_full) = match old {
                     OldTuple::Full(old) => (relation.row(old), true),
                     OldTuple::Key(old) => (relation.key_row(old), false),
                 };
-                ChangeImages { kind: ChangeKind::Delete, new: None, old: Some(old), old_is_full }
+                let (new, old) = (None, Some(old));
+                ChangeImages { kind: ChangeKind::Delete, new, old, old_is_full, old_is_logged: true }
             }
             RowChange::Truncate => return None,
         })
@@ -133,6 +139,11 @@ impl<'a> ChangeImages<'a> {
     /// The row as an UPDATE found it, where the log carries the whole of it.
     pub(super) fn row_before(&self) -> Option<&RowImage<'a>> {
         self.old.as_ref().filter(|_| self.old_is_full && self.kind == ChangeKind::Update)
+    }
+
+    /// What the log says of the row as an UPDATE found it: all of it, or its key where that changed.
+    pub(super) fn logged_before(&self) -> Option<&RowImage<'a>> {
+        self.old.as_ref().filter(|_| self.old_is_logged && self.kind == ChangeKind::Update)
     }
 
     /// The image that decides who gets the change: the new row, or for DELETE the old one.

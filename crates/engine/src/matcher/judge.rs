@@ -13,7 +13,7 @@ use walcast_policy::schema::Table;
 use walcast_policy::{Answers, Oracle, OracleError, Verdict};
 
 use super::docket::{Docket, Inquiry};
-use super::ruling::{Opinion, Receiver};
+use super::ruling::{Judgement, Opinion, Receiver, kind_shown};
 use crate::settings::Counters;
 
 /// Causes of failure remembered so that each is logged once; beyond this the memory starts anew.
@@ -74,9 +74,10 @@ impl Judge {
     }
 
     /// Puts all questions of a docket, several at a time, and waits for a database that is away: its log brings
-    /// nothing new meanwhile, and what it brought before is not lost for a restart. One verdict for each ticket.
+    /// nothing new meanwhile, and what it brought before is not lost for a restart. One verdict for each ticket; those
+    /// that nobody answered stay open.
     pub(super) async fn ask(&mut self, docket: Docket<'_>) -> Vec<Verdict> {
-        let mut verdicts = vec![Verdict::Hidden; docket.tickets()];
+        let mut verdicts = vec![Verdict::Ask; docket.tickets()];
         let inquiries = docket.into_inquiries();
         let mut pauses = AWAY_PAUSES_MS.iter();
         let seen = loop {
@@ -113,8 +114,30 @@ impl Judge {
 
     /// Whether an audience gets a change of which everything is known that can be.
     pub(super) fn conclude(&mut self, table: &Table, opinion: &Opinion) -> Option<Receiver> {
-        let visible = self.holds(table, &opinion.filter) && self.holds(table, &opinion.policies);
-        visible.then(|| Receiver { slot: opinion.slot, old_visible: self.holds(table, &opinion.before) })
+        let Opinion { slot, kind, after, before, both } = opinion;
+        let Some(event) = both else {
+            let visible = self.holds(table, &after.filter) && self.holds(table, &after.policies);
+            return visible.then(|| Receiver {
+                slot: *slot,
+                kind: *kind,
+                old_visible: self.holds(table, &before.policies),
+            });
+        };
+        // A new row that nothing is known of has not left; an old one was not delivered, so that the new one enters.
+        let after = self.decided(table, after)?;
+        let before = self.decided(table, before) == Some(true);
+        let kind = kind_shown(before, after).filter(|kind| event.includes(*kind))?;
+        Some(Receiver { slot: *slot, kind, old_visible: before })
+    }
+
+    /// Whether an image is in sight; `None` where that could not be decided.
+    fn decided(&mut self, table: &Table, judgement: &Judgement) -> Option<bool> {
+        let visible = judgement.visible();
+        // What fails counts only where nothing else hides the row.
+        if visible.is_none() && self.may_hold(table, &judgement.filter) {
+            self.may_hold(table, &judgement.policies);
+        }
+        visible
     }
 
     fn holds(&mut self, table: &Table, verdict: &Verdict) -> bool {

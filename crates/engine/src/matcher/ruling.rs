@@ -1,9 +1,9 @@
 //! Who gets one change: for each audience the filter, then the policies, and for an UPDATE the old row's policies
-//! too. What is evaluated in process is evaluated here, and nowhere else; what only PostgreSQL can tell stays open.
+//! too; where somebody wants to know of rows that leave and enter, both for both rows. What is evaluated in process is evaluated here, and nowhere else; what only PostgreSQL can tell stays open.
 
 use walcast_pgoutput::PgTimestamp;
 use walcast_policy::{Moment, Verdict};
-use walcast_wire::ChangeKind;
+use walcast_wire::{BindingEvent, ChangeKind};
 
 use super::audience::{AudienceKey, Sight, Slot, TableAudiences};
 use super::copies::Copies;
@@ -25,6 +25,8 @@ pub(super) struct Rulings {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Receiver {
     pub(super) slot: Slot,
+    /// What it is told: the change's own kind, or that the row came into sight or went out of it.
+    pub(super) kind: ChangeKind,
     /// Whether it could see the row as it was before.
     pub(super) old_visible: bool,
 }
@@ -33,10 +35,21 @@ pub(super) struct Receiver {
 #[derive(Debug)]
 pub(super) struct Opinion {
     pub(super) slot: Slot,
+    pub(super) kind: ChangeKind,
+    /// Of the row that the change left, or that a DELETE took away.
+    pub(super) after: Judgement,
+    /// Of the row that an UPDATE found.
+    pub(super) before: Judgement,
+    /// Where both say together what the audience is told: the kinds it asks for. Otherwise the first says whether it
+    /// is told, and the second what of the old row.
+    pub(super) both: Option<BindingEvent>,
+}
+
+/// What is known of one audience and one image of a row.
+#[derive(Debug)]
+pub(super) struct Judgement {
     pub(super) filter: Verdict,
     pub(super) policies: Verdict,
-    /// The policies on the row as it was before.
-    pub(super) before: Verdict,
 }
 
 /// A change, and what it is judged with.
@@ -68,16 +81,52 @@ impl Opinion {
             Verdict::Ask => next_answer(),
             known => known.clone(),
         };
-        Opinion {
-            slot: self.slot,
-            filter: answer(&self.filter),
-            policies: answer(&self.policies),
-            before: answer(&self.before),
-        }
+        let mut answered = |judgement: &Judgement| Judgement {
+            filter: answer(&judgement.filter),
+            policies: answer(&judgement.policies),
+        };
+        let (after, before) = (answered(&self.after), answered(&self.before));
+        Opinion { after, before, ..*self }
     }
 
     fn is_open(&self) -> bool {
-        [&self.filter, &self.policies, &self.before].contains(&&Verdict::Ask)
+        [&self.after, &self.before]
+            .into_iter()
+            .any(|Judgement { filter, policies }| *filter == Verdict::Ask || *policies == Verdict::Ask)
+    }
+
+    /// Whether the audience may have to be told anything, whatever PostgreSQL answers.
+    fn may_show(&self) -> bool {
+        let may_be = |judgement: &Judgement, value| judgement.visible().is_none_or(|known| known == value);
+        let shown = |(before, after)| {
+            let kind = kind_shown(before, after);
+            let wanted = kind.is_some_and(|kind| self.both.is_none_or(|event| event.includes(kind)));
+            wanted && may_be(&self.before, before) && may_be(&self.after, after)
+        };
+        [(true, true), (true, false), (false, true)].into_iter().any(shown)
+    }
+}
+
+impl Judgement {
+    const VISIBLE: Judgement = Judgement { filter: Verdict::Visible, policies: Verdict::Visible };
+
+    /// Whether the row is in sight; `None` where that is not known, or not yet.
+    pub(super) fn visible(&self) -> Option<bool> {
+        match (&self.filter, &self.policies) {
+            (Verdict::Hidden, _) | (_, Verdict::Hidden) => Some(false),
+            (Verdict::Visible, Verdict::Visible) => Some(true),
+            _ => None,
+        }
+    }
+}
+
+/// What an UPDATE is to somebody in whose sight the row was or was not, and is or is not.
+pub(super) fn kind_shown(before: bool, after: bool) -> Option<ChangeKind> {
+    match (before, after) {
+        (true, true) => Some(ChangeKind::Update),
+        (false, true) => Some(ChangeKind::Insert),
+        (true, false) => Some(ChangeKind::Delete),
+        (false, false) => None,
     }
 }
 
@@ -88,13 +137,16 @@ impl Ruling<'_> {
         let concerned = if self.concerns_everybody() {
             audiences.all(kind)
         } else {
-            audiences.candidates(kind, &self.sight())
+            match self.sight_before().filter(|_| audiences.has_visibility()) {
+                Some(before) => audiences.candidates_by_both(&before, &self.sight()),
+                None => audiences.candidates(kind, &self.sight()),
+            }
         };
         for slot in concerned {
             let Some(audience) = audiences.get(slot) else { continue };
             if show::error(self.relation, kind, audience.key.reads_key).is_some() {
                 // It carries nothing of the row and goes to all (docs/protocol.md §4.4).
-                rulings.receivers.push(Receiver { slot, old_visible: false });
+                rulings.receivers.push(Receiver { slot, kind, old_visible: false });
                 continue;
             }
             let Some(opinion) = self.opinion(slot, &audience.key) else { continue };
@@ -115,31 +167,54 @@ impl Ruling<'_> {
         Sight { row: self.images.judged(), now: self.now, members: self.copies.at(moment) }
     }
 
+    /// The whole row as an UPDATE found it, and what decided then who could see it.
+    fn sight_before(&self) -> Option<Sight<'_>> {
+        let row = self.images.row_before()?;
+        Some(Sight { row, now: self.now, members: self.copies.at(Moment::Before) })
+    }
+
     /// What is known in process; `None` where the change is not for the audience.
     fn opinion(&mut self, slot: Slot, key: &AudienceKey) -> Option<Opinion> {
+        if key.visibility
+            && let Some(before) = self.sight_before()
+        {
+            let (after, before) = (judgement(key, &self.sight()), judgement(key, &before));
+            let opinion = Opinion { slot, kind: self.images.kind, after, before, both: Some(key.event) };
+            return opinion.may_show().then_some(opinion);
+        }
         let row = self.images.judged();
         let filter = key.filter.evaluate(row);
         if !self.judge.may_hold(&self.relation.table, &filter) {
             return None;
         }
-        let policies = if self.is_unjudged() {
-            Verdict::Visible
-        } else {
-            let Sight { row, now, members } = self.sight();
-            key.plan.evaluate(row, now, members)
+        let policies = match self.is_unjudged() {
+            // Not even that there was a row concerns those who may not read the table.
+            true if key.plan.readable().contains(&true) => Verdict::Visible,
+            true => Verdict::Hidden,
+            false => {
+                let Sight { row, now, members } = self.sight();
+                key.plan.evaluate(row, now, members)
+            }
         };
         // A plan that fails counts only where the filter matches.
         let matches = filter == Verdict::Visible;
         if policies == Verdict::Hidden || matches && !self.judge.may_hold(&self.relation.table, &policies) {
             return None;
         }
-        let before = match self.images.row_before() {
+        let before = match self.images.logged_before() {
             Some(before) if matches!(policies, Verdict::Visible | Verdict::Ask) => {
-                key.plan.evaluate(before, self.now, self.copies.at(Moment::Before))
+                let verdict = key.plan.evaluate(before, self.now, self.copies.at(Moment::Before));
+                // An old key that does not decide is no failure: it is not shown, and that is all.
+                let decides = self.images.old_is_full || matches!(verdict, Verdict::Visible | Verdict::Ask);
+                Judgement {
+                    filter: Verdict::Visible,
+                    policies: if decides { verdict } else { Verdict::Hidden },
+                }
             }
-            _ => Verdict::Visible,
+            _ => Judgement::VISIBLE,
         };
-        Some(Opinion { slot, filter, policies, before })
+        let after = Judgement { filter, policies };
+        Some(Opinion { slot, kind: self.images.kind, after, before, both: None })
     }
 
     /// Whether the change is for every subscriber of the table, whatever their policies and filters say of it:
@@ -155,4 +230,14 @@ impl Ruling<'_> {
         let ChangeImages { kind, old_is_full, .. } = self.images;
         *kind == ChangeKind::Delete && !old_is_full && self.settings.deletes == Deletes::Compatible
     }
+}
+
+/// What is known in process of one image; policies only count where the filter does not hide it.
+fn judgement(key: &AudienceKey, sight: &Sight<'_>) -> Judgement {
+    let filter = key.filter.evaluate(sight.row);
+    let policies = match filter {
+        Verdict::Hidden => Verdict::Hidden,
+        _ => key.plan.evaluate(sight.row, sight.now, sight.members),
+    };
+    Judgement { filter, policies }
 }

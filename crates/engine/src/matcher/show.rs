@@ -8,10 +8,13 @@ use walcast_wire::change::{NO_PRIMARY_KEY, UNAUTHORIZED};
 use walcast_wire::{ChangeBody, ChangeKind, ColumnHead, Field};
 
 use super::image::{BoundRelation, ChangeImages};
+use super::ruling::Receiver;
 
 /// What a subscriber is shown of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct View {
+    /// The kind of change that it is told as.
+    pub(super) kind: ChangeKind,
     pub(super) columns: Arc<[usize]>,
     pub(super) old: OldRecord,
     pub(super) error: Option<&'static str>,
@@ -22,9 +25,10 @@ pub(super) struct View {
 pub(super) enum OldRecord {
     /// What the replica identity carries (docs/protocol.md §4.2).
     Identity,
-    /// The primary key alone: the subscriber could not see the old row, or it is a DELETE under row
-    /// security.
+    /// The primary key alone: of a row that went, or of one that could be seen but was not in the log as a whole.
     Key,
+    /// The primary key as the new row has it: the subscriber could not see the old one, and is not to learn its key.
+    NewKey,
 }
 
 /// Encodes a change's `data` for each view of it, once.
@@ -79,19 +83,21 @@ impl<'a> Bodies<'a> {
             .images
             .new
             .as_ref()
+            .filter(|_| view.kind != ChangeKind::Delete)
             .map(|row| shown.iter().filter_map(|&index| field(index, row.get(index))).collect());
         let old_record: Option<Vec<_>> = self.images.old.as_ref().map(|row| {
-            let kept = |index: &usize| match view.old {
-                // The old image has no more than that.
-                OldRecord::Identity => true,
-                OldRecord::Key => table.columns[*index].primary_key,
+            // The old image has no more than the identity.
+            let kept = |index: &usize| view.old == OldRecord::Identity || table.columns[*index].primary_key;
+            let value = |index: usize| match (view.old, row.get(index), &self.images.new) {
+                (OldRecord::NewKey, Datum::Null | Datum::Text(_), Some(new)) => new.get(index),
+                (_, value, _) => value,
             };
-            shown.iter().copied().filter(kept).filter_map(|index| field(index, row.get(index))).collect()
+            shown.iter().copied().filter(kept).filter_map(|index| field(index, value(index))).collect()
         });
         let body = ChangeBody {
             schema: &table.schema,
             table: &table.name,
-            kind: self.images.kind,
+            kind: view.kind,
             commit_time_unix_us: self.commit_time.unix_microseconds(),
             columns: &columns,
             record: record.as_deref(),
@@ -102,10 +108,13 @@ impl<'a> Bodies<'a> {
     }
 
     /// How much of the old row goes out. Under row security more than the key does only where the whole old
-    /// row is known and was visible: what an index identity carries may be another person's.
-    pub(super) fn old_record(&self, old_visible: bool) -> OldRecord {
+    /// row is known and was visible: what an index identity carries may be another person's. Of a row that went out of
+    /// sight it is the key alone.
+    pub(super) fn old_record(&self, receiver: &Receiver) -> OldRecord {
         let judged = self.images.row_before().is_some();
-        if self.relation.table.row_security && !judged || !old_visible {
+        if !receiver.old_visible {
+            OldRecord::NewKey
+        } else if self.relation.table.row_security && !judged || receiver.kind != self.images.kind {
             OldRecord::Key
         } else {
             OldRecord::Identity

@@ -1,5 +1,6 @@
 //! The matcher alone, with a catalog that the test plays.
 
+mod visibility;
 mod windows;
 
 use std::collections::VecDeque;
@@ -12,7 +13,9 @@ use walcast_policy::schema::{
     Collation, Column, Identity as TableIdentity, Policy, PolicyCommand, Privileges, Role, Table, Type,
     TypeKind, Types,
 };
-use walcast_policy::{Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage};
+use walcast_policy::{
+    Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, TableCopy, TransactionSnapshot,
+};
 use walcast_wire::{Ref, Status};
 
 use super::*;
@@ -34,6 +37,8 @@ struct Played {
     seen: Mutex<Vec<Xid>>,
     constants: Mutex<VecDeque<Result<Vec<Option<String>>, OracleError>>>,
     decided: Mutex<VecDeque<Result<Decide, OracleError>>>,
+    /// The rows of the table that policies look things up in.
+    members: Mutex<Option<Vec<[&'static str; 2]>>>,
     /// What happened, in words: commits waited for, questions, readings of the catalog, positions confirmed.
     events: Arc<Mutex<Vec<String>>>,
 }
@@ -116,7 +121,13 @@ impl Oracle for Played {
     }
 
     fn load(self: Arc<Self>, request: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>> {
-        panic!("no copy of {} is needed", request.table.name)
+        let mut rows = TableCopy::new(&request.table, &request.types, &request.columns);
+        let members = self.members.lock().unwrap().take().expect("a copy is needed");
+        for member in members {
+            rows.insert(&member.map(Datum::Text));
+        }
+        let snapshot = TransactionSnapshot::parse("10:10:").unwrap();
+        async { Ok(LoadedCopy { rows, snapshot, reached: Lsn::ZERO }) }.boxed()
     }
 }
 
@@ -270,12 +281,17 @@ impl Scene {
 
     /// The same; the catalog changes between the resolving and the registering.
     async fn join_before(&self, change: impl FnOnce(&Played)) {
+        self.join_with(r#"{"event":"*","schema":"public","table":"notes"}"#, change).await;
+    }
+
+    /// The same with this binding.
+    async fn join_with(&self, binding: &str, change: impl FnOnce(&Played)) {
         let identity = Identity {
             role: "reader".into(),
             claims: Arc::new(serde_json::json!({})),
             claims_json: "{}".into(),
         };
-        let binding = Binding::parse(r#"{"event":"*","schema":"public","table":"notes"}"#).unwrap();
+        let binding = Binding::parse(binding).unwrap();
         let bindings: Arc<[Binding]> = Arc::from([binding]);
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
@@ -336,7 +352,8 @@ impl Scene {
             Command::Deliver(deliveries) => {
                 self.delivered.extend(deliveries.iter().map(|delivery| {
                     let text = String::from_utf8_lossy(delivery.frame.bytes()).into_owned();
-                    let record = text.find("\"record\"").expect("a row");
+                    let record = text.find("\"record\"").or_else(|| text.find("\"old_record\""));
+                    let record = record.expect("a row");
                     text[record..].to_owned()
                 }));
                 self.delivered.pop_front().expect("a delivery")

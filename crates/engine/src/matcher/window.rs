@@ -99,16 +99,17 @@ pub(super) fn docket<'a>(
                 table: &change.relation.table,
                 row,
             };
-            if opinion.filter == Verdict::Ask {
-                let matter = matter(key.filter.question(), images.judged());
-                tickets.push(docket.enter(&matter, key.filter.asked_columns()));
-            }
-            let asked_columns = || key.plan.asked_columns().iter().copied();
-            if opinion.policies == Verdict::Ask {
-                tickets.push(docket.enter(&matter(key.plan.question(), images.judged()), asked_columns()));
-            }
-            if let (Verdict::Ask, Some(before)) = (&opinion.before, images.row_before()) {
-                tickets.push(docket.enter(&matter(key.plan.question(), before), asked_columns()));
+            let judged = [(&opinion.after, Some(images.judged())), (&opinion.before, images.logged_before())];
+            for (judgement, row) in judged {
+                let Some(row) = row else { continue };
+                if judgement.filter == Verdict::Ask {
+                    let matter = matter(key.filter.question(), row);
+                    tickets.push(docket.enter(&matter, key.filter.asked_columns()));
+                }
+                if judgement.policies == Verdict::Ask {
+                    let columns = key.plan.asked_columns().iter().copied();
+                    tickets.push(docket.enter(&matter(key.plan.question(), row), columns));
+                }
             }
         }
     }

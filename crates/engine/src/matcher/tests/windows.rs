@@ -3,11 +3,11 @@
 use super::*;
 
 /// Open rows are for everybody; PostgreSQL must tell of the others.
-const MEMBERS: &str = "((body = 'open'::text) OR (EXISTS ( SELECT 1 FROM public.members \
+pub(super) const MEMBERS: &str = "((body = 'open'::text) OR (EXISTS ( SELECT 1 FROM public.members \
                        WHERE (members.body = notes.body))))";
 
 /// A change of the table `notes`; every id is another row.
-fn note(id: &str, body: &str) -> Change {
+pub(super) fn note(id: &str, body: &str) -> Change {
     let LogBatch::Transaction(transaction) = transaction(1, &["id", "body"], false) else {
         panic!("a transaction")
     };
@@ -18,7 +18,7 @@ fn note(id: &str, body: &str) -> Change {
     Change { relation, row: RowChange::Insert { new } }
 }
 
-fn row(id: &str, body: &str) -> String {
+pub(super) fn row(id: &str, body: &str) -> String {
     format!(r#""record":{{"id":"{id}","body":"{body}"}},"errors":null}}}}]"#)
 }
 
