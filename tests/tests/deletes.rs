@@ -61,7 +61,6 @@ async fn an_index_identity_decides_where_policies_read_its_columns_alone() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the catalog does not load copies yet, and PostgreSQL has only the state after the commit"]
 async fn who_loses_the_right_together_with_the_row_learns_of_its_end() -> Result<()> {
     let world = watched(
         "deletes_before",

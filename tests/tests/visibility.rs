@@ -206,7 +206,6 @@ async fn postgres_is_asked_about_both_rows_where_it_must_be() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the catalog does not load copies yet, and PostgreSQL has only the state after the commit"]
 async fn what_is_looked_up_is_looked_up_as_it_was_before_the_transaction() -> Result<()> {
     let world = watched(
         "visibility_members",

@@ -24,8 +24,8 @@ impl Oracle for Catalog {
         async { Ok(self.look_again().await?) }.boxed()
     }
 
-    fn visible(&self, transaction: Xid) -> BoxFuture<'_, Result<(), OracleError>> {
-        async move { Ok(self.wait_for(transaction).await?) }.boxed()
+    fn visible<'a>(&'a self, transactions: &'a [Xid]) -> BoxFuture<'a, Result<(), OracleError>> {
+        async move { Ok(self.wait_for(transactions).await?) }.boxed()
     }
 
     fn role<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Arc<Snapshot>, OracleError>> {

@@ -20,8 +20,8 @@ const SNAPSHOT: &str = "SELECT pg_catalog.pg_current_snapshot()";
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 impl Catalog {
-    /// Waits until the transaction is visible to queries that begin from now on.
-    pub(crate) async fn wait_for(&self, transaction: Xid) -> Result<(), CatalogError> {
+    /// Waits until the transactions are visible to queries that begin from now on.
+    pub(crate) async fn wait_for(&self, transactions: &[Xid]) -> Result<(), CatalogError> {
         let talk = async {
             let mut retries = self.pool.retries();
             let (mut pause, pause_max) = PAUSE;
@@ -29,7 +29,8 @@ impl Catalog {
                 let lease = self.pool.lease().await?;
                 let snapshot = current_snapshot(&lease).await;
                 let Some(snapshot) = retries.settle(lease, snapshot) else { continue };
-                if snapshot?.shows(transaction) {
+                let snapshot = snapshot?;
+                if transactions.iter().all(|transaction| snapshot.shows(*transaction)) {
                     return Ok(());
                 }
                 tokio::time::sleep(pause).await;

@@ -20,10 +20,10 @@ pub trait Oracle: Send + Sync + 'static {
     /// Reads the catalog again and answers with what it says. Cheap when nothing has changed.
     fn refresh(&self) -> BoxFuture<'_, Result<Arc<Snapshot>, OracleError>>;
 
-    /// Waits until what the transaction did is visible to whatever is asked from now on. PostgreSQL hands a
+    /// Waits until what the transactions did is visible to whatever is asked from now on. PostgreSQL hands a
     /// transaction to the log's readers once its commit is on disk, a moment before others see it; with
-    /// synchronous replication that moment may be long.
-    fn visible(&self, transaction: Xid) -> BoxFuture<'_, Result<(), OracleError>>;
+    /// synchronous replication that moment may be long, and another for each.
+    fn visible<'a>(&'a self, transactions: &'a [Xid]) -> BoxFuture<'a, Result<(), OracleError>>;
 
     /// Makes sure that the role called `name` is in the snapshot. The error for a role that does not
     /// exist is PostgreSQL's: `role "x" does not exist`.

@@ -2,9 +2,9 @@
 //! from it, and given up where they do not fit.
 //!
 //! A copy comes from a snapshot of the database, and the log has its own order. While one is loaded the changes of
-//! its table are kept; those of transactions that the snapshot knows are passed over, the others applied. The
-//! copy is then as the table stood at the place in the log that is handled, as soon as that has passed every
-//! transaction of the snapshot; before, PostgreSQL is asked.
+//! its table are kept; those of transactions that the snapshot knows are passed over, the others applied. As soon as
+//! the log has passed every transaction of the snapshot, the copy is exactly as the table stood at the place that is
+//! handled. Before, it is ahead of the log, as PostgreSQL is when it is asked: joins wait for that to end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,9 @@ const KEPT_BYTES_MAX: usize = 64 << 20;
 /// After so long a copy that could not be had is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
+/// How long joins wait for a copy from the moment on that it is asked for.
+const WAITED_FOR: Duration = Duration::from_secs(3);
+
 /// After so long where the database was away.
 const AGAIN_SOON: Duration = Duration::from_secs(1);
 
@@ -39,10 +42,7 @@ pub(super) struct Copies {
     counters: Arc<Counters>,
     /// Bytes of all copies together.
     bytes_max: usize,
-    /// Those that can be looked up in.
     members: Members,
-    /// Those that are loaded, but know of transactions that the log has not come to.
-    ahead: Members,
     tables: FxHashMap<Oid, Table>,
     loads: mpsc::UnboundedSender<Loaded>,
     loaded: mpsc::UnboundedReceiver<Loaded>,
@@ -65,6 +65,8 @@ struct Table {
     columns: Vec<i16>,
     indexes: Vec<Vec<i16>>,
     standing: Standing,
+    /// When the last load began.
+    loading_since: Instant,
     /// How the log's relation as last seen fits the copy's columns.
     layout: Option<CopiedColumns>,
 }
@@ -94,7 +96,6 @@ impl Copies {
             counters,
             bytes_max,
             members: Members::default(),
-            ahead: Members::default(),
             tables: FxHashMap::default(),
             loads,
             loaded,
@@ -119,13 +120,13 @@ impl Copies {
             columns: Vec::new(),
             indexes: Vec::new(),
             standing: Standing::Failed { again_at: Instant::now() },
+            loading_since: Instant::now(),
             layout: None,
         });
         for index in &need.indexes {
             if !table.indexes.contains(index) {
                 table.indexes.push(index.clone());
                 self.members.add_index(need.table, index);
-                self.ahead.add_index(need.table, index);
             }
         }
         let lacking: Vec<i16> =
@@ -139,10 +140,11 @@ impl Copies {
         matches!(table.standing, Standing::Ready)
     }
 
-    /// Whether a copy for this need may be there soon.
-    pub(super) fn is_coming(&self, need: &CopyNeed) -> bool {
-        let standing = self.tables.get(&need.table).map(|table| &table.standing);
-        matches!(standing, Some(Standing::Loading { .. } | Standing::Ahead { .. }))
+    /// Until when it is worth to wait for a copy that is on its way.
+    pub(super) fn is_coming(&self, need: &CopyNeed) -> Option<Instant> {
+        let table = self.tables.get(&need.table)?;
+        let coming = matches!(table.standing, Standing::Loading { .. } | Standing::Ahead { .. });
+        coming.then(|| table.loading_since + WAITED_FOR)
     }
 
     /// Takes over a new state of the catalog: copies of tables that are not what they were are loaded anew.
@@ -208,14 +210,14 @@ impl Copies {
             rows = rows.len(), bytes = rows.bytes(), %reached,
             "a table that policies look things up in is copied"
         );
-        self.ahead.insert(oid, rows);
+        self.members.insert(oid, rows);
         for index in &table.indexes {
-            self.ahead.add_index(oid, index);
+            self.members.add_index(oid, index);
         }
         for (transaction, chunk) in kept {
             if !snapshot.shows(*transaction) {
-                self.ahead.begin();
-                if let Err(reason) = table.apply(oid, chunk, &mut self.ahead) {
+                self.members.begin();
+                if let Err(reason) = table.apply(oid, chunk, &mut self.members) {
                     return self.fail(oid, &reason, AGAIN_SOON);
                 }
             }
@@ -227,7 +229,6 @@ impl Copies {
     /// Applies all that a transaction does to the tables, before any of its rows is judged.
     pub(super) async fn apply(&mut self, transaction: &Transaction) -> Result<(), IngestError> {
         self.members.begin();
-        self.ahead.begin();
         if self.tables.is_empty() {
             return Ok(());
         }
@@ -265,8 +266,7 @@ impl Copies {
                 Err("too much was written while it was copied".to_owned())
             }
             Standing::Ahead { snapshot, .. } if snapshot.shows(transaction) => return,
-            Standing::Ahead { .. } => table.apply(oid, chunk, &mut self.ahead),
-            Standing::Ready => table.apply(oid, chunk, &mut self.members),
+            Standing::Ahead { .. } | Standing::Ready => table.apply(oid, chunk, &mut self.members),
             Standing::Failed { .. } => return,
         };
         match applied {
@@ -275,14 +275,12 @@ impl Copies {
         }
     }
 
-    /// The log has been handled up to here: copies that knew of nothing behind it can be looked up in.
+    /// The log has been handled up to here: copies that know of nothing behind it are ahead no longer.
     pub(super) fn passed(&mut self, lsn: Lsn) {
-        for (&oid, table) in &mut self.tables {
+        for table in self.tables.values_mut() {
             if let Standing::Ahead { reached, .. } = &table.standing
                 && *reached <= lsn
-                && let Some(copy) = self.ahead.remove(oid)
             {
-                self.members.insert(oid, copy);
                 table.standing = Standing::Ready;
             }
         }
@@ -298,12 +296,12 @@ impl Copies {
 
     fn load(&mut self, oid: Oid) {
         self.members.remove(oid);
-        self.ahead.remove(oid);
         self.last_load += 1;
         let load = self.last_load;
         let bytes_max = self.bytes_max.saturating_sub(self.bytes());
         let Some(table) = self.tables.get_mut(&oid) else { return };
         table.standing = Standing::Loading { load, kept: Vec::new(), kept_bytes: 0 };
+        table.loading_since = Instant::now();
         table.layout = None;
         let request = CopyRequest {
             table: Arc::new(table.definition.table.clone()),
@@ -322,13 +320,11 @@ impl Copies {
     fn forget(&mut self, oid: Oid) {
         self.tables.remove(&oid);
         self.members.remove(oid);
-        self.ahead.remove(oid);
     }
 
     /// Gives up a copy for the time being: PostgreSQL is asked instead.
     fn fail(&mut self, oid: Oid, reason: &str, again_after: Duration) {
         self.members.remove(oid);
-        self.ahead.remove(oid);
         let Some(table) = self.tables.get_mut(&oid) else { return };
         table.standing = Standing::Failed { again_at: Instant::now() + again_after };
         tracing::warn!(
@@ -351,7 +347,7 @@ impl Copies {
     }
 
     fn bytes(&self) -> usize {
-        self.members.iter().chain(self.ahead.iter()).map(|(_, copy)| TableCopy::bytes(copy)).sum()
+        self.members.iter().map(|(_, copy)| TableCopy::bytes(copy)).sum()
     }
 }
 

@@ -11,12 +11,12 @@ use rustc_hash::FxHashMap;
 use walcast_policy::schema::Table;
 use walcast_policy::{Answers, Datum, Question, RowImage, Verdict};
 
-/// Rows of one question: it has one time-out for all, and slow policies need some of it for each.
-const ROWS_MAX: usize = 100;
+/// Rows of one question. How many PostgreSQL is given at once is the oracle's to choose.
+const ROWS_MAX: usize = 5_000;
 /// Bytes of the rows of one question, where it has more than one.
-const BYTES_MAX: usize = 1 << 20;
+const BYTES_MAX: usize = 4 << 20;
 /// Rows of one question times its claims, where it has more than one row.
-const PAIRS_MAX: usize = 2_000;
+const PAIRS_MAX: usize = 5_000_000;
 /// Up to so many times the pairs that are needed may be asked about.
 const WASTE_MAX: usize = 2;
 

@@ -57,15 +57,13 @@ impl Judge {
 
     /// Waits until the transactions that something is asked about are visible.
     ///
-    /// Each is waited for: they become visible in another order than that of their commits in the log, above all
+    /// All are waited for: they become visible in another order than that of their commits in the log, above all
     /// where some of them wait for a synchronous standby.
     pub(super) async fn transactions_visible(&mut self) -> Result<(), OracleError> {
-        let waits: Vec<_> = self.asking.iter().map(|transaction| self.oracle.visible(*transaction)).collect();
-        let mut waits = stream::iter(waits).buffer_unordered(self.questions_max);
-        while let Some(seen) = waits.next().await {
-            seen?;
+        if self.asking.is_empty() {
+            return Ok(());
         }
-        drop(waits);
+        self.oracle.visible(&self.asking).await?;
         if self.asking.last().copied() == self.unseen {
             self.unseen = None;
         }

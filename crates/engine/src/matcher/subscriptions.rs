@@ -29,9 +29,6 @@ const RESOLVE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Pauses between attempts to read the catalog: the first one, and the longest one.
 const REFRESH_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// How long a join waits for copies of tables.
-const PARKED_FOR: Duration = Duration::from_secs(3);
-
 /// A join that waits for copies of the tables that its policies look things up in.
 pub(super) struct Parked {
     until: Instant,
@@ -158,10 +155,9 @@ impl State {
     pub(super) async fn subscribe_parked(&mut self) {
         let now = Instant::now();
         for Parked { until, subscribing } in std::mem::take(&mut self.parked) {
-            if until <= now || !self.awaits_copies(&subscribing) {
-                self.register(subscribing).await;
-            } else {
-                self.parked.push(Parked { until, subscribing });
+            match self.awaits_copies(&subscribing).filter(|_| until > now) {
+                Some(_) => self.parked.push(Parked { until, subscribing }),
+                None => self.register(subscribing).await,
             }
         }
     }
@@ -171,9 +167,13 @@ impl State {
         self.parked.iter().map(|parked| parked.until).min()
     }
 
-    fn awaits_copies(&mut self, subscribing: &Subscribing) -> bool {
-        let Ok(resolved) = &subscribing.resolved else { return false };
-        !self.want_copies(resolved) && resolved.copies().any(|need| self.copies.is_coming(need))
+    /// Until when a join waits for copies that are on their way.
+    fn awaits_copies(&mut self, subscribing: &Subscribing) -> Option<Instant> {
+        let resolved = subscribing.resolved.as_ref().ok()?;
+        if self.want_copies(resolved) {
+            return None;
+        }
+        resolved.copies().filter_map(|need| self.copies.is_coming(need)).max()
     }
 
     /// Registers the bindings of a join, or of a channel that got a new token. A join whose policies look things up
@@ -182,10 +182,10 @@ impl State {
         // The join may know a newer catalog than has arrived here.
         let newest = self.matcher.oracle.snapshot();
         self.catalog(newest).await;
-        if subscribing.joining.is_some() && self.awaits_copies(&subscribing) {
-            self.parked.push(Parked { until: Instant::now() + PARKED_FOR, subscribing });
-        } else {
-            self.register(subscribing).await;
+        let waits = self.awaits_copies(&subscribing).filter(|until| *until > Instant::now());
+        match waits.filter(|_| subscribing.joining.is_some()) {
+            Some(until) => self.parked.push(Parked { until, subscribing }),
+            None => self.register(subscribing).await,
         }
     }
 

@@ -80,9 +80,11 @@ impl Oracle for Played {
         async { answer }.boxed()
     }
 
-    fn visible(&self, transaction: Xid) -> BoxFuture<'_, Result<(), OracleError>> {
-        self.seen.lock().unwrap().push(transaction);
-        self.event(format!("saw {}", transaction.0));
+    fn visible<'a>(&'a self, transactions: &'a [Xid]) -> BoxFuture<'a, Result<(), OracleError>> {
+        self.seen.lock().unwrap().extend(transactions);
+        for transaction in transactions {
+            self.event(format!("saw {}", transaction.0));
+        }
         async { Ok(()) }.boxed()
     }
 

@@ -16,7 +16,7 @@ use crate::transaction::Chunk;
 /// A window is closed at so many changes, be they shown to anybody or not, …
 const CHANGES_MAX: usize = 10_000;
 /// … at so many audiences of all that are, …
-const RULINGS_MAX: usize = 100_000;
+const RULINGS_MAX: usize = 1_000_000;
 /// … or at so many bytes of the log.
 const BYTES_MAX: usize = 32 << 20;
 
