@@ -21,8 +21,11 @@ fn replication(database: &Database) -> ReplicationSettings {
     ReplicationSettings { slot: database.slot_name(), ..ReplicationSettings::default() }
 }
 
+/// What copies may take.
+const COPY_BYTES: usize = 1 << 28;
+
 async fn report(database: &Database) -> Result<Report> {
-    doctor::examine(&database_settings(database.url())?, &replication(database)).await
+    doctor::examine(&database_settings(database.url())?, &replication(database), COPY_BYTES).await
 }
 
 async fn with_sql(name: &str, sql: &str) -> Result<Database> {
@@ -70,8 +73,9 @@ async fn the_report_of_the_demo_says_how_each_policy_is_decided() -> Result<()> 
         "  anon              every column, no row",
         "  authenticated     every column, rows by policy",
         "  service_role      every column, every row, since policies do not bind it",
-        "  policy            \"members read messages\" for authenticated\n                    decided by PostgreSQL",
-        "                    because of a look-up in public.sala_miembros m: EXISTS (SELECT FROM\n",
+        "  policy            \"members read messages\" for authenticated\n                    decided in process, looks up public.sala_miembros (sala_id, usuario_id)\n",
+        "\npublic.sala_miembros, looked up by policies\n  copied            sala_id, usuario_id, kept current from the log\n  size              ",
+        "\ncopies              about ",
         "  policy            \"clients see their requests\" for authenticated\n                    decided in process\n",
         "no policy for SELECT is for anon, so the grant shows no row\n                    CREATE",
         "\nwalcast can serve this database: ",
@@ -196,13 +200,13 @@ async fn a_database_that_can_not_be_served_says_what_stands_in_the_way() -> Resu
     let role = format!("{}_poor", database.name());
     client.batch_execute(&format!("create role {role} login password 'poor'")).await?;
     let settings = database_settings(&database.url_as(&role, "poor"))?;
-    let report = doctor::examine(&settings, &replication(&database)).await?;
+    let report = doctor::examine(&settings, &replication(&database), COPY_BYTES).await?;
     assert!(!report.can_serve);
     for part in ["may not replicate: run ALTER ROLE", "publication \"supabase_realtime\" does not exist"] {
         assert_eq!(finding(&report.findings, part).severity, Severity::Obstacle);
     }
     let settings = database_settings(&database.url_as(&role, "wrong"))?;
-    let report = doctor::examine(&settings, &replication(&database)).await?;
+    let report = doctor::examine(&settings, &replication(&database), COPY_BYTES).await?;
     assert!(!report.can_serve && report.facts.is_empty());
     assert_eq!(finding(&report.findings, "refuses role").severity, Severity::Obstacle);
     let text = report.text(Colours::NONE);
@@ -254,7 +258,7 @@ async fn explained(database: &Database, table: &str, row: &Value, everyone: &[Va
         row: row.to_string(),
         claims: everyone.iter().map(Value::to_string).collect(),
     };
-    explain::explain(&database_settings(database.url())?, &replication(database), &request).await
+    explain::explain(&database_settings(database.url())?, &replication(database), COPY_BYTES, &request).await
 }
 
 fn people() -> [Value; 3] {
@@ -263,7 +267,7 @@ fn people() -> [Value; 3] {
 
 /// Policy, what it says, and who found out.
 fn verdicts(answer: &Answer) -> Vec<(&str, Says, Decider)> {
-    let of = |one: &walcast::explain::PolicyAnswer| (one.says.clone(), one.decided_by);
+    let of = |one: &walcast::explain::PolicyAnswer| (one.ruling.says.clone(), one.ruling.decided_by);
     answer.policies.iter().map(|one| (&*one.policy, of(one).0, of(one).1)).collect()
 }
 

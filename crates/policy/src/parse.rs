@@ -5,6 +5,7 @@
 //! can still settle a decision; the reason is kept for the operator to read.
 
 mod body;
+mod clauses;
 mod look_up;
 mod references;
 mod scope;
@@ -22,6 +23,7 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 use walcast_pgoutput::Oid;
 
+pub use self::clauses::{Clauses, clauses};
 use self::look_up::{Quantifier, selected_set};
 pub use self::references::{References, references};
 use self::scope::{Level, identifier};
@@ -79,6 +81,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) raises: Option<String>,
     /// Whether it takes PostgreSQL to know which rows raise.
     pub(crate) only_oracle: bool,
+    /// The tables that something would be looked up in, were there copies of them.
+    pub(crate) not_copied: Vec<Oid>,
 }
 
 /// A value by which a function is called, with the name that its body has for it.
@@ -124,6 +128,7 @@ impl<'a> Compiler<'a> {
             unsupported: Vec::new(),
             raises: None,
             only_oracle: false,
+            not_copied: Vec::new(),
         }
     }
 

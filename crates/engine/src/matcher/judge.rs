@@ -41,6 +41,11 @@ impl Judge {
         Judge { oracle, counters, questions_max, reported: HashSet::new(), unseen: None, asking: Vec::new() }
     }
 
+    /// So many audiences were decided in process.
+    pub(super) fn decided(&self, audiences: u64) {
+        self.counters.plan_decisions.fetch_add(audiences, Relaxed);
+    }
+
     /// Turns to a transaction.
     pub(super) fn begin(&mut self, transaction: Xid) {
         self.unseen = Some(transaction);
