@@ -94,8 +94,15 @@ fn obstacle_finding(table: &Table, obstacle: &str) -> Finding {
     let mend = sql.or_else(identity);
     // What is no SQL is part of the reason.
     let clause = if mend.is_some() { clause } else { obstacle };
-    let sentence =
-        format!("{clause}: policies that look it up are left to PostgreSQL, which is asked for every change");
+    let by_itself = match &mend {
+        Some(sql) if sql.contains(" PUBLICATION ") => {
+            "; walcast does this itself when it starts, where it may"
+        }
+        _ => "",
+    };
+    let sentence = format!(
+        "{clause}: policies that look it up are left to PostgreSQL, which is asked for every change{by_itself}"
+    );
     let finding = Finding::new(Severity::Note, sentence);
     match mend {
         Some(mend) => finding.mended_by(mend),
@@ -106,7 +113,9 @@ fn obstacle_finding(table: &Table, obstacle: &str) -> Finding {
 fn tell_of_the_budget(copy_bytes_max: usize, report: &mut Report) {
     let total = report.lookups.iter().filter_map(|table| table.bytes).fold(0, i64::saturating_add);
     let budget = i64::try_from(copy_bytes_max).unwrap_or(i64::MAX);
-    let is = format!("about {} of at most {} (changes.copy_bytes_max)", bytes(total), bytes(budget));
+    let counted = report.lookups.iter().all(|table| !table.copied || table.bytes.is_some());
+    let about = if counted { format!("about {} of ", bytes(total)) } else { String::new() };
+    let is = format!("{about}at most {} (changes.copy_bytes_max)", bytes(budget));
     report.facts.push(Fact { about: "copies", is });
     if total > budget {
         let sentence = format!(

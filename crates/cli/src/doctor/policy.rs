@@ -201,8 +201,8 @@ fn relation_findings(read: &RelationRead) -> Vec<Finding> {
     let relation = qualified(&read.schema, &read.name);
     if !read.unreadable_to.is_empty() {
         let sentence = format!(
-            "policy \"{}\" reads {}.{}, which {} may not SELECT: PostgreSQL raises an error, so nothing that it must \
-             decide is delivered to them",
+            "policy \"{}\" reads {}.{}, which {} may not SELECT: every read is an error for them, so nothing of the table \
+             is delivered to them",
             read.policy,
             read.schema,
             read.name,
