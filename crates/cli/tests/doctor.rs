@@ -75,7 +75,7 @@ async fn the_report_of_the_demo_says_how_each_policy_is_decided() -> Result<()> 
         "  service_role      every column, every row, since policies do not bind it",
         "  policy            \"members read messages\" for authenticated\n                    decided in process, looks up public.sala_miembros (sala_id, usuario_id)\n",
         "\npublic.sala_miembros, looked up by policies\n  copied            sala_id, usuario_id, kept current from the log\n  size              ",
-        "\ncopies              about ",
+        "\ncopies              at most 256.0 MiB (changes.copy_bytes_max)\n",
         "  policy            \"clients see their requests\" for authenticated\n                    decided in process\n",
         "no policy for SELECT is for anon, so the grant shows no row\n                    CREATE",
         "\nwalcast can serve this database: ",

@@ -94,7 +94,7 @@ impl Bench<'_> {
         };
         let foreign = match foreign {
             Ok(foreign) => foreign,
-            Err(error) => return Ruling::asked(undecided(error)),
+            Err(error) => return Ruling::asked(undecided(&error)),
         };
         let bound = plan.bind(value, json, &foreign);
         let says = match (bound.evaluate(self.row, self.now, self.members), bound.question()) {
@@ -146,7 +146,7 @@ impl Bench<'_> {
         match self.oracle.decide(question, &claims).await.map(|mut answers| answers.pop()?.pop()) {
             Ok(Some(Ok(true))) => Says::Yes,
             Ok(Some(Ok(false))) => Says::No,
-            Ok(Some(Err(error))) | Err(error) => undecided(error),
+            Ok(Some(Err(error))) | Err(error) => undecided(&error),
             Ok(None) => Says::Undecided("the database gave no answer".to_owned()),
         }
     }
@@ -183,7 +183,7 @@ fn listed(one: &str, many: &str, names: &[String]) -> String {
     format!("{} {}", if names.len() == 1 { one } else { many }, names.join(" and "))
 }
 
-fn undecided(error: OracleError) -> Says {
+fn undecided(error: &OracleError) -> Says {
     match error {
         OracleError::Raised { .. } => Says::Raises(error.to_string()),
         OracleError::Disconnected(_) | OracleError::Unavailable(_) => Says::Undecided(error.to_string()),
