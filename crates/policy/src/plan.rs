@@ -162,11 +162,13 @@ impl Plan {
         rules.foreign = compiler.foreign;
         rules.only_oracle = compiler.only_oracle;
         rules.may_ask |= compiler.only_oracle;
-        let (refused, mend) = match refused {
-            Some(Refusal { error, mend }) => (Some(error), Some(mend.into())),
-            None => (None, None),
+        // PostgreSQL finds a recursion while it puts the policies together, before it looks at privileges.
+        let (raises, mend) = match (compiler.raises, refused) {
+            (Some(error), _) => (Some(error), None),
+            (None, Some(Refusal { error, mend })) => (Some(error), Some(mend.into())),
+            (None, None) => (None, None),
         };
-        rules.raises = refused.or(compiler.raises);
+        rules.raises = raises;
         if rules.raises.is_some() {
             rules.access = Access::Raises;
         }
