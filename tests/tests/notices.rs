@@ -83,6 +83,35 @@ async fn a_role_that_no_policy_admits_is_told_so_and_nobody_else_is() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_role_for_which_every_read_is_an_error_is_told_the_error_and_the_grant() -> Result<()> {
+    let world = watched(
+        "notices_raises",
+        "create table members (room int, who text, primary key (room, who));
+         create table notes (id int primary key, room int);
+         alter table notes enable row level security;
+         create policy members on notes for select to authenticated using (exists (
+             select from members m where m.room = notes.room and m.who = (auth.jwt() ->> 'sub')));
+         grant select on notes to authenticated;
+         insert into members values (1, 'ana');
+         create publication supabase_realtime for table notes;",
+    )
+    .await?;
+    let notes = [binding("INSERT", "notes")];
+    let said = told(&world, &person("ana"), &notes).await?;
+    let mend = "GRANT SELECT ON \"public\".\"members\" TO \"authenticated\";";
+    let sentence = "Role \"authenticated\" gets an error from every read of \"public\".\"notes\", permission denied \
+                    for table members, so nothing of it is delivered.";
+    assert_eq!(said, [format!("{sentence} To receive changes: {mend}")]);
+    world.sql(mend).await?;
+    let world = world.restart().await?;
+    assert!(told(&world, &person("ana"), &notes).await?.is_empty());
+    let mut ana = Watcher::join(&world, &person("ana"), &notes).await?;
+    world.sql("insert into notes values (1, 1), (2, 2)").await?;
+    assert_eq!(ana.ids(&world).await?, [1]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_deletes_go_to_everybody_nobody_is_told_that_they_do_not() -> Result<()> {
     let sql = format!("{LETTERS} alter table letters replica identity default;");
     let compatible = |settings: &mut ServeSettings| settings.engine.deletes = Deletes::Compatible;

@@ -42,6 +42,20 @@ pub struct Survey {
     pub roles: Vec<TokenRole>,
     /// More about the tables of the snapshot.
     pub tables: FxHashMap<Oid, TableFacts>,
+    /// How large the tables of [`Snapshot::lookups`] are.
+    pub lookups: FxHashMap<Oid, LookupSize>,
+    /// Tables with policies for reading that are not published, schema and name; those of
+    /// [`Snapshot::lookups`] are not among them.
+    pub unpublished: Vec<(String, String)>,
+}
+
+/// How large a table is, by the statistics that PostgreSQL keeps.
+#[derive(Clone, Debug, Default)]
+pub struct LookupSize {
+    /// Its rows; `None` where they were never counted (ANALYZE).
+    pub rows: Option<i64>,
+    /// The bytes of an average value, by column number.
+    pub widths: FxHashMap<i16, i32>,
 }
 
 /// The server and the role of the connection.
@@ -204,8 +218,25 @@ async fn look(
     let scope = Scope { publications, streamed: &streamed, own, roles: &names };
     let snapshot = Box::pin(read::look(client, scope)).await?.after(&Arc::default());
     let tables = facts(client, scope, &snapshot).await?;
+    let lookups: Vec<u32> = snapshot.lookups.keys().map(|oid| oid.0).collect();
+    let sizes = client.query(include_str!("survey/lookups.sql"), &[&lookups]).await?;
+    let unpublished =
+        client.query(include_str!("survey/unpublished.sql"), &[&publications, &lookups]).await?;
     let slot = slot.as_ref().map(self::slot).transpose()?;
-    Ok(Survey { server, slot, publications: found, failures, snapshot, roles, tables })
+    Ok(Survey {
+        server,
+        slot,
+        publications: found,
+        failures,
+        snapshot,
+        roles,
+        tables,
+        lookups: sizes.iter().map(lookup_size).collect::<Result<_, _>>()?,
+        unpublished: unpublished
+            .iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect::<Result<_, CatalogError>>()?,
+    })
 }
 
 async fn token_roles(
@@ -309,6 +340,12 @@ fn relation_read(row: &Row) -> Result<RelationRead, CatalogError> {
         unreadable_to: row.try_get(5)?,
         hidden_from: row.try_get(6)?,
     })
+}
+
+fn lookup_size(row: &Row) -> Result<(Oid, LookupSize), CatalogError> {
+    let (numbers, widths): (Vec<i16>, Vec<i32>) = (row.try_get(2)?, row.try_get(3)?);
+    let widths = numbers.into_iter().zip(widths).collect();
+    Ok((Oid(row.try_get(0)?), LookupSize { rows: row.try_get(1)?, widths }))
 }
 
 fn function_called(row: &Row) -> Result<FunctionCalled, CatalogError> {

@@ -1,12 +1,14 @@
 //! `walcast doctor`: looks at a database as `walcast serve` would, and says what it finds. Changes nothing.
 //!
 //! In reading order: [`Report`] and its parts in `report`; `server` (server, role, connection, slot,
-//! publications), `table` (one published table), `policy` (how one policy is decided); `text` (the report
-//! for people).
+//! publications), `table` (one published table), `policy` (how one policy is decided), `lookup` (the tables that
+//! policies look things up in); `text` (the report for people), `size` (sizes in it).
 
+mod lookup;
 mod policy;
 mod report;
 mod server;
+mod size;
 mod table;
 mod text;
 
@@ -17,11 +19,11 @@ use clap::Args;
 use walcast_catalog::survey::{self, Survey};
 
 use crate::database::catalog_settings;
-use crate::settings::{DatabaseSettings, Environment, Flags, ReplicationSettings};
+use crate::settings::{DatabaseSettings, Environment, Flags, ReplicationSettings, copy_bytes_max};
 
 pub use report::{
-    Asked, Columns, Decided, Fact, Finding, PolicyReport, Report, RoleReport, RowSecurity, Rows, Severity,
-    TableReport,
+    Asked, Columns, Decided, Fact, Finding, LookedUp, LookupReport, PolicyReport, Report, RoleReport,
+    RowSecurity, Rows, Severity, TableReport,
 };
 pub use text::Colours;
 pub(crate) use text::wrapped;
@@ -42,7 +44,8 @@ pub struct DoctorOptions {
 pub async fn run(options: &DoctorOptions, environment: &Environment) -> Result<()> {
     let database = DatabaseSettings::load(&options.settings, environment)?;
     let replication = ReplicationSettings::load(&options.settings, environment)?;
-    let report = examine(&database, &replication).await?;
+    let copy_bytes_max = copy_bytes_max(&options.settings, environment)?;
+    let report = examine(&database, &replication, copy_bytes_max).await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -55,11 +58,15 @@ pub async fn run(options: &DoctorOptions, environment: &Environment) -> Result<(
     Ok(())
 }
 
-/// Looks at the database.
+/// Looks at the database. `copy_bytes_max` is how much the copies of looked-up tables may take.
 ///
 /// # Errors
 /// Only where the settings themselves can not be used; what is wrong with the database is in the report.
-pub async fn examine(database: &DatabaseSettings, replication: &ReplicationSettings) -> Result<Report> {
+pub async fn examine(
+    database: &DatabaseSettings,
+    replication: &ReplicationSettings,
+    copy_bytes_max: usize,
+) -> Result<Report> {
     let settings = catalog_settings(database, &replication.publications)?;
     let mut report = Report {
         can_serve: true,
@@ -67,12 +74,14 @@ pub async fn examine(database: &DatabaseSettings, replication: &ReplicationSetti
         facts: Vec::new(),
         findings: Vec::new(),
         tables: Vec::new(),
+        lookups: Vec::new(),
     };
     match survey::take(&settings, &replication.slot).await {
         Ok(survey) => {
             server::examine(&survey, &replication.slot, &mut report);
             server::examine_connection(&database.connection, &mut report).await;
             report.tables = tables(&survey, &replication.publications);
+            lookup::examine(&survey, copy_bytes_max, &mut report);
         }
         Err(error) => {
             let obstacles = error.0.iter();

@@ -1,9 +1,11 @@
 //! `walcast explain`: who would get the INSERT of a row, and which policy decided.
 //!
 //! The same plans and the same oracle as those of the server, over a row that somebody wrote down. In
-//! reading order: [`explain()`] and what it answers, `row` (the row as the log would carry it), `ruling`
-//! (plans and oracle), `single_policy` (one policy as a plan), `text` (the answers for people).
+//! reading order: [`explain()`] and what it answers, `row` (the row as the log would carry it), `copies` (of tables
+//! that are looked up), `ruling` (plans and oracle), `single_policy` (one policy as a plan), `text` (the answers for
+//! people).
 
+mod copies;
 mod row;
 mod ruling;
 pub(crate) mod single_policy;
@@ -25,11 +27,12 @@ use walcast_policy::{Access, Oracle as _, Plan, RowImage};
 
 use crate::database::catalog_settings;
 use crate::doctor::Colours;
-use crate::settings::{DatabaseSettings, Environment, Flags, ReplicationSettings};
+use crate::settings::{DatabaseSettings, Environment, Flags, ReplicationSettings, copy_bytes_max};
+use copies::Copies;
 use row::WrittenRow;
 use ruling::{Bench, Claimant};
 
-pub use ruling::{Decider, Says};
+pub use ruling::{Decider, Ruling, Says};
 
 /// Options of `walcast explain`.
 #[derive(Args, Clone, Debug)]
@@ -94,10 +97,33 @@ pub struct PolicyAnswer {
     pub policy: String,
     /// Whether it is PERMISSIVE: one of these must admit the row, and no other may refuse it.
     pub permissive: bool,
-    /// What its condition comes to.
-    pub says: Says,
-    /// Who found out.
-    pub decided_by: Decider,
+    /// What its condition comes to, and who found out.
+    #[serde(flatten)]
+    pub ruling: Ruling,
+    /// The operands of the AND or OR that it is, where it is one; empty where it raises as a whole.
+    pub clauses: Vec<ClauseAnswer>,
+    /// How they are joined.
+    pub joined_by: Option<Junction>,
+}
+
+/// What one operand of a policy says of the row, taken by itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClauseAnswer {
+    /// Its SQL.
+    pub sql: String,
+    /// What it comes to, and who found out.
+    #[serde(flatten)]
+    pub ruling: Ruling,
+}
+
+/// How the operands of a policy are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Junction {
+    /// Every one must hold.
+    And,
+    /// One must hold.
+    Or,
 }
 
 /// Prints who gets the row.
@@ -105,7 +131,8 @@ pub struct PolicyAnswer {
 pub async fn run(options: &ExplainOptions, environment: &Environment) -> Result<()> {
     let database = DatabaseSettings::load(&options.settings, environment)?;
     let replication = ReplicationSettings::load(&options.settings, environment)?;
-    let explanation = explain(&database, &replication, &options.request).await?;
+    let copy_bytes_max = copy_bytes_max(&options.settings, environment)?;
+    let explanation = explain(&database, &replication, copy_bytes_max, &options.request).await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&explanation)?);
     } else {
@@ -115,13 +142,15 @@ pub async fn run(options: &ExplainOptions, environment: &Environment) -> Result<
     Ok(())
 }
 
-/// Decides the row for each of the claims, as the server would.
+/// Decides the row for each of the claims, as the server would. `copy_bytes_max` is how much the copies of looked-up
+/// tables may take.
 ///
 /// # Errors
 /// The database can not be reached, the table is not published, or what was given can not be read.
 pub async fn explain(
     database: &DatabaseSettings,
     replication: &ReplicationSettings,
+    copy_bytes_max: usize,
     request: &Request,
 ) -> Result<Explanation> {
     let mut settings = catalog_settings(database, &replication.publications)?;
@@ -137,10 +166,12 @@ pub async fn explain(
         .map_err(|error| anyhow!("PostgreSQL can not read --row as a row of {}: {error}", request.table))?;
     let written = WrittenRow::from_values(values);
     let row = written.image(Some(&logged));
+    let oracle = Arc::clone(&catalog);
+    let mut copies = Copies::new(oracle, copy_bytes_max, database.statement_timeout);
     let mut answers = Vec::with_capacity(request.claims.len());
     for claims in &request.claims {
         let claimant = Claimant::parse(claims)?;
-        answers.push(answer(&catalog, &table, &row, claimant).await?);
+        answers.push(answer(&catalog, &mut copies, &table, &row, claimant).await?);
     }
     let remarks = remarks(&table, &logged);
     Ok(Explanation { schema: table.schema.clone(), table: table.name.clone(), remarks, answers })
@@ -193,7 +224,13 @@ fn remarks(table: &Table, logged: &[bool]) -> Vec<String> {
     remarks
 }
 
-async fn answer(catalog: &Catalog, table: &Table, row: &RowImage<'_>, claimant: Claimant) -> Result<Answer> {
+async fn answer(
+    catalog: &Catalog,
+    copies: &mut Copies,
+    table: &Table,
+    row: &RowImage<'_>,
+    claimant: Claimant,
+) -> Result<Answer> {
     let refused = |because: String, claims: Value| Answer {
         claims,
         delivered: false,
@@ -210,13 +247,15 @@ async fn answer(catalog: &Catalog, table: &Table, row: &RowImage<'_>, claimant: 
     if let Some(because) = shut(&plan, role) {
         return Ok(refused(because, claimant.value));
     }
-    let bench = Bench { oracle: catalog, table, row, claimant: &claimant, now: now()? };
+    copies.provide(plan.copies(), &snapshot).await;
+    let members = copies.members();
+    let bench = Bench { oracle: catalog, members, table, row, claimant: &claimant, now: now()? };
     let hidden = table.columns.iter().zip(plan.readable());
     let hidden_columns: Vec<_> =
         hidden.filter(|(_, readable)| !**readable).map(|(column, _)| column.name.clone()).collect();
     let (ruling, policies) = match plan.access() {
-        Access::ByPolicy => (bench.rule(&plan).await, bench.policies(role, &snapshot).await),
-        _ => (bench.rule(&plan).await, Vec::new()),
+        Access::ByPolicy => (bench.rule(&plan, &snapshot).await, bench.policies(role, &snapshot).await),
+        _ => (bench.rule(&plan, &snapshot).await, Vec::new()),
     };
     let because = match plan.access() {
         Access::ByPolicy => ruling::reason(&ruling.says, &policies),
@@ -228,6 +267,13 @@ async fn answer(catalog: &Catalog, table: &Table, row: &RowImage<'_>, claimant: 
 
 /// Why no row at all can reach the role, if so.
 fn shut(plan: &Plan, role: &Role) -> Option<String> {
+    if let Some(error) = plan.error() {
+        let sentence = format!("role {} gets an error from every read of the table: {error}", role.name);
+        return Some(match plan.mend() {
+            Some(mend) => format!("{sentence}; {mend}"),
+            None => sentence,
+        });
+    }
     (plan.access() == Access::Nothing).then(|| {
         if plan.readable().contains(&true) {
             format!("row-level security is on and no permissive policy for SELECT is for role {}", role.name)

@@ -230,6 +230,12 @@ impl ReplicationSettings {
     }
 }
 
+/// Bytes of all copies of tables that policies look things up in, alone.
+pub fn copy_bytes_max(flags: &Flags, environment: &Environment) -> Result<usize, SettingsError> {
+    let file = configuration_file(flags, environment)?;
+    Layers { flags, environment, file: &file }.get(&definitions::COPY_BYTES_MAX)
+}
+
 impl Default for ReplicationSettings {
     fn default() -> Self {
         ReplicationSettings { slot: "walcast".to_owned(), publications: vec!["supabase_realtime".to_owned()] }

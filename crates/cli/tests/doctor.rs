@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use walcast::doctor::{self, Colours, Finding, Report, Severity};
-use walcast::explain::{self, Answer, Decider, Explanation, Request, Says};
+use walcast::doctor::{self, Colours, Decided, Finding, LookedUp, Report, Severity};
+use walcast::explain::{self, Answer, Decider, Explanation, Junction, Request, Says};
 use walcast::serve::{ServeSettings, Server};
 use walcast::settings::{DatabaseSettings, Flags, ReplicationSettings};
 use walcast_auth::{Secret, VerifierSettings};
@@ -21,8 +21,11 @@ fn replication(database: &Database) -> ReplicationSettings {
     ReplicationSettings { slot: database.slot_name(), ..ReplicationSettings::default() }
 }
 
+/// What copies may take.
+const COPY_BYTES: usize = 1 << 28;
+
 async fn report(database: &Database) -> Result<Report> {
-    doctor::examine(&database_settings(database.url())?, &replication(database)).await
+    doctor::examine(&database_settings(database.url())?, &replication(database), COPY_BYTES).await
 }
 
 async fn with_sql(name: &str, sql: &str) -> Result<Database> {
@@ -70,8 +73,9 @@ async fn the_report_of_the_demo_says_how_each_policy_is_decided() -> Result<()> 
         "  anon              every column, no row",
         "  authenticated     every column, rows by policy",
         "  service_role      every column, every row, since policies do not bind it",
-        "  policy            \"members read messages\" for authenticated\n                    decided by PostgreSQL",
-        "                    because of a look-up in public.sala_miembros m: EXISTS (SELECT FROM\n",
+        "  policy            \"members read messages\" for authenticated\n                    decided in process, looks up public.sala_miembros (sala_id, usuario_id)\n",
+        "\npublic.sala_miembros, looked up by policies\n  copied            sala_id, usuario_id, kept current from the log\n  size              ",
+        "\ncopies              at most 256.0 MiB (changes.copy_bytes_max)\n",
         "  policy            \"clients see their requests\" for authenticated\n                    decided in process\n",
         "no policy for SELECT is for anon, so the grant shows no row\n                    CREATE",
         "\nwalcast can serve this database: ",
@@ -165,11 +169,6 @@ async fn what_is_likely_not_meant_is_told_with_the_sql_that_mends_it() -> Result
             "CREATE POLICY \"…\" ON \"public\".\"members\" FOR SELECT TO \"authenticated\" USING (…);",
         ),
         (
-            "public.members, which is not published",
-            Severity::Note,
-            "ALTER PUBLICATION \"supabase_realtime\" ADD TABLE \"public\".\"members\";",
-        ),
-        (
             "authenticated may not SELECT \"id\" of the primary key",
             Severity::Warning,
             "GRANT SELECT (\"id\") ON \"public\".\"notes\" TO \"authenticated\";",
@@ -190,19 +189,112 @@ async fn what_is_likely_not_meant_is_told_with_the_sql_that_mends_it() -> Result
 }
 
 #[tokio::test]
+async fn what_policies_look_up_is_told_with_what_stands_in_the_way_of_a_copy() -> Result<()> {
+    let database = with_sql(
+        "doctor_lookups",
+        "create schema app;
+         create table app.members (room int, who text, note text, primary key (room, who));
+         insert into app.members select number, 'ana', 'long ' || number from generate_series(1, 1000) as number;
+         analyze app.members;
+         create table public.served (id int primary key, who text);
+         create view app.mine as select room from app.members;
+         create table logged (id int primary key, room int);
+         create table seen (id int primary key);
+         create table own (id int primary key);
+         create function app.secret(int) returns boolean stable language sql as 'select $1 > 0';
+         revoke execute on function app.secret from public;
+         create table called (id int primary key);
+         create table circle (id int primary key, owner text);
+         alter table circle enable row level security;
+         create policy around on circle for select to authenticated
+             using (exists (select from circle c where c.owner = auth.jwt() ->> 'sub'));
+         grant select on circle to authenticated;
+         create table aside (id int primary key);
+         create table off (id int primary key);
+         create policy aside on aside using (true);
+         create policy idle on off using (false);
+         alter table logged enable row level security; alter table seen enable row level security;
+         alter table called enable row level security; alter table own enable row level security;
+         create policy members on logged for select to authenticated using (exists (
+             select from app.members m where m.room = logged.room and m.who = auth.jwt() ->> 'sub'));
+         create policy view on seen for select to authenticated using (id in (select room from app.mine));
+         create policy here on own for select to authenticated using (exists (
+             select from served s where s.id = own.id and s.who = auth.jwt() ->> 'sub'));
+         create policy secret on called for select to authenticated using (app.secret(id));
+         grant usage on schema app to authenticated;
+         grant select on app.members, app.mine, logged, seen, called, off, served, own to authenticated;
+         create publication supabase_realtime for table logged, seen, called, off, own, served, circle;",
+    )
+    .await?;
+    let found = report(&database).await?;
+    let text = found.text(Colours::NONE);
+    let decided = |table: &str| {
+        let found = found.tables.iter().find(|one| one.name == table);
+        found.map(|found| (found.policies[0].decided, found.policies[0].looks_up.clone())).unwrap()
+    };
+    let columns = ["id", "who"].map(str::to_owned).to_vec();
+    let looked_up = LookedUp { table: "public.served".to_owned(), columns };
+    assert_eq!(decided("own"), (Decided::Members, vec![looked_up]));
+    assert_eq!((decided("logged").0, decided("seen").0), (Decided::Oracle, Decided::Oracle));
+    for line in [
+        "decided in process, looks up public.served (id, who)\n",
+        "\napp.members, looked up by policies\n  not copied        PostgreSQL is asked\n  size              about 1000 rows\n",
+        "CREATE PUBLICATION walcast_lookups;\n",
+        "  note              it is a view: policies that look it up are left to PostgreSQL",
+        "  authenticated     every column, an error from every read\n",
+        "ALTER PUBLICATION \"supabase_realtime\" ADD TABLE \"public\".\"aside\";",
+    ] {
+        assert!(text.contains(line), "no {line:?} in\n{text}");
+    }
+    let denied = finding(of_table(&found, "called"), "permission denied for function secret");
+    let grant = "GRANT EXECUTE ON FUNCTION \"app\".\"secret\"(\"pg_catalog\".\"int4\") TO \"authenticated\";";
+    assert_eq!((denied.severity, denied.mend.as_deref()), (Severity::Warning, Some(grant)));
+    let circle = finding(
+        of_table(&found, "circle"),
+        "authenticated gets an error from every read, infinite recursion",
+    );
+    assert_eq!((circle.severity, &circle.mend), (Severity::Warning, &None));
+    let off = finding(of_table(&found, "off"), "gets every row, and policy \"idle\" decides nothing");
+    assert_eq!(off.severity, Severity::Danger);
+
+    // What the sentences say mends it.
+    let client = database.client().await;
+    client.batch_execute(grant).await?;
+    client.batch_execute("create publication walcast_lookups for table app.members").await?;
+    let settings = database_settings(database.url())?;
+    let mended = doctor::examine(&settings, &replication(&database), 4096).await?;
+    let members = mended.lookups.iter().find(|one| one.name == "members").unwrap();
+    assert!(members.copied && members.findings.is_empty(), "{members:#?}");
+    assert_eq!(members.columns, ["room", "who"]);
+    assert!(members.bytes.is_some_and(|bytes| (40_000..90_000).contains(&bytes)), "{members:#?}");
+    let budget = finding(&mended.findings, "more than the 4.0 KiB of changes.copy_bytes_max");
+    assert_eq!(budget.severity, Severity::Warning);
+    let logged = mended.tables.iter().find(|one| one.name == "logged").unwrap();
+    assert_eq!(logged.policies[0].decided, Decided::Members);
+    assert!(of_table(&mended, "called").iter().all(|one| !one.sentence.contains("secret")));
+    let json = serde_json::to_value(&mended)?;
+    assert_eq!(json["lookups"][0]["copied"], true);
+    let tables = json["tables"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let logged = tables.iter().find(|table| table["name"] == "logged").unwrap_or(&Value::Null);
+    assert_eq!(logged["policies"][0]["looks_up"][0]["table"], "app.members");
+    assert_eq!(logged["policies"][0]["decided"], "members");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_database_that_can_not_be_served_says_what_stands_in_the_way() -> Result<()> {
     let database = walcast_testkit::database("doctor_obstacles").await;
     let client = database.client().await;
     let role = format!("{}_poor", database.name());
     client.batch_execute(&format!("create role {role} login password 'poor'")).await?;
     let settings = database_settings(&database.url_as(&role, "poor"))?;
-    let report = doctor::examine(&settings, &replication(&database)).await?;
+    let report = doctor::examine(&settings, &replication(&database), COPY_BYTES).await?;
     assert!(!report.can_serve);
     for part in ["may not replicate: run ALTER ROLE", "publication \"supabase_realtime\" does not exist"] {
         assert_eq!(finding(&report.findings, part).severity, Severity::Obstacle);
     }
     let settings = database_settings(&database.url_as(&role, "wrong"))?;
-    let report = doctor::examine(&settings, &replication(&database)).await?;
+    let report = doctor::examine(&settings, &replication(&database), COPY_BYTES).await?;
     assert!(!report.can_serve && report.facts.is_empty());
     assert_eq!(finding(&report.findings, "refuses role").severity, Severity::Obstacle);
     let text = report.text(Colours::NONE);
@@ -254,7 +346,7 @@ async fn explained(database: &Database, table: &str, row: &Value, everyone: &[Va
         row: row.to_string(),
         claims: everyone.iter().map(Value::to_string).collect(),
     };
-    explain::explain(&database_settings(database.url())?, &replication(database), &request).await
+    explain::explain(&database_settings(database.url())?, &replication(database), COPY_BYTES, &request).await
 }
 
 fn people() -> [Value; 3] {
@@ -263,7 +355,7 @@ fn people() -> [Value; 3] {
 
 /// Policy, what it says, and who found out.
 fn verdicts(answer: &Answer) -> Vec<(&str, Says, Decider)> {
-    let of = |one: &walcast::explain::PolicyAnswer| (one.says.clone(), one.decided_by);
+    let of = |one: &walcast::explain::PolicyAnswer| (one.ruling.says.clone(), one.ruling.decided_by);
     answer.policies.iter().map(|one| (&*one.policy, of(one).0, of(one).1)).collect()
 }
 
@@ -283,11 +375,17 @@ async fn the_policy_that_decides_a_request_is_named_for_each_person() -> Result<
     let text = explanation.text(Colours::NONE);
     let lines = format!("\n  gets it\n  policy \"{own}\" admits it\n    {own:<41}  yes, in process\n");
     assert!(text.contains(&lines), "{text}");
+    let clauses: Vec<(&str, &Says)> =
+        ana.policies[1].clauses.iter().map(|one| (&*one.sql, &one.ruling.says)).collect();
+    let [(role, Says::No), (state, Says::Yes)] = clauses.as_slice() else { panic!("{clauses:?}") };
+    assert!(role.contains("= 'operador'") && state.contains(" OR "), "{clauses:?}");
+    assert_eq!(ana.policies[1].joined_by, Some(Junction::And));
+    assert!(text.contains(&format!("\n      and {state}: yes, in process\n")), "{text}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_message_is_decided_by_postgres_as_the_members_stand_now() -> Result<()> {
+async fn a_message_is_decided_as_the_members_stand_now() -> Result<()> {
     let database = with_demo("explain_messages").await?;
     let row = json!({ "id": "F0F0F0F0-0000-4000-8000-000000000002", "autor_id": ANA.id, "cuerpo": "Hola",
         "sala_id": "00000000-0000-4000-8000-00000000a002", "reacciones": { "👍": [] }, "borrado": false });
@@ -301,8 +399,15 @@ async fn a_message_is_decided_by_postgres_as_the_members_stand_now() -> Result<(
     let delivered: Vec<bool> = explanation.answers.iter().map(|answer| answer.delivered).collect();
     assert_eq!(delivered, [true, true, false, false, true, false], "{explanation:#?}");
     let read = "members read messages";
-    assert_eq!(verdicts(&explanation.answers[0]), [(read, Says::Yes, Decider::Oracle)]);
-    assert_eq!(verdicts(&explanation.answers[2]), [(read, Says::No, Decider::Oracle)]);
+    for (answer, expected) in [(0, Says::Yes), (2, Says::No)] {
+        let [policy] = explanation.answers[answer].policies.as_slice() else { panic!("{explanation:#?}") };
+        assert_eq!((&*policy.policy, &policy.ruling.says), (read, &expected));
+        // Where the table can not be copied the database is asked.
+        match policy.ruling.decided_by {
+            Decider::Process => assert_eq!(policy.ruling.looked_up, ["public.sala_miembros"]),
+            Decider::Oracle => assert!(policy.ruling.looked_up.is_empty()),
+        }
+    }
     let because: Vec<&str> = explanation.answers[3..].iter().map(|answer| &*answer.because).collect();
     assert_eq!(
         because,
@@ -348,6 +453,37 @@ async fn restrictive_policies_grants_and_columns_outside_the_log_are_told() -> R
     }
     let ungranted = explained(&database, "bare", &json!({ "id": "7" }), &everyone[..1]).await?;
     assert_eq!(ungranted.answers[0].because, "role authenticated may not SELECT from the table");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_policy_that_raises_is_told_from_one_that_says_no() -> Result<()> {
+    let database = with_sql(
+        "explain_raises",
+        "create table rooms (id int primary key);
+         create table notes (id int primary key, room int, part int);
+         alter table notes enable row level security;
+         create policy reads on notes for select to authenticated using (room in (select id from rooms));
+         create policy divides on notes for select to anon using (part / room > 1 or part = 7);
+         grant select on notes to anon, authenticated;
+         create publication supabase_realtime for table notes;",
+    )
+    .await?;
+    let everyone = [json!({ "role": "authenticated" }), json!({ "role": "anon" })];
+    let row = json!({ "id": 1, "room": 0, "part": 5 });
+    let told = explained(&database, "notes", &row, &everyone).await?;
+    assert_eq!(
+        told.answers[0].because,
+        "role authenticated gets an error from every read of the table: permission denied for table rooms; \
+         GRANT SELECT ON \"public\".\"rooms\" TO \"authenticated\";"
+    );
+    let anon = &told.answers[1];
+    assert!(anon.because.starts_with("it is an error for PostgreSQL: "), "{anon:#?}");
+    let clauses = &anon.policies[0].clauses;
+    assert!(
+        matches!(clauses[0].ruling.says, Says::Raises(_)) && clauses[1].ruling.says == Says::No,
+        "{anon:#?}"
+    );
     Ok(())
 }
 

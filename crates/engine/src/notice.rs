@@ -48,17 +48,26 @@ impl Notices {
 }
 
 impl Subject<'_> {
-    /// Grants or policies admit the role to no row at all, whatever its claims say.
+    /// Grants or policies admit the role to no row at all, or raise, whatever its claims say.
     fn silence(&self, deletes: Deletes) -> Option<String> {
         let rows = self.event.includes(ChangeKind::Insert) || self.event.includes(ChangeKind::Update);
         let reads = self.plan.readable().contains(&true);
         // Deletes that nobody judges reach even those who may not see the row, if they may see any.
         let keys = reads && self.event.includes(ChangeKind::Delete) && !self.judges_deletes(deletes);
-        if self.plan.access() != Access::Nothing || (keys && !rows) {
+        if !matches!(self.plan.access(), Access::Nothing | Access::Raises) || (keys && !rows) {
             return None;
         }
         let (table, role) = (self.table_name(), quoted(&self.role.name));
         let kept = if keys { "nothing but DELETE" } else { "nothing" };
+        if let Some(error) = self.plan.error() {
+            let sentence = format!(
+                "Role {role} gets an error from every read of {table}, {error}, so {kept} of it is delivered."
+            );
+            return Some(match self.plan.mend() {
+                Some(mend) => format!("{sentence} To receive changes: {mend}"),
+                None => sentence,
+            });
+        }
         if !reads {
             let schema = quoted(&self.table.schema);
             return Some(format!(

@@ -78,6 +78,8 @@ pub struct Counters {
     pub failures: AtomicU64,
     /// Bytes of the copies of tables that policies look things up in.
     pub copy_bytes: AtomicU64,
+    /// Changes decided in process, one for each audience that a change was put to.
+    pub plan_decisions: AtomicU64,
     /// Questions put to PostgreSQL.
     pub oracle_questions: AtomicU64,
     /// Refused handshakes and joins, and frames that were no messages; the gateway counts them.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use walcast_pgoutput::Oid;
 use walcast_policy::schema::{Role, Snapshot, Table};
 use walcast_policy::{
@@ -13,6 +13,9 @@ use walcast_wire::{Binding, BindingEvent, BindingId, BindingTarget, Condition, C
 
 use crate::notice::{Notices, Subject};
 use crate::settings::Deletes;
+
+/// Reasons remembered so that each is logged once; beyond this the memory starts anew.
+const TOLD_MAX: usize = 1_000;
 
 /// Who a socket or channel is, as its verified token says.
 #[derive(Clone, Debug)]
@@ -79,7 +82,14 @@ pub(crate) enum SubscribeError {
 /// Compiled plans, shared by all sockets of one role on one table.
 #[derive(Default)]
 pub(crate) struct PlanCache {
-    plans: Mutex<FxHashMap<(Oid, Arc<str>), CachedPlan>>,
+    known: Mutex<KnownPlans>,
+}
+
+#[derive(Default)]
+struct KnownPlans {
+    plans: FxHashMap<(Oid, Arc<str>), CachedPlan>,
+    /// Tables without a copy, and why, that the operator was told of.
+    told: FxHashSet<(Oid, String)>,
 }
 
 struct CachedPlan {
@@ -102,17 +112,37 @@ impl PlanCache {
     fn plan(&self, table: &Arc<Table>, role: &Arc<Role>, snapshot: &Arc<Snapshot>) -> Plan {
         let key = (table.oid, Arc::from(role.name.as_str()));
         // A poisoned lock means that a compilation panicked; the map itself is whole.
-        let mut plans = self.plans.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(cached) = plans.get(&key).filter(|cached| cached.holds_for(table, role, snapshot)) {
+        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(cached) = known.plans.get(&key).filter(|cached| cached.holds_for(table, role, snapshot)) {
             return cached.plan.clone();
         }
         let plan = Plan::compile(table, role, snapshot);
         for reason in plan.explanation() {
             tracing::debug!(table = %table.name, role = %role.name, ?reason, "policy compiled");
         }
+        known.tell_of_no_copies(&plan, snapshot);
         let (table, role, snapshot) = (Arc::clone(table), Arc::clone(role), Arc::clone(snapshot));
-        plans.insert(key, CachedPlan { table, role, snapshot, plan: plan.clone() });
+        known.plans.insert(key, CachedPlan { table, role, snapshot, plan: plan.clone() });
         plan
+    }
+}
+
+impl KnownPlans {
+    /// Policies that PostgreSQL decides for want of a copy are slow, not silent: a matter for the operator alone.
+    fn tell_of_no_copies(&mut self, plan: &Plan, snapshot: &Snapshot) {
+        for oid in plan.not_copied() {
+            let Some(found) = snapshot.lookups.get(oid) else { continue };
+            let reason = found.obstacle.clone().unwrap_or_default();
+            if self.told.len() >= TOLD_MAX {
+                self.told.clear();
+            }
+            if self.told.insert((*oid, reason.clone())) {
+                tracing::warn!(
+                    code = "LookupNotCopied", schema = %found.table.schema, table = %found.table.name, reason,
+                    "policies that look something up here are decided by the database, which is slower"
+                );
+            }
+        }
     }
 }
 

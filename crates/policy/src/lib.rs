@@ -16,6 +16,7 @@
 //! - `parse`: SQL to a typed expression (`expression`); the one module that names sqlparser. In its folder `scope`
 //!   (what a name stands for), `look_up` (sub-selects), `body` (functions in place of their calls) and
 //!   [`references`]: what the body of a function names, for the catalog to find.
+//! - `refusal`: the privileges that the policies take, beyond those on the table itself.
 //! - `resolve`: which operation an operator, function or cast on operands of these types is.
 //! - `constants`: what depends on role and claims only is computed once.
 //! - `evaluate`: three truth values, and what has no value; `operation` and `cast`: what is done to values.
@@ -41,6 +42,7 @@ mod oracle;
 mod parse;
 mod pattern;
 mod plan;
+mod refusal;
 mod resolve;
 mod row;
 pub mod schema;
@@ -54,7 +56,7 @@ pub use finder::Finder;
 pub use keys::Key;
 pub use members::{CopyChange, CopyDamaged, Members, MembersAt, Moment, TableCopy};
 pub use oracle::{Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question};
-pub use parse::{References, references};
+pub use parse::{Clauses, References, clauses, references};
 pub use plan::{Access, BoundPlan, DecidedBy, Explanation, Plan, Unsupported};
 pub use row::{Datum, RowImage};
 pub use transactions::TransactionSnapshot;

@@ -5,6 +5,7 @@
 //! can still settle a decision; the reason is kept for the operator to read.
 
 mod body;
+mod clauses;
 mod construct;
 mod look_up;
 mod references;
@@ -21,6 +22,7 @@ use sqlparser::ast::{
 use sqlparser::tokenizer::Token;
 use walcast_pgoutput::Oid;
 
+pub use self::clauses::{Clauses, clauses};
 use self::look_up::{Quantifier, selected_set};
 pub use self::references::{References, references};
 use self::scope::{Level, identifier};
@@ -78,6 +80,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) raises: Option<String>,
     /// Whether it takes PostgreSQL to know which rows raise.
     pub(crate) only_oracle: bool,
+    /// The tables that something would be looked up in, were there copies of them.
+    pub(crate) not_copied: Vec<Oid>,
 }
 
 /// A value by which a function is called, with the name that its body has for it.
@@ -123,6 +127,7 @@ impl<'a> Compiler<'a> {
             unsupported: Vec::new(),
             raises: None,
             only_oracle: false,
+            not_copied: Vec::new(),
         }
     }
 

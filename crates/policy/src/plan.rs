@@ -15,6 +15,7 @@ use crate::keys::{self, Key};
 use crate::members::MembersAt;
 use crate::operation::Stop;
 use crate::parse::{Compiler, Names, Surroundings};
+use crate::refusal::{Refusal, refusal};
 use crate::row::{Datum, RowImage};
 use crate::schema::{Policy, PolicyCommand, Role, Snapshot, Table};
 use crate::verdict::Verdict;
@@ -24,6 +25,9 @@ use crate::verdict::Verdict;
 pub struct Plan {
     rules: Arc<Rules>,
     explanation: Arc<[Explanation]>,
+    /// The SQL that mends what raises.
+    mend: Option<Arc<str>>,
+    not_copied: Arc<[Oid]>,
 }
 
 /// How one policy is decided, for the operator to read.
@@ -158,11 +162,20 @@ impl Plan {
         rules.foreign = compiler.foreign;
         rules.only_oracle = compiler.only_oracle;
         rules.may_ask |= compiler.only_oracle;
-        rules.raises = refused.or(compiler.raises);
+        // PostgreSQL finds a recursion while it puts the policies together, before it looks at privileges.
+        let (raises, mend) = match (compiler.raises, refused) {
+            (Some(error), _) => (Some(error), None),
+            (None, Some(Refusal { error, mend })) => (Some(error), Some(mend.into())),
+            (None, None) => (None, None),
+        };
+        rules.raises = raises;
         if rules.raises.is_some() {
             rules.access = Access::Raises;
         }
-        Plan { rules: Arc::new(rules), explanation: explanation.into() }
+        let mut not_copied = compiler.not_copied;
+        not_copied.sort_unstable_by_key(|oid| oid.0);
+        not_copied.dedup();
+        Plan { rules: Arc::new(rules), explanation: explanation.into(), mend, not_copied: not_copied.into() }
     }
 
     /// The columns the role may SELECT, by index into [`Table::columns`].
@@ -180,9 +193,19 @@ impl Plan {
         self.rules.raises.as_deref()
     }
 
+    /// The SQL that mends [`Plan::error`], where some does.
+    pub fn mend(&self) -> Option<&str> {
+        self.mend.as_deref()
+    }
+
     /// The copies in which it looks things up.
     pub fn copies(&self) -> &[CopyNeed] {
         &self.rules.copies
+    }
+
+    /// The tables of [`Snapshot::lookups`] that PostgreSQL is asked about because there is no copy of them.
+    pub fn not_copied(&self) -> &[Oid] {
+        &self.not_copied
     }
 
     /// SQL that only PostgreSQL can evaluate, over claims and settings only; its values go to [`Plan::bind`].
@@ -383,41 +406,6 @@ pub(crate) fn may_select(table: &Table, role: &Role, columns: &[i16]) -> bool {
     } else {
         columns.iter().all(|&number| selectable(number))
     }
-}
-
-/// The error of a role that lacks a privilege on what the policies read or call: PostgreSQL checks that before
-/// the first row. `active` are the tables whose policies are being gone through.
-fn refusal(
-    policies: &[(&Policy, &str)],
-    role: &Role,
-    snapshot: &Snapshot,
-    active: &mut Vec<Oid>,
-) -> Option<String> {
-    let functions =
-        || snapshot.functions.iter().flat_map(|(name, all)| all.iter().map(move |one| (name, one)));
-    for (policy, _) in policies {
-        for oid in &policy.calls {
-            let denied = functions().find(|(_, one)| one.oid == *oid && !role.executes.contains(oid));
-            if let Some((name, _)) = denied {
-                let name = name.rsplit('.').next().unwrap_or(name);
-                return Some(format!("permission denied for function {name}"));
-            }
-        }
-        for reading in &policy.readings {
-            let Some(found) = snapshot.lookups.get(&reading.table) else { continue };
-            if !may_select(&found.table, role, &reading.columns) {
-                return Some(format!("permission denied for table {}", found.table.name));
-            }
-            if is_bound(&found.table, role) && !active.contains(&reading.table) {
-                active.push(reading.table);
-                let refused = refusal(&applicable(&found.table, role), role, snapshot, active);
-                if refused.is_some() {
-                    return refused;
-                }
-            }
-        }
-    }
-    None
 }
 
 fn access(table: &Table, role: &Role, readable: &[bool], policies: &[(&Policy, &str)]) -> Access {

@@ -159,6 +159,12 @@ const READINGS: &[Reading] = &[
         read: |counters| counters.failures.load(Ordering::Relaxed),
     },
     Reading {
+        name: "plan_decisions",
+        help: "Row changes decided in process, once for each audience they were put to",
+        gauge: false,
+        read: |counters| counters.plan_decisions.load(Ordering::Relaxed),
+    },
+    Reading {
         name: "oracle_decisions",
         help: "Questions about row-level security put to Postgres",
         gauge: false,
@@ -188,7 +194,9 @@ impl Collector for EngineCollector {
                 counter.encode(place)?;
             }
         }
-        Ok(())
+        let help = "Memory of the copies of tables that policies look things up in";
+        let bytes = counters.copy_bytes.load(Ordering::Relaxed);
+        encode_gauge(&mut encoder, "copy", help, Some(&Unit::Bytes), bytes)
     }
 }
 
@@ -271,6 +279,7 @@ mod tests {
         let counters = Counters::default();
         counters.sessions.store(2, Ordering::Relaxed);
         counters.changes.store(7, Ordering::Relaxed);
+        counters.copy_bytes.store(4711, Ordering::Relaxed);
         let verifier = secret.map(|secret| {
             let settings = VerifierSettings { secret: Some(secret.into()), ..VerifierSettings::default() };
             Verifier::new(settings).unwrap()
@@ -296,7 +305,9 @@ mod tests {
         for line in [
             "walcast_ws_connections_active 2",
             "walcast_changes_decoded_total 7",
+            "walcast_plan_decisions_total 0",
             "walcast_oracle_decisions_total 0",
+            "walcast_copy_bytes 4711",
             "walcast_slot_lag_bytes 4096",
             "walcast_replication_streaming 0",
             "# TYPE walcast_ws_messages_sent counter",

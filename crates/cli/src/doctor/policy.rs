@@ -1,12 +1,14 @@
 //! How one policy is decided, and what it needs that may not be there.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use walcast_catalog::survey::{RelationRead, Survey, TableFacts};
 use walcast_catalog::{identifier, qualified};
 use walcast_pgoutput::Oid;
-use walcast_policy::schema::{Policy, Table};
-use walcast_policy::{DecidedBy, Unsupported};
+use walcast_policy::schema::{Policy, Role, Snapshot, Table};
+use walcast_policy::{Access, DecidedBy, Plan};
 
-use super::report::{Asked, Decided, Finding, PolicyReport, Severity};
+use super::report::{Asked, Decided, Finding, LookedUp, PolicyReport, Severity};
 use crate::explain::single_policy;
 
 /// A table that is looked at, with all that is known of it.
@@ -29,32 +31,84 @@ impl<'a> Subject<'a> {
         self.table.policies.iter().filter(|policy| single_policy::is_for_reading(policy))
     }
 
-    /// How `policy` is decided.
+    /// How `policy` is decided: for each of the known roles that it is for, since what they may look up differs.
     pub(super) fn report(&self, policy: &Policy) -> Option<PolicyReport> {
-        let plan = single_policy::plan_for_anybody(self.table, policy, &self.survey.snapshot)?;
-        let (decided, asked_per_change) = match &plan.explanation().first()?.decided {
-            DecidedBy::Process if policy.columns.is_empty() && !policy.whole_row => {
-                (Decided::Constants, Vec::new())
+        let snapshot = &self.survey.snapshot;
+        let mut plans: Vec<Plan> = self
+            .known_roles()
+            .filter_map(|role| single_policy::plan(self.table, policy, role, snapshot))
+            .filter(|plan| plan.access() == Access::ByPolicy)
+            .collect();
+        if plans.is_empty() {
+            plans.push(single_policy::plan_for_anybody(self.table, policy, snapshot)?);
+        }
+        let mut asked_per_change: Vec<Asked> = Vec::new();
+        let mut asked_at_join: Vec<String> = Vec::new();
+        let mut needs: BTreeMap<Oid, BTreeSet<i16>> = BTreeMap::new();
+        for plan in &plans {
+            for explanation in plan.explanation() {
+                let DecidedBy::Oracle(unsupported) = &explanation.decided else { continue };
+                let asked = unsupported
+                    .iter()
+                    .map(|one| Asked { expression: one.expression.clone(), because: one.reason.clone() });
+                asked.for_each(|one| push_new(&mut asked_per_change, one));
             }
-            DecidedBy::Process | DecidedBy::Members(_) => (Decided::Process, Vec::new()),
-            DecidedBy::Oracle(unsupported) => {
-                let asked = |one: &Unsupported| Asked {
-                    expression: one.expression.clone(),
-                    because: one.reason.clone(),
-                };
-                (Decided::Oracle, unsupported.iter().map(asked).collect())
+            plan.foreign_constants().iter().cloned().for_each(|sql| push_new(&mut asked_at_join, sql));
+            for need in plan.copies() {
+                needs.entry(need.table).or_default().extend(&need.columns);
             }
+        }
+        let decided = if !asked_per_change.is_empty() {
+            Decided::Oracle
+        } else if !needs.is_empty() {
+            Decided::Members
+        } else if policy.columns.is_empty() && !policy.whole_row {
+            Decided::Constants
+        } else {
+            Decided::Process
         };
-        let name_of = |oid: &Oid| self.survey.snapshot.roles.values().find(|role| role.oid == *oid);
+        let name_of = |oid: &Oid| snapshot.roles.values().find(|role| role.oid == *oid);
         Some(PolicyReport {
             name: policy.name.clone(),
             permissive: policy.permissive,
             roles: policy.roles.iter().filter_map(name_of).map(|role| role.name.clone()).collect(),
             using: policy.using.clone().unwrap_or_default(),
             decided,
-            asked_at_join: plan.foreign_constants().to_vec(),
+            looks_up: looked_up(&needs, snapshot),
+            asked_at_join,
             asked_per_change,
         })
+    }
+
+    /// The roles that tokens are likely to name.
+    pub(super) fn known_roles(&self) -> impl Iterator<Item = &'a Role> {
+        let survey = self.survey;
+        survey.roles.iter().filter_map(|role| Some(&**survey.snapshot.roles.get(&role.name)?))
+    }
+
+    /// Roles that get an error from every read of the table, unless a finding about what is read tells of it.
+    pub(super) fn raising(&self) -> Vec<Finding> {
+        let told = |error: &str, role: &str| {
+            self.facts.relations_read.iter().any(|read| {
+                error == format!("permission denied for table {}", read.name)
+                    && read.unreadable_to.iter().any(|one| one == role)
+            })
+        };
+        let mut findings = Vec::new();
+        for role in self.known_roles() {
+            let plan = Plan::compile(self.table, role, &self.survey.snapshot);
+            let Some(error) = plan.error().filter(|error| !told(error, &role.name)) else { continue };
+            let sentence = format!(
+                "{} gets an error from every read, {error}, so nothing is delivered to it",
+                role.name
+            );
+            let finding = Finding::new(Severity::Warning, sentence);
+            findings.push(match plan.mend() {
+                Some(mend) => finding.mended_by(mend),
+                None => finding,
+            });
+        }
+        findings
     }
 
     /// What there is to say of the policies.
@@ -63,9 +117,6 @@ impl<'a> Subject<'a> {
             self.policies().filter_map(|policy| self.columns_not_logged(policy)).collect();
         for read in &self.facts.relations_read {
             findings.extend(relation_findings(read));
-            if !read.published {
-                findings.push(self.not_published(read));
-            }
         }
         for called in self.facts.functions_called.iter().filter(|called| called.volatile) {
             let name = format!("{}({})", qualified(&called.schema, &called.name), called.arguments);
@@ -114,21 +165,6 @@ impl<'a> Subject<'a> {
         Some(Finding::new(Severity::Warning, sentence).mended_by(mend))
     }
 
-    fn not_published(&self, read: &RelationRead) -> Finding {
-        let sentence = format!(
-            "policy \"{}\" reads {}.{}, which is not published: the log does not tell when it changes",
-            read.policy, read.schema, read.name
-        );
-        let finding = Finding::new(Severity::Note, sentence);
-        match self.publication() {
-            Some(publication) => finding.mended_by(format!(
-                "ALTER PUBLICATION {publication} ADD TABLE {};",
-                qualified(&read.schema, &read.name)
-            )),
-            None => finding,
-        }
-    }
-
     /// The publication as SQL names it, where there is only one that can be meant.
     fn publication(&self) -> Option<String> {
         match self.publications {
@@ -138,14 +174,35 @@ impl<'a> Subject<'a> {
     }
 }
 
+/// What is looked up, by the names of the tables.
+pub(super) fn looked_up(needs: &BTreeMap<Oid, BTreeSet<i16>>, snapshot: &Snapshot) -> Vec<LookedUp> {
+    let of = |(oid, numbers): (&Oid, &BTreeSet<i16>)| {
+        let table = &snapshot.lookups.get(oid)?.table;
+        let columns = table.columns.iter().filter(|column| numbers.contains(&column.number));
+        Some(LookedUp {
+            table: format!("{}.{}", table.schema, table.name),
+            columns: columns.map(|column| column.name.clone()).collect(),
+        })
+    };
+    let mut found: Vec<LookedUp> = needs.iter().filter_map(of).collect();
+    found.sort_by(|one, other| one.table.cmp(&other.table));
+    found
+}
+
+fn push_new<T: PartialEq>(list: &mut Vec<T>, one: T) {
+    if !list.contains(&one) {
+        list.push(one);
+    }
+}
+
 /// Roles for whom the policy fails on what it reads, or finds nothing there.
 fn relation_findings(read: &RelationRead) -> Vec<Finding> {
     let mut findings = Vec::new();
     let relation = qualified(&read.schema, &read.name);
     if !read.unreadable_to.is_empty() {
         let sentence = format!(
-            "policy \"{}\" reads {}.{}, which {} may not SELECT: PostgreSQL raises an error, so nothing that it must \
-             decide is delivered to them",
+            "policy \"{}\" reads {}.{}, which {} may not SELECT: every read is an error for them, so nothing of the table \
+             is delivered to them",
             read.policy,
             read.schema,
             read.name,

@@ -15,6 +15,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// The published tables, by name.
     pub tables: Vec<TableReport>,
+    /// The tables that their policies look things up in, by name.
+    pub lookups: Vec<LookupReport>,
 }
 
 /// One thing that was looked at.
@@ -96,6 +98,25 @@ pub struct TableReport {
     pub findings: Vec<Finding>,
 }
 
+/// A table that policies look things up in.
+#[derive(Clone, Debug, Serialize)]
+pub struct LookupReport {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Whether walcast keeps a copy of it, current from the log; where it does not, PostgreSQL is asked.
+    pub copied: bool,
+    /// The columns of the copy.
+    pub columns: Vec<String>,
+    /// Its rows, by the statistics of PostgreSQL's.
+    pub rows: Option<i64>,
+    /// What the copy may take of `changes.copy_bytes_max`, estimated.
+    pub bytes: Option<i64>,
+    /// What there is to say of it.
+    pub findings: Vec<Finding>,
+}
+
 /// Row-level security of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -137,6 +158,8 @@ pub enum Columns {
 pub enum Rows {
     /// None.
     None,
+    /// None: reading the table is an error.
+    Error,
     /// Those that the policies admit.
     ByPolicy,
     /// All of them.
@@ -156,6 +179,8 @@ pub struct PolicyReport {
     pub using: String,
     /// Who decides it.
     pub decided: Decided,
+    /// In which tables it looks something up in process.
+    pub looks_up: Vec<LookedUp>,
     /// What is asked of PostgreSQL once for each set of claims, at the join.
     pub asked_at_join: Vec<String>,
     /// What is asked of PostgreSQL for each change, where the rest does not settle it.
@@ -170,8 +195,19 @@ pub enum Decided {
     Constants,
     /// walcast, for each change.
     Process,
+    /// walcast, for each change, with look-ups in copies of other tables.
+    Members,
     /// PostgreSQL, for each change that the parts known to walcast do not settle.
     Oracle,
+}
+
+/// A table that a policy looks something up in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LookedUp {
+    /// `schema.name`.
+    pub table: String,
+    /// The columns that it reads.
+    pub columns: Vec<String>,
 }
 
 /// A sub-expression that is asked of PostgreSQL.
@@ -184,8 +220,9 @@ pub struct Asked {
 }
 
 impl Report {
-    /// The findings about the database and about every table.
+    /// The findings about the database and about every table, whether published or looked up.
     pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.iter().chain(self.tables.iter().flat_map(|table| &table.findings))
+        let of_tables = self.tables.iter().flat_map(|table| &table.findings);
+        self.findings.iter().chain(of_tables).chain(self.lookups.iter().flat_map(|table| &table.findings))
     }
 }

@@ -2,13 +2,17 @@
 
 use walcast_catalog::preflight::Failure;
 use walcast_catalog::survey::{Slot, Survey};
-use walcast_catalog::{identifier, survey};
+use walcast_catalog::{identifier, qualified, survey};
 use walcast_replication::{Authentication, ConnectionSettings, Identity, identify};
 
 use super::report::{Fact, Finding, Report, Severity};
+use super::size::bytes;
 
 /// Log that nobody reads is worth a word from here on, in bytes.
 const RETAINED_BYTES_LARGE: i64 = 1 << 30;
+
+/// Unpublished tables that are named; there may be hundreds.
+const UNPUBLISHED_SHOWN: usize = 10;
 
 /// Says what the survey has found beside the tables.
 pub(super) fn examine(survey: &Survey, slot: &str, report: &mut Report) {
@@ -30,6 +34,7 @@ pub(super) fn examine(survey: &Survey, slot: &str, report: &mut Report) {
     // One that is missing and can not be made by walcast is an obstacle already.
     let known = survey.publications.iter().filter(|one| one.exists || server.creates_publications);
     findings.extend(known.filter_map(publication_finding));
+    findings.extend(unpublished_finding(survey));
     findings.extend(settings_notes(survey));
     findings.extend(roles_findings(survey));
 }
@@ -185,6 +190,28 @@ fn publication_finding(publication: &survey::Publication) -> Option<Finding> {
     })
 }
 
+/// Policies for reading on tables whose changes nobody gets.
+fn unpublished_finding(survey: &Survey) -> Option<Finding> {
+    let [only] = survey.publications.as_slice() else { return None };
+    let names = |name: fn(&str, &str) -> String, last: &str| {
+        let shown = survey.unpublished.iter().take(UNPUBLISHED_SHOWN);
+        let mut names: Vec<String> = shown.map(|(schema, table)| name(schema, table)).collect();
+        if survey.unpublished.len() > UNPUBLISHED_SHOWN {
+            names.push(last.to_owned());
+        }
+        names.join(", ")
+    };
+    if survey.unpublished.is_empty() || !only.exists {
+        return None;
+    }
+    let sentence = format!(
+        "policies for SELECT are on tables that are not published, so nobody gets their changes: {}",
+        names(|schema, table| format!("{schema}.{table}"), "and others")
+    );
+    let mend = format!("ALTER PUBLICATION {} ADD TABLE {};", identifier(&only.name), names(qualified, "…"));
+    Some(Finding::new(Severity::Warning, sentence).mended_by(mend))
+}
+
 fn settings_notes(survey: &Survey) -> Vec<Finding> {
     let mut notes = Vec::new();
     if survey.server.slot_keeps_at_most == "-1" {
@@ -217,33 +244,9 @@ fn roles_findings(survey: &Survey) -> Vec<Finding> {
     missing.map(finding).collect()
 }
 
-/// A size for people: `512 bytes`, `1.5 MiB`.
-fn bytes(count: i64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if count < 1024 {
-        return format!("{count} bytes");
-    }
-    // Tenths of a unit, in integers.
-    let mut tenths = count.saturating_mul(10) / 1024;
-    let mut unit = 0;
-    while tenths >= 10_240 && unit + 1 < UNITS.len() {
-        tenths /= 1024;
-        unit += 1;
-    }
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_told_in_the_largest_unit_that_fits() {
-        assert_eq!(bytes(17), "17 bytes");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(16 << 20), "16.0 MiB");
-        assert_eq!(bytes(i64::MAX / 16), "524287.9 TiB");
-    }
 
     #[test]
     fn a_slot_that_nobody_reads_is_told_once_it_keeps_much() {

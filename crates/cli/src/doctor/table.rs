@@ -1,5 +1,7 @@
 //! One published table: what its rows are open to, what the log tells of them, what is likely not meant.
 
+use std::fmt::Write as _;
+
 use walcast_catalog::identifier;
 use walcast_catalog::survey::{Survey, TableFacts};
 use walcast_policy::schema::{Identity, Role, Table};
@@ -13,13 +15,13 @@ pub(super) fn examine(table: &Table, survey: &Survey, publications: &[String]) -
     let unknown = TableFacts::default();
     let facts = survey.tables.get(&table.oid).unwrap_or(&unknown);
     let subject = Subject { table, facts, survey, publications };
-    let known: Vec<&Role> =
-        survey.roles.iter().filter_map(|role| Some(&**survey.snapshot.roles.get(&role.name)?)).collect();
+    let known: Vec<&Role> = subject.known_roles().collect();
     let roles: Vec<RoleReport> = known.iter().map(|role| role_report(table, role, survey)).collect();
     let mut findings = subject.key_findings();
     findings.extend(subject.row_security_finding(&roles));
     findings.extend(known.iter().filter_map(|role| subject.key_not_readable(role)));
     if table.row_security {
+        findings.extend(subject.raising());
         findings.extend(subject.policy_findings());
         findings.extend(subject.deletes_finding());
     }
@@ -57,7 +59,8 @@ fn role_report(table: &Table, role: &Role, survey: &Survey) -> RoleReport {
             Columns::Every
         },
         rows: match plan.access() {
-            Access::Nothing | Access::Raises => Rows::None,
+            Access::Nothing => Rows::None,
+            Access::Raises => Rows::Error,
             Access::Everything => Rows::Every,
             Access::ByPolicy => Rows::ByPolicy,
         },
@@ -77,7 +80,11 @@ impl Subject<'_> {
                 .map(|role| role.role.as_str())
                 .collect();
             let who = if open.is_empty() { "every role with a grant".to_owned() } else { open.join(", ") };
-            let sentence = format!("published without row-level security: {who} gets every row");
+            let mut sentence = format!("published without row-level security: {who} gets every row");
+            let policies: Vec<String> = self.policies().map(|one| format!("\"{}\"", one.name)).collect();
+            if !policies.is_empty() {
+                let _ = write!(sentence, ", and policy {} decides nothing", policies.join(", "));
+            }
             let mend = format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;");
             return Some(Finding::new(Severity::Danger, sentence).mended_by(mend));
         }

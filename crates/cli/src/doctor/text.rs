@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 
 use super::report::{
-    Columns, Decided, Finding, PolicyReport, Report, RoleReport, RowSecurity, Rows, Severity, TableReport,
+    Columns, Decided, Finding, LookedUp, LookupReport, PolicyReport, Report, RoleReport, RowSecurity, Rows,
+    Severity, TableReport,
 };
+use super::size::bytes;
 use crate::settings::Environment;
 
 /// Sentences are broken to this width; SQL never is, so that it can be copied.
@@ -53,6 +55,9 @@ impl Report {
         out.findings(&self.findings);
         for table in &self.tables {
             out.table(table);
+        }
+        for table in &self.lookups {
+            out.lookup(table);
         }
         out.line("");
         out.line(&self.summary(colours));
@@ -131,6 +136,28 @@ impl Page {
         self.findings(&table.findings);
     }
 
+    fn lookup(&mut self, table: &LookupReport) {
+        self.line("");
+        let name = self.colours.paint("1", &format!("{}.{}", table.schema, table.name));
+        self.line(&format!("{name}, looked up by policies"));
+        if table.copied {
+            self.labelled(
+                "  ",
+                "copied",
+                &format!("{}, kept current from the log", table.columns.join(", ")),
+            );
+        } else {
+            self.labelled("  ", "not copied", "PostgreSQL is asked");
+        }
+        let size = match (table.rows, table.bytes) {
+            (None, _) => "rows not counted yet (ANALYZE)".to_owned(),
+            (Some(rows), None) => format!("about {rows} rows"),
+            (Some(rows), Some(size)) => format!("about {rows} rows, {} in memory", bytes(size)),
+        };
+        self.labelled("  ", "size", &size);
+        self.findings(&table.findings);
+    }
+
     fn findings(&mut self, findings: &[Finding]) {
         for (index, finding) in findings.iter().enumerate() {
             if index == 0 {
@@ -160,6 +187,7 @@ fn readable(role: &RoleReport, row_security: RowSecurity) -> String {
     };
     let rows = match role.rows {
         Rows::None => "no row",
+        Rows::Error => "an error from every read",
         Rows::ByPolicy => "rows by policy",
         Rows::Every if row_security == RowSecurity::Off => "every row",
         Rows::Every => "every row, since policies do not bind it",
@@ -178,11 +206,18 @@ fn decisions(policy: &PolicyReport) -> Vec<String> {
     let mut sentences = vec![
         match policy.decided {
             Decided::Constants => "decided by the claims alone, once at the join",
-            Decided::Process => "decided in process",
+            Decided::Process | Decided::Members if policy.looks_up.is_empty() => "decided in process",
+            Decided::Process | Decided::Members => "decided in process, looks up",
             Decided::Oracle => "decided by PostgreSQL, where the parts known to walcast do not settle it",
         }
         .to_owned(),
     ];
+    if policy.decided != Decided::Oracle {
+        let tables: Vec<String> = policy.looks_up.iter().map(with_columns).collect();
+        if let Some(first) = sentences.first_mut().filter(|_| !tables.is_empty()) {
+            let _ = write!(first, " {}", tables.join(", "));
+        }
+    }
     let one_line = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
     let joined = policy.asked_at_join.iter();
     sentences.extend(joined.map(|sql| format!("asked of PostgreSQL once at the join: {}", one_line(sql))));
@@ -190,6 +225,10 @@ fn decisions(policy: &PolicyReport) -> Vec<String> {
     sentences
         .extend(asked.map(|asked| format!("because of {}: {}", asked.because, one_line(&asked.expression))));
     sentences
+}
+
+fn with_columns(looked_up: &LookedUp) -> String {
+    format!("{} ({})", looked_up.table, looked_up.columns.join(", "))
 }
 
 /// `text` in lines of at most `width` characters, broken between words.
@@ -220,6 +259,7 @@ mod tests {
             facts: Vec::new(),
             findings,
             tables: Vec::new(),
+            lookups: Vec::new(),
         }
     }
 

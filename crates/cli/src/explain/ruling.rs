@@ -6,11 +6,12 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 use walcast_pgoutput::PgTimestamp;
-use walcast_policy::schema::{Role, Snapshot, Table};
-use walcast_policy::{MembersAt, Oracle, OracleError, Plan, Question, RowImage, Verdict};
+use walcast_policy::schema::{Policy, Role, Snapshot, Table};
+use walcast_policy::{
+    Access, CopyNeed, MembersAt, Oracle, OracleError, Plan, Question, RowImage, Verdict, clauses,
+};
 
-use super::PolicyAnswer;
-use super::single_policy;
+use super::{ClauseAnswer, Junction, PolicyAnswer, single_policy};
 
 /// Who asks for the row.
 pub(super) struct Claimant {
@@ -38,6 +39,8 @@ pub enum Says {
     Yes,
     /// It is false or NULL.
     No,
+    /// Evaluating it is this error; that counts as a no.
+    Raises(String),
     /// It could not be decided, for this reason; that counts as a no.
     Undecided(String),
 }
@@ -53,15 +56,27 @@ pub enum Decider {
 }
 
 /// An answer with its author.
-pub(super) struct Ruling {
-    pub(super) says: Says,
-    pub(super) decided_by: Decider,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ruling {
+    /// What it comes to.
+    pub says: Says,
+    /// Who found out.
+    pub decided_by: Decider,
+    /// The tables, as `schema.name`, in whose copies something was looked up.
+    pub looked_up: Vec<String>,
+}
+
+impl Ruling {
+    fn asked(says: Says) -> Self {
+        Ruling { says, decided_by: Decider::Oracle, looked_up: Vec::new() }
+    }
 }
 
 /// One row before one set of claims.
 #[derive(Clone, Copy)]
 pub(super) struct Bench<'a> {
     pub(super) oracle: &'a dyn Oracle,
+    pub(super) members: MembersAt<'a>,
     pub(super) table: &'a Table,
     pub(super) row: &'a RowImage<'a>,
     pub(super) claimant: &'a Claimant,
@@ -71,7 +86,7 @@ pub(super) struct Bench<'a> {
 
 impl Bench<'_> {
     /// What a plan says.
-    pub(super) async fn rule(&self, plan: &Plan) -> Ruling {
+    pub(super) async fn rule(&self, plan: &Plan, snapshot: &Snapshot) -> Ruling {
         let Claimant { role, value, json } = self.claimant;
         let foreign = match plan.foreign_constants() {
             [] => Ok(Vec::new()),
@@ -79,21 +94,25 @@ impl Bench<'_> {
         };
         let foreign = match foreign {
             Ok(foreign) => foreign,
-            Err(error) => return Ruling { says: undecided(&error), decided_by: Decider::Oracle },
+            Err(error) => return Ruling::asked(undecided(&error)),
         };
         let bound = plan.bind(value, json, &foreign);
-        let says = match (bound.evaluate(self.row, self.now, MembersAt::none()), bound.question()) {
+        let says = match (bound.evaluate(self.row, self.now, self.members), bound.question()) {
             (Verdict::Visible, _) => Says::Yes,
             (Verdict::Hidden, _) => Says::No,
-            (Verdict::Failed(reason), _) => Says::Undecided(reason),
+            (Verdict::Failed(reason), _) => Says::Raises(reason),
             (Verdict::Missing { column }, _) => Says::Undecided(self.missing(column)),
             (Verdict::Ask, None) => Says::Undecided("there is nothing to ask".to_owned()),
             (Verdict::Ask, Some(expression)) => {
-                let says = self.ask(expression).await;
-                return Ruling { says, decided_by: Decider::Oracle };
+                return Ruling::asked(self.ask(expression).await);
             }
         };
-        Ruling { says, decided_by: Decider::Process }
+        let name = |need: &CopyNeed| {
+            let found = &snapshot.lookups.get(&need.table)?.table;
+            Some(format!("{}.{}", found.schema, found.name))
+        };
+        let looked_up = plan.copies().iter().filter_map(name).collect();
+        Ruling { says, decided_by: Decider::Process, looked_up }
     }
 
     /// What each policy says that is for the role, permissive ones first.
@@ -101,9 +120,20 @@ impl Bench<'_> {
         let mut answers = Vec::new();
         for policy in self.table.policies.iter().filter(|policy| single_policy::is_for_reading(policy)) {
             let Some(plan) = single_policy::plan(self.table, policy, role, snapshot) else { continue };
-            let Ruling { says, decided_by } = self.rule(&plan).await;
+            let ruling = self.rule(&plan, snapshot).await;
+            let apart = match plan.access() {
+                Access::Raises => None,
+                _ => policy.using.as_deref().and_then(clauses),
+            };
+            let joined_by = apart.as_ref().map(|one| if one.all { Junction::And } else { Junction::Or });
+            let mut clauses = Vec::new();
+            for sql in apart.into_iter().flat_map(|one| one.texts) {
+                let alone = Policy { using: Some(sql.clone()), ..policy.clone() };
+                let Some(plan) = single_policy::plan(self.table, &alone, role, snapshot) else { continue };
+                clauses.push(ClauseAnswer { sql, ruling: self.rule(&plan, snapshot).await });
+            }
             let (policy, permissive) = (policy.name.clone(), policy.permissive);
-            answers.push(PolicyAnswer { policy, permissive, says, decided_by });
+            answers.push(PolicyAnswer { policy, permissive, ruling, clauses, joined_by });
         }
         answers.sort_by_key(|answer| !answer.permissive);
         answers
@@ -130,7 +160,7 @@ impl Bench<'_> {
 /// Why the policies together say what they say, in one sentence.
 pub(super) fn reason(together: &Says, policies: &[PolicyAnswer]) -> String {
     let names = |permissive: bool, says: fn(&Says) -> bool| -> Vec<String> {
-        let fitting = policies.iter().filter(|one| one.permissive == permissive && says(&one.says));
+        let fitting = policies.iter().filter(|one| one.permissive == permissive && says(&one.ruling.says));
         fitting.map(|one| format!("\"{}\"", one.policy)).collect()
     };
     match together {
@@ -139,6 +169,7 @@ pub(super) fn reason(together: &Says, policies: &[PolicyAnswer]) -> String {
             format!("{} admits it", listed("policy", "policies", &admitting))
         }
         Says::Undecided(reason) => format!("it can not be decided: {reason}"),
+        Says::Raises(reason) => format!("it is an error for PostgreSQL: {reason}"),
         Says::No => match names(false, |says| *says == Says::No).as_slice() {
             [] => "no policy admits it".to_owned(),
             refusing => {
@@ -153,7 +184,10 @@ fn listed(one: &str, many: &str, names: &[String]) -> String {
 }
 
 fn undecided(error: &OracleError) -> Says {
-    Says::Undecided(error.to_string())
+    match error {
+        OracleError::Raised { .. } => Says::Raises(error.to_string()),
+        OracleError::Disconnected(_) | OracleError::Unavailable(_) => Says::Undecided(error.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -161,7 +195,8 @@ mod tests {
     use super::*;
 
     fn policy(name: &str, permissive: bool, says: Says) -> PolicyAnswer {
-        PolicyAnswer { policy: name.to_owned(), permissive, says, decided_by: Decider::Process }
+        let ruling = Ruling { says, decided_by: Decider::Process, looked_up: Vec::new() };
+        PolicyAnswer { policy: name.to_owned(), permissive, ruling, clauses: Vec::new(), joined_by: None }
     }
 
     #[test]

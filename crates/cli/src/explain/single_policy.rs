@@ -21,18 +21,19 @@ pub(crate) fn plan(table: &Table, policy: &Policy, role: &Role, snapshot: &Snaps
         ..table.clone()
     };
     let plan = Plan::compile(&alone, role, snapshot);
-    (plan.access() == Access::ByPolicy).then_some(plan)
+    matches!(plan.access(), Access::ByPolicy | Access::Raises).then_some(plan)
 }
 
 /// The plan of `policy` for those whom it is for, whoever they are.
 pub(crate) fn plan_for_anybody(table: &Table, policy: &Policy, snapshot: &Snapshot) -> Option<Plan> {
-    let everything = Privileges { selectable: vec![true; table.columns.len()] };
+    let everything = |table: &Table| Privileges { selectable: vec![true; table.columns.len()] };
+    let looked_up = snapshot.lookups.iter().map(|(oid, found)| (*oid, everything(&found.table)));
     let reader = Role {
         oid: Oid::default(),
         name: String::new(),
         bypasses_row_security: false,
         acts_as: policy.roles.iter().copied().collect(),
-        privileges: [(table.oid, everything)].into_iter().collect(),
+        privileges: looked_up.chain([(table.oid, everything(table))]).collect(),
         executes: snapshot.functions.values().flatten().map(|function| function.oid).collect(),
         schemas: [table.schema.clone()].into_iter().collect(),
     };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Answer, Decider, Explanation, Says};
+use super::{Answer, Decider, Explanation, Junction, Ruling, Says};
 use crate::doctor::Colours;
 use crate::doctor::wrapped;
 
@@ -35,17 +35,17 @@ impl Answer {
         indented(out, &self.because);
         let width = self.policies.iter().map(|one| one.policy.chars().count()).max().unwrap_or(0);
         for one in &self.policies {
-            let says = match &one.says {
-                Says::Yes => "yes",
-                Says::No => "no",
-                Says::Undecided(_) => "undecided",
-            };
-            let decided_by = match one.decided_by {
-                Decider::Process => "in process",
-                Decider::Oracle => "by PostgreSQL",
-            };
             let kind = if one.permissive { "" } else { ", restrictive" };
-            let _ = writeln!(out, "    {:<width$}  {says}, {decided_by}{kind}", one.policy);
+            let _ = writeln!(out, "    {:<width$}  {}{kind}", one.policy, in_words(&one.ruling));
+            for (index, clause) in one.clauses.iter().enumerate() {
+                let joint = match one.joined_by {
+                    _ if index == 0 => "",
+                    Some(Junction::Or) => "or",
+                    _ => "and",
+                };
+                let sql = clause.sql.split_whitespace().collect::<Vec<_>>().join(" ");
+                let _ = writeln!(out, "      {joint:<3} {sql}: {}", in_words(&clause.ruling));
+            }
         }
         if self.delivered && !self.hidden_columns.is_empty() {
             indented(
@@ -56,6 +56,21 @@ impl Answer {
                 ),
             );
         }
+    }
+}
+
+/// What was found out, and how.
+fn in_words(ruling: &Ruling) -> String {
+    let says = match &ruling.says {
+        Says::Yes => "yes".to_owned(),
+        Says::No => "no".to_owned(),
+        Says::Raises(error) => format!("raises {error}"),
+        Says::Undecided(_) => "undecided".to_owned(),
+    };
+    match (ruling.decided_by, ruling.looked_up.as_slice()) {
+        (Decider::Oracle, _) => format!("{says}, asked PostgreSQL"),
+        (Decider::Process, []) => format!("{says}, in process"),
+        (Decider::Process, tables) => format!("{says}, in process, looked up in {}", tables.join(", ")),
     }
 }
 

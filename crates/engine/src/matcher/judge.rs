@@ -41,6 +41,11 @@ impl Judge {
         Judge { oracle, counters, questions_max, reported: HashSet::new(), unseen: None, asking: Vec::new() }
     }
 
+    /// So many audiences were decided in process.
+    pub(super) fn decided(&self, audiences: u64) {
+        self.counters.plan_decisions.fetch_add(audiences, Relaxed);
+    }
+
     /// Turns to a transaction.
     pub(super) fn begin(&mut self, transaction: Xid) {
         self.unseen = Some(transaction);
@@ -122,14 +127,14 @@ impl Judge {
             });
         };
         // A new row that nothing is known of has not left; an old one was not delivered, so that the new one enters.
-        let after = self.decided(table, after)?;
-        let before = self.decided(table, before) == Some(true);
+        let after = self.in_sight(table, after)?;
+        let before = self.in_sight(table, before) == Some(true);
         let kind = kind_shown(before, after).filter(|kind| event.includes(*kind))?;
         Some(Receiver { slot: *slot, kind, old_visible: before })
     }
 
     /// Whether an image is in sight; `None` where that could not be decided.
-    fn decided(&mut self, table: &Table, judgement: &Judgement) -> Option<bool> {
+    fn in_sight(&mut self, table: &Table, judgement: &Judgement) -> Option<bool> {
         let visible = judgement.visible();
         // What fails counts only where nothing else hides the row.
         if visible.is_none() && self.may_hold(table, &judgement.filter) {

@@ -142,6 +142,7 @@ impl Ruling<'_> {
                 None => audiences.candidates(kind, &self.sight()),
             }
         };
+        let mut decided = 0;
         for slot in concerned {
             let Some(audience) = audiences.get(slot) else { continue };
             if show::error(self.relation, kind, audience.key.reads_key).is_some() {
@@ -149,13 +150,19 @@ impl Ruling<'_> {
                 rulings.receivers.push(Receiver { slot, kind, old_visible: false });
                 continue;
             }
-            let Some(opinion) = self.opinion(slot, &audience.key) else { continue };
-            if opinion.is_open() {
-                rulings.open.push(opinion);
-            } else {
-                rulings.receivers.extend(self.judge.conclude(&self.relation.table, &opinion));
+            match self.opinion(slot, &audience.key) {
+                Some(opinion) if opinion.is_open() => {
+                    rulings.open.push(opinion);
+                    continue;
+                }
+                Some(opinion) => {
+                    rulings.receivers.extend(self.judge.conclude(&self.relation.table, &opinion));
+                }
+                None => {}
             }
+            decided += 1;
         }
+        self.judge.decided(decided);
     }
 
     /// What decides who gets the change. What a DELETE took away was for those who could see it before.

@@ -299,6 +299,7 @@ impl<'a> Compiler<'a> {
                 let parts: Vec<_> = name.0.iter().filter_map(|part| part.as_ident()).cloned().collect();
                 let LookupTable { table, obstacle, .. } = self.table_named(&parts)?;
                 if let Some(obstacle) = obstacle {
+                    self.not_copied.push(table.oid);
                     return Err(Fault::Here(format!(
                         "a look-up in {name}, of which there is no copy: {obstacle}"
                     )));
