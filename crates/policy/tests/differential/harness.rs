@@ -269,7 +269,7 @@ impl Harness {
     }
 }
 
-fn datum(text: Option<&str>) -> Datum<'_> {
+pub(crate) fn datum(text: Option<&str>) -> Datum<'_> {
     text.map_or(Datum::Null, Datum::Text)
 }
 
