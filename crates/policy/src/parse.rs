@@ -5,6 +5,7 @@
 //! can still settle a decision; the reason is kept for the operator to read.
 
 mod body;
+mod literals;
 mod look_up;
 mod references;
 mod scope;
@@ -22,6 +23,7 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 use walcast_pgoutput::Oid;
 
+pub(crate) use self::literals::decides_by_literals;
 use self::look_up::{Quantifier, selected_set};
 pub use self::references::{References, references};
 use self::scope::{Level, identifier};

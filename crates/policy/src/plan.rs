@@ -14,7 +14,7 @@ use crate::finder;
 use crate::keys::{self, Key};
 use crate::members::MembersAt;
 use crate::operation::Stop;
-use crate::parse::{Compiler, Names, Surroundings};
+use crate::parse::{Compiler, Names, Surroundings, decides_by_literals};
 use crate::row::{Datum, RowImage};
 use crate::schema::{Policy, PolicyCommand, Role, Snapshot, Table};
 use crate::verdict::Verdict;
@@ -105,7 +105,8 @@ impl Plan {
         let policies = applicable(table, role);
         let access = access(table, role, &readable, &policies);
         let policies = if access == Access::ByPolicy { policies } else { Vec::new() };
-        let refused = refusal(&policies, role, snapshot, &mut vec![table.oid]);
+        let mut foregone = false;
+        let refused = refusal(&policies, role, snapshot, &mut vec![table.oid], &mut foregone);
         let mut rules = Rules {
             table: table.oid,
             role: role.oid,
@@ -135,6 +136,7 @@ impl Plan {
         let mut explanation = Vec::with_capacity(policies.len());
         for (policy, using) in policies {
             let mut expression = compiler.policy(using);
+            let parts_before = parts(&expression);
             if constants::fold(&mut expression).is_err() {
                 expression = Expression::Oracle;
                 compiler.unsupported.push(Unsupported {
@@ -142,6 +144,7 @@ impl Plan {
                     reason: "a part of it has the same error for every row".to_owned(),
                 });
             }
+            foregone |= parts(&expression) < parts_before;
             constants::hoist(&mut expression, &mut rules.slots);
             finder::attach(&mut expression);
             rules.may_ask |= expression.may_ask();
@@ -155,10 +158,14 @@ impl Plan {
             let unsupported = std::mem::take(&mut compiler.unsupported);
             explanation.push(explain(policy, unsupported, looks_up));
         }
+        // PostgreSQL keeps the policies of a table from the last name to the first, and what raises in one counts
+        // only where none before it holds. Among restrictive ones the order makes no difference.
+        rules.permissive.reverse();
         rules.foreign = compiler.foreign;
-        rules.only_oracle = compiler.only_oracle;
-        rules.may_ask |= compiler.only_oracle;
-        rules.raises = refused.or(compiler.raises);
+        // PostgreSQL does not check the privileges for what literals have made superfluous.
+        rules.only_oracle = compiler.only_oracle || (refused.is_some() && foregone);
+        rules.may_ask |= rules.only_oracle;
+        rules.raises = refused.filter(|_| !foregone).or(compiler.raises);
         if rules.raises.is_some() {
             rules.access = Access::Raises;
         }
@@ -381,16 +388,20 @@ pub(crate) fn may_select(table: &Table, role: &Role, columns: &[i16]) -> bool {
 }
 
 /// The error of a role that lacks a privilege on what the policies read or call: PostgreSQL checks that before
-/// the first row. `active` are the tables whose policies are being gone through.
+/// the first row. `active` are the tables whose policies are being gone through; `foregone`: whether literals may
+/// have made superfluous what it is about.
 fn refusal(
     policies: &[(&Policy, &str)],
     role: &Role,
     snapshot: &Snapshot,
     active: &mut Vec<Oid>,
+    foregone: &mut bool,
 ) -> Option<String> {
     let functions =
         || snapshot.functions.iter().flat_map(|(name, all)| all.iter().map(move |one| (name, one)));
-    for (policy, _) in policies {
+    for (policy, using) in policies {
+        let foregone_before = *foregone;
+        *foregone |= decides_by_literals(using);
         for oid in &policy.calls {
             let denied = functions().find(|(_, one)| one.oid == *oid && !role.executes.contains(oid));
             if let Some((name, _)) = denied {
@@ -405,14 +416,21 @@ fn refusal(
             }
             if is_bound(&found.table, role) && !active.contains(&reading.table) {
                 active.push(reading.table);
-                let refused = refusal(&applicable(&found.table, role), role, snapshot, active);
+                let refused = refusal(&applicable(&found.table, role), role, snapshot, active, foregone);
                 if refused.is_some() {
                     return refused;
                 }
             }
         }
+        *foregone = foregone_before;
     }
     None
+}
+
+/// How many look-ups, and parts that are left to PostgreSQL, an expression has.
+fn parts(expression: &Expression) -> usize {
+    let own = matches!(expression, Expression::LookUp(_) | Expression::Oracle);
+    usize::from(own) + expression.children().into_iter().map(parts).sum::<usize>()
 }
 
 fn access(table: &Table, role: &Role, readable: &[bool], policies: &[(&Policy, &str)]) -> Access {
@@ -435,7 +453,9 @@ fn combined(policies: &[(&Policy, &str)]) -> String {
             .map(|(_, using)| format!("({using})"))
     };
     let mut parts: Vec<String> = texts(false).collect();
-    parts.push(format!("({})", texts(true).collect::<Vec<_>>().join(" OR ")));
+    let mut permissive: Vec<String> = texts(true).collect();
+    permissive.reverse();
+    parts.push(format!("({})", permissive.join(" OR ")));
     parts.join(" AND ")
 }
 
