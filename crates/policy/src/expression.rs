@@ -148,6 +148,7 @@ impl Expression {
     pub(crate) fn may_fail(&self, constants: &[Outcome<'static>]) -> bool {
         let own = match self {
             Expression::Call(operation, _) | Expression::Quantified { operation, .. } => operation.may_fail(),
+            Expression::LookUp(look_up) => look_up.may_fail(),
             Expression::Constant(slot) => constants.get(*slot).is_none_or(Result::is_err),
             _ => false,
         };

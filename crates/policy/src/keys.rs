@@ -75,7 +75,7 @@ fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key
         },
         Expression::Call(Operation::Compare(Comparison::Equal), operands) => match operands.as_slice() {
             [Expression::LookUp(look_up), _] | [_, Expression::LookUp(look_up)]
-                if matches!(look_up.form, Form::Scalar(_)) =>
+                if matches!(look_up.form, Form::Scalar { .. }) =>
             {
                 member(look_up, constants)
             }
@@ -88,7 +88,7 @@ fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key
             operand,
             array,
         } => of_elements(operand, array, constants),
-        Expression::LookUp(look_up) if !matches!(look_up.form, Form::Scalar(_)) => member(look_up, constants),
+        Expression::LookUp(look_up) if !matches!(look_up.form, Form::Scalar { .. }) => member(look_up, constants),
         _ => None,
     }
 }

@@ -17,6 +17,7 @@ use crate::operation::Stop;
 use crate::parse::{Compiler, Names, Surroundings, decides_by_literals};
 use crate::row::{Datum, RowImage};
 use crate::schema::{Policy, PolicyCommand, Role, Snapshot, Table};
+use crate::value::Value;
 use crate::verdict::Verdict;
 
 /// The rules of one table for one role, shared by all its sockets. Cheap to clone.
@@ -105,8 +106,6 @@ impl Plan {
         let policies = applicable(table, role);
         let access = access(table, role, &readable, &policies);
         let policies = if access == Access::ByPolicy { policies } else { Vec::new() };
-        let mut foregone = false;
-        let refused = refusal(&policies, role, snapshot, &mut vec![table.oid], &mut foregone);
         let mut rules = Rules {
             table: table.oid,
             role: role.oid,
@@ -134,21 +133,20 @@ impl Plan {
         };
         let mut compiler = Compiler::new(surroundings, table.oid);
         let mut explanation = Vec::with_capacity(policies.len());
-        for (policy, using) in policies {
+        let mut foregone = false;
+        for (policy, using) in &policies {
             let mut expression = compiler.policy(using);
             let parts_before = parts(&expression);
             if constants::fold(&mut expression).is_err() {
                 expression = Expression::Oracle;
                 compiler.unsupported.push(Unsupported {
-                    expression: using.to_owned(),
+                    expression: (*using).to_owned(),
                     reason: "a part of it has the same error for every row".to_owned(),
                 });
             }
             foregone |= parts(&expression) < parts_before;
             constants::hoist(&mut expression, &mut rules.slots);
             finder::attach(&mut expression);
-            rules.may_ask |= expression.may_ask();
-            copies::collect(&expression, &mut rules.copies);
             let looks_up = tables_of(&expression, snapshot);
             if policy.permissive {
                 rules.permissive.push(expression);
@@ -161,6 +159,18 @@ impl Plan {
         // PostgreSQL keeps the policies of a table from the last name to the first, and what raises in one counts
         // only where none before it holds. Among restrictive ones the order makes no difference.
         rules.permissive.reverse();
+        let everything = Expression::Literal(Some(Value::Bool(true)));
+        let mut counting = policies;
+        if rules.permissive.contains(&everything) {
+            // Next to `USING (true)` no other permissive policy is ever looked at.
+            rules.permissive = vec![everything];
+            counting.retain(|(policy, _)| !policy.permissive);
+        }
+        for expression in rules.permissive.iter().chain(&rules.restrictive) {
+            rules.may_ask |= expression.may_ask();
+            copies::collect(expression, &mut rules.copies);
+        }
+        let refused = refusal(&counting, role, snapshot, &mut vec![table.oid], &mut foregone);
         rules.foreign = compiler.foreign;
         // PostgreSQL does not check the privileges for what literals have made superfluous.
         rules.only_oracle = compiler.only_oracle || (refused.is_some() && foregone);
@@ -356,15 +366,18 @@ impl Hash for BoundPlan {
     }
 }
 
-/// The policies that say which rows the role may SELECT, with their expressions.
+/// The policies that say which rows the role may SELECT, with their expressions: none without a permissive one, since
+/// PostgreSQL does not look at the others then.
 pub(crate) fn applicable<'a>(table: &'a Table, role: &Role) -> Vec<(&'a Policy, &'a str)> {
-    table
+    let policies: Vec<_> = table
         .policies
         .iter()
         .filter(|policy| matches!(policy.command, PolicyCommand::All | PolicyCommand::Select))
         .filter(|policy| policy.roles.is_empty() || policy.roles.iter().any(|oid| role.acts_as.contains(oid)))
         .filter_map(|policy| Some((policy, policy.using.as_deref()?)))
-        .collect()
+        .collect();
+    let permits = policies.iter().any(|(policy, _)| policy.permissive);
+    if permits { policies } else { Vec::new() }
 }
 
 /// Whether row security binds the role on the table.
@@ -438,7 +451,7 @@ fn access(table: &Table, role: &Role, readable: &[bool], policies: &[(&Policy, &
         Access::Nothing
     } else if !is_bound(table, role) {
         Access::Everything
-    } else if policies.iter().any(|(policy, _)| policy.permissive) {
+    } else if !policies.is_empty() {
         Access::ByPolicy
     } else {
         Access::Nothing

@@ -8,6 +8,7 @@ use sqlparser::tokenizer::Token;
 
 use super::{Compiler, Fault, Names, Parameter, Surroundings, TEXT_MAX, here, single};
 use crate::expression::{Expression, built_in_type};
+use crate::look_up::Several;
 use crate::resolve::{self, Typed};
 use crate::schema::{Function, Role, Volatility};
 use crate::value::Kind;
@@ -87,7 +88,7 @@ impl<'a> Compiler<'a> {
         let typed = self.in_body(name, function, arguments, |compiler, body| {
             let typed = match body {
                 Body::Expression(parsed) => compiler.typed_as(&parsed, null_is_false)?,
-                Body::Query(query) => compiler.scalar_select(&query)?,
+                Body::Query(query) => compiler.value_select(&query, Several::Chooses)?,
             };
             Ok(if typed.kind == Kind::Untyped { resolve::cast(typed, declared)? } else { typed })
         })?;

@@ -13,7 +13,7 @@ use super::scope::{Level, Scoped, identifier};
 use super::syntax::operands;
 use super::{Compiler, Fault, arguments, here, single};
 use crate::expression::Expression;
-use crate::look_up::{Form, LookUp, reads_source};
+use crate::look_up::{Form, LookUp, Several, reads_source};
 use crate::operation::Comparison;
 use crate::plan;
 use crate::resolve::{self, Infix, Typed};
@@ -85,6 +85,16 @@ impl<'a> Compiler<'a> {
 
     /// `(query)` as a value.
     pub(super) fn scalar_select(&mut self, query: &Query) -> Result<Typed, Fault> {
+        let distinct = matches!(&*query.body, SetExpr::Select(select) if select.distinct.is_some());
+        self.value_select(query, match (is_limited_to_one(query), distinct) {
+            (true, _) => Several::Chooses,
+            (false, true) => Several::RaisesIfDistinct,
+            (false, false) => Several::Raises,
+        })
+    }
+
+    /// The value of a query's row; `several`: what happens where there are more.
+    pub(super) fn value_select(&mut self, query: &Query, several: Several) -> Result<Typed, Fault> {
         if let Some(select) = counts_rows(query) {
             let mut rows = query.clone();
             rows.body = Box::new(SetExpr::Select(Box::new(select)));
@@ -93,12 +103,24 @@ impl<'a> Compiler<'a> {
         }
         let Selected { tables, conjuncts, output, .. } = self.select(query, Wanted::Value)?;
         let Some(output) = output else { return here("a sub-select of other than one column") };
-        let form = Form::Scalar(Box::new(output.expression));
+        let form = Form::Scalar { output: Box::new(output.expression), several };
+        let mut expression = look_up(tables, conjuncts, form)?;
+        if let Expression::LookUp(look_up) = &mut expression
+            && look_up.is_unique(|table| self.primary_key(table))
+            && let Form::Scalar { several, .. } = &mut look_up.form
+        {
+            *several = Several::Never;
+        }
         Ok(Typed {
-            expression: look_up(tables, conjuncts, form)?,
+            expression,
             kind: output.kind,
             collation: output.collation,
         })
+    }
+
+    fn primary_key(&self, table: Oid) -> Vec<i16> {
+        let columns = self.surroundings.snapshot.lookups.get(&table).map(|found| &found.table.columns);
+        columns.into_iter().flatten().filter(|column| column.primary_key).map(|column| column.number).collect()
     }
 
     /// `operand operator ANY (query)` or ALL; `IN` is `= ANY`.
@@ -485,6 +507,11 @@ fn plain(query: &Query, wanted: Wanted) -> Result<&Select, Fault> {
         return here("a sub-select with more than tables and conditions");
     }
     Ok(select)
+}
+
+fn is_limited_to_one(query: &Query) -> bool {
+    let Some(LimitClause::LimitOffset { limit: Some(limit), .. }) = &query.limit_clause else { return false };
+    limit.to_string().trim_matches(['(', ')']) == "1"
 }
 
 fn is_positive(limit: &Expr) -> bool {
