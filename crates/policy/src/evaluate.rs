@@ -112,6 +112,10 @@ pub(crate) fn evaluate<'a>(expression: &'a Expression, scope: &Scope<'a>) -> Out
                 _ => Ok(left),
             }
         }
+        Expression::Body { arguments, body } => {
+            let fails = |one| matches!(evaluate(one, scope), Err(Stop::Failed(_)));
+            if arguments.iter().any(fails) { Err(Stop::Ask) } else { evaluate(body, scope) }
+        }
         Expression::Extreme { greatest, operands } => extreme(*greatest, operands, scope),
         Expression::Quantified { all, operation, operand, array } => {
             let (operand, array) = both(operand, array, scope)?;

@@ -58,6 +58,12 @@ pub(crate) enum Expression {
     },
     Coalesce(Vec<Expression>),
     NullIf(Box<Expression>, Box<Expression>),
+    /// What a function with this body comes to: PostgreSQL may compute the arguments first, also those that the body
+    /// has no use for. They are those that may raise.
+    Body {
+        arguments: Vec<Expression>,
+        body: Box<Expression>,
+    },
     /// `GREATEST` or `LEAST`.
     Extreme {
         greatest: bool,
@@ -126,6 +132,11 @@ impl Expression {
         own || self.children().into_iter().any(Expression::may_fail_by_row)
     }
 
+    /// Whether evaluating it may raise, whatever it depends on.
+    pub(crate) fn may_fail_somehow(&self) -> bool {
+        !(self.is_constant() && !self.reads_settings()) && self.may_fail(&[])
+    }
+
     /// Whether its value depends on the claims, the role or other settings.
     pub(crate) fn reads_settings(&self) -> bool {
         matches!(self, Expression::Setting(_) | Expression::Foreign { .. } | Expression::Constant(_))
@@ -178,6 +189,7 @@ impl Expression {
             }
             Expression::IsDistinct(left, right) | Expression::NullIf(left, right) => vec![left, right],
             Expression::Quantified { operand, array, .. } => vec![operand, array],
+            Expression::Body { arguments, body } => arguments.iter().chain([&**body]).collect(),
             Expression::Case { branches, otherwise } => branches
                 .iter()
                 .flat_map(|(condition, result)| [condition, result])
@@ -209,6 +221,7 @@ impl Expression {
             }
             Expression::IsDistinct(left, right) | Expression::NullIf(left, right) => vec![left, right],
             Expression::Quantified { operand, array, .. } => vec![operand, array],
+            Expression::Body { arguments, body } => arguments.iter_mut().chain([&mut **body]).collect(),
             Expression::Case { branches, otherwise } => branches
                 .iter_mut()
                 .flat_map(|(condition, result)| [condition, result])

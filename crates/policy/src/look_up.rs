@@ -219,9 +219,9 @@ impl LookUp {
         self.walk(scope, &mut |scope| {
             if found.is_some() {
                 return Err(match several {
-                    Several::Raises => {
-                        Stop::Failed("more than one row returned by a subquery used as an expression".to_owned())
-                    }
+                    Several::Raises => Stop::Failed(
+                        "more than one row returned by a subquery used as an expression".to_owned(),
+                    ),
                     _ => Stop::Ask,
                 });
             }

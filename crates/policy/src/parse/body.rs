@@ -61,7 +61,7 @@ impl<'a> Compiler<'a> {
         Ok(function)
     }
 
-    fn kind_of(&self, oid: walcast_pgoutput::Oid, name: &str) -> Result<Kind, String> {
+    pub(super) fn kind_of(&self, oid: walcast_pgoutput::Oid, name: &str) -> Result<Kind, String> {
         let types = &self.surroundings.snapshot.types;
         built_in_type(oid)
             .or_else(|| Some(Kind::of(types, oid)))
@@ -85,6 +85,7 @@ impl<'a> Compiler<'a> {
                 arguments.iter().map(|one| Expression::IsNull(Box::new(one.expression.clone()))).collect(),
             )
         });
+        let failing = failing(&arguments);
         let typed = self.in_body(name, function, arguments, |compiler, body| {
             let typed = match body {
                 Body::Expression(parsed) => compiler.typed_as(&parsed, null_is_false)?,
@@ -96,6 +97,12 @@ impl<'a> Compiler<'a> {
             let (declared, found) = (declared.sql_name(), typed.kind.sql_name());
             return Err(Fault::Here(format!("the function {name} returns {declared}, not {found}")));
         }
+        let typed = if failing.is_empty() {
+            typed
+        } else {
+            let body = Box::new(typed.expression);
+            Typed { expression: Expression::Body { arguments: failing, body }, ..typed }
+        };
         Ok(match any_null {
             Some(Expression::Or(tests)) if !tests.is_empty() => {
                 let branches = vec![(Expression::Or(tests), Expression::Literal(None))];
@@ -188,6 +195,12 @@ impl<'a> Compiler<'a> {
         }
         Ok(parameters)
     }
+}
+
+/// The arguments that may raise.
+pub(super) fn failing(arguments: &[Typed]) -> Vec<Expression> {
+    let failing = arguments.iter().filter(|one| one.expression.may_fail_somehow());
+    failing.map(|one| one.expression.clone()).collect()
 }
 
 /// Reads the body of an SQL function: one SELECT, or RETURN, perhaps in BEGIN ATOMIC.

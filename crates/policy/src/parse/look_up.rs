@@ -8,7 +8,7 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use walcast_pgoutput::Oid;
 
-use super::body::Body;
+use super::body::{Body, failing};
 use super::scope::{Level, Scoped, identifier};
 use super::syntax::operands;
 use super::{Compiler, Fault, arguments, here, single};
@@ -18,7 +18,7 @@ use crate::operation::Comparison;
 use crate::plan;
 use crate::resolve::{self, Infix, Typed};
 use crate::schema::LookupTable;
-use crate::value::Kind;
+use crate::value::{Kind, Value};
 
 /// How a value is compared with those of a sub-select.
 #[derive(Clone, Copy)]
@@ -86,11 +86,14 @@ impl<'a> Compiler<'a> {
     /// `(query)` as a value.
     pub(super) fn scalar_select(&mut self, query: &Query) -> Result<Typed, Fault> {
         let distinct = matches!(&*query.body, SetExpr::Select(select) if select.distinct.is_some());
-        self.value_select(query, match (is_limited_to_one(query), distinct) {
-            (true, _) => Several::Chooses,
-            (false, true) => Several::RaisesIfDistinct,
-            (false, false) => Several::Raises,
-        })
+        self.value_select(
+            query,
+            match (is_limited_to_one(query), distinct) {
+                (true, _) => Several::Chooses,
+                (false, true) => Several::RaisesIfDistinct,
+                (false, false) => Several::Raises,
+            },
+        )
     }
 
     /// The value of a query's row; `several`: what happens where there are more.
@@ -111,16 +114,17 @@ impl<'a> Compiler<'a> {
         {
             *several = Several::Never;
         }
-        Ok(Typed {
-            expression,
-            kind: output.kind,
-            collation: output.collation,
-        })
+        Ok(Typed { expression, kind: output.kind, collation: output.collation })
     }
 
     fn primary_key(&self, table: Oid) -> Vec<i16> {
         let columns = self.surroundings.snapshot.lookups.get(&table).map(|found| &found.table.columns);
-        columns.into_iter().flatten().filter(|column| column.primary_key).map(|column| column.number).collect()
+        columns
+            .into_iter()
+            .flatten()
+            .filter(|column| column.primary_key)
+            .map(|column| column.number)
+            .collect()
     }
 
     /// `operand operator ANY (query)` or ALL; `IN` is `= ANY`.
@@ -430,10 +434,22 @@ impl<'a> Compiler<'a> {
         if function.strict && !values.is_empty() {
             return here("a set of a function that is STRICT");
         }
-        let selected = self.in_body(&name, function, values, |compiler, body| match body {
+        let failing = failing(&values);
+        if failing.iter().any(Expression::may_fail_by_row) {
+            return here("a set of a function with an argument that may raise");
+        }
+        let declared = self.kind_of(function.returns, &name)?;
+        let mut selected = self.in_body(&name, function, values, |compiler, body| match body {
             Body::Query(query) => compiler.select(&query, Wanted::Values),
             Body::Expression(_) => here("no table"),
         })?;
+        if selected.output.as_ref().is_some_and(|output| output.kind != declared) {
+            return here("a set of a function that returns another type than it selects");
+        }
+        if !failing.is_empty() {
+            let body = Box::new(Expression::Literal(Some(Value::Bool(true))));
+            selected.conjuncts.push(Expression::Body { arguments: failing, body });
+        }
         Ok(Some(selected))
     }
 }

@@ -85,7 +85,10 @@ struct Bound {
 enum Truth {
     /// All rows raise.
     Raises(String),
-    Each { visible: BTreeSet<i64>, raising: BTreeMap<i64, String> },
+    Each {
+        visible: BTreeSet<i64>,
+        raising: BTreeMap<i64, String>,
+    },
 }
 
 /// A world in the database, with the plans of all its tables and the copies they need.
@@ -196,7 +199,9 @@ impl Scene<'_> {
                 for (number, claims) in self.stage.claims.iter().enumerate() {
                     let text: Arc<str> = claims.to_string().into();
                     let foreign = plan.foreign_constants();
-                    let Ok(foreign) = self.stage.catalog.constants(role, &text, foreign).await else { continue };
+                    let Ok(foreign) = self.stage.catalog.constants(role, &text, foreign).await else {
+                        continue;
+                    };
                     let bound = plan.bind(claims, &text, &foreign);
                     self.bound.push(Bound {
                         table: Arc::clone(&table),
@@ -205,7 +210,10 @@ impl Scene<'_> {
                         keys: bound.keys(),
                         plan: bound,
                         explanation: explanation.clone(),
-                        left: plan.explanation().iter().any(|one| matches!(one.decided, DecidedBy::Oracle(_))),
+                        left: plan
+                            .explanation()
+                            .iter()
+                            .any(|one| matches!(one.decided, DecidedBy::Oracle(_))),
                         before: BTreeMap::new(),
                     });
                 }
@@ -218,7 +226,9 @@ impl Scene<'_> {
         for need in plan.copies() {
             let table = &self.snapshot.lookups[&need.table].table;
             let known = self.members.get(need.table).map(|copy| copy.columns().to_vec()).unwrap_or_default();
-            if !need.columns.iter().all(|column| known.contains(column)) || self.members.get(need.table).is_none() {
+            if !need.columns.iter().all(|column| known.contains(column))
+                || self.members.get(need.table).is_none()
+            {
                 // All plans share a copy; of the indexes none is lost, since all are added below.
                 let wanted: Vec<i16> = known.iter().chain(&need.columns).copied().collect();
                 let mut copy = TableCopy::new(table, &self.snapshot.types, &wanted);
@@ -256,13 +266,14 @@ impl Scene<'_> {
             self.tally.decisions += 1;
             let then = &bound.before[k];
             let same = *then == verdict
-                || matches!((then, &verdict), (Verdict::Ask, _) | (_, Verdict::Ask) | (Verdict::Failed(_), Verdict::Failed(_)));
+                || matches!(
+                    (then, &verdict),
+                    (Verdict::Ask, _) | (_, Verdict::Ask) | (Verdict::Failed(_), Verdict::Failed(_))
+                );
             if !same {
                 found.push(format!("row {k} {row:?}: {verdict:?} looking back, {then:?} at the time"));
             }
-            if verdict == Verdict::Visible
-                && !has_key(bound, &image, self.stage.now, members)
-            {
+            if verdict == Verdict::Visible && !has_key(bound, &image, self.stage.now, members) {
                 found.push(format!("row {k} {row:?}: visible looking back, but found by no key"));
             }
         }

@@ -116,7 +116,9 @@ async fn random_policies_with_look_ups_are_decided_as_postgres_decides() {
         worlds += 1;
     }
     let Tally { decisions, asked, visible, raised, raised_beyond } = total;
-    println!("{worlds} worlds, {decisions} decisions, {asked} of them left to PostgreSQL, {visible} visible, {raised} errors ({raised_beyond} beyond the plans)");
+    println!(
+        "{worlds} worlds, {decisions} decisions, {asked} of them left to PostgreSQL, {visible} visible, {raised} errors ({raised_beyond} beyond the plans)"
+    );
     assert!(asked * 2 < decisions, "more than half of the decisions are left to PostgreSQL");
 }
 

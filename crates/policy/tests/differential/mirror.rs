@@ -21,7 +21,8 @@ pub(crate) async fn change(scene: &mut Scene<'_>, world: &World, dice: &mut Dice
     let mut made = Vec::new();
     for _ in 0..2 + dice.below(12) {
         let table = dice.one(&world.tables);
-        let described = scene.tables().into_iter().find(|one| one.schema == table.schema && one.name == table.name);
+        let described =
+            scene.tables().into_iter().find(|one| one.schema == table.schema && one.name == table.name);
         let described = described.unwrap();
         let statement = statement(table, dice);
         let sql = format!("SAVEPOINT changed; {statement}; RELEASE changed");
@@ -94,9 +95,8 @@ fn apply(
         return scene.members.apply(oid, CopyChange::Insert(&new)).unwrap();
     };
     let old_whole = copied(table, columns, before);
-    let is_identity = |place: usize| {
-        table.columns.iter().any(|column| column.number == columns[place] && column.identity)
-    };
+    let is_identity =
+        |place: usize| table.columns.iter().any(|column| column.number == columns[place] && column.identity);
     let full = table.identity == Identity::Full;
     let old: Vec<_> = (0..columns.len())
         .map(|place| if full || is_identity(place) { old_whole[place] } else { Datum::Null })

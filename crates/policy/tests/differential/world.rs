@@ -240,8 +240,11 @@ fn grants(tables: &[Table], dice: &mut Dice, sql: &mut String) {
             match dice.below(20) {
                 0 => {}
                 1 | 2 => {
-                    let some: Vec<&str> =
-                        table.columns[1..].iter().map(|column| column.name).filter(|_| dice.percent(70)).collect();
+                    let some: Vec<&str> = table.columns[1..]
+                        .iter()
+                        .map(|column| column.name)
+                        .filter(|_| dice.percent(70))
+                        .collect();
                     let list: Vec<&str> = ["k"].into_iter().chain(some).collect();
                     let _ = writeln!(sql, "GRANT SELECT ({}) ON {name} TO {role};", list.join(", "));
                 }
@@ -272,17 +275,25 @@ fn policies(place: usize, tables: &[Table], functions: &[Function], dice: &mut D
         let roles = if dice.percent(65) { "PUBLIC".to_owned() } else { roles(dice) };
         let floor = if dice.percent(3) { place } else { place + 1 };
         let last = floor >= tables.iter().filter(|table| table.schema == "public").count();
-        let depth = if last { 0 } else if judged { 3 } else { 1 + dice.below(2) };
+        let depth = if last {
+            0
+        } else if judged {
+            3
+        } else {
+            1 + dice.below(2)
+        };
         let mut drawing = Drawing::new(tables, functions, floor, dice);
         drawing.levels.push(vec![(tables[place].name.to_owned(), place)]);
         let using = drawing.condition(depth);
-        let create = format!("CREATE POLICY p{number} ON {name} AS {kind} FOR {command} TO {roles} USING ({using})");
+        let create =
+            format!("CREATE POLICY p{number} ON {name} AS {kind} FOR {command} TO {roles} USING ({using})");
         sql.push_str(&attempt(&create));
     }
 }
 
 fn roles(dice: &mut Dice) -> String {
-    let all = ["lookup_reader", "lookup_member", "lookup_limited", "lookup_owner", "lookup_team", "lookup_bypass"];
+    let all =
+        ["lookup_reader", "lookup_member", "lookup_limited", "lookup_owner", "lookup_team", "lookup_bypass"];
     let mut some: Vec<&str> = all.into_iter().filter(|_| dice.percent(45)).collect();
     if some.is_empty() {
         some.push("lookup_reader");

@@ -81,9 +81,21 @@ impl<'a> Drawing<'a> {
             }
             _ => {}
         }
-        let of = *self.dice.one(&[Of::Uuid, Of::Uuid, Of::Uuid, Of::Int, Of::Int, Of::Big, Of::Text, Of::Rank, Of::Moment]);
+        let of = *self.dice.one(&[
+            Of::Uuid,
+            Of::Uuid,
+            Of::Uuid,
+            Of::Int,
+            Of::Int,
+            Of::Big,
+            Of::Text,
+            Of::Rank,
+            Of::Moment,
+        ]);
         let operator = match of {
-            Of::Uuid | Of::Text => self.dice.word(&["=", "=", "=", "<>", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"]),
+            Of::Uuid | Of::Text => {
+                self.dice.word(&["=", "=", "=", "<>", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"])
+            }
             Of::Moment => self.dice.word(&["<", ">", ">="]),
             _ => self.dice.word(&["=", "=", "=", "<>", "<", ">="]),
         };
@@ -132,7 +144,9 @@ impl<'a> Drawing<'a> {
     fn claim(&mut self, of: Of) -> Option<String> {
         Some(match of {
             Of::Uuid => self.dice.word(&["auth.uid()", "(SELECT auth.uid())"]).to_owned(),
-            Of::Text => self.dice.word(&["auth.role()", "(auth.jwt() ->> 'word')", "current_user::text"]).to_owned(),
+            Of::Text => {
+                self.dice.word(&["auth.role()", "(auth.jwt() ->> 'word')", "current_user::text"]).to_owned()
+            }
             Of::Int => "((auth.jwt() ->> 'number')::integer)".to_owned(),
             Of::Big => "((auth.jwt() ->> 'number')::bigint)".to_owned(),
             Of::Moment => "now()".to_owned(),
@@ -145,8 +159,12 @@ impl<'a> Drawing<'a> {
     fn column(&mut self, of: Of) -> Option<String> {
         let fits = |found: Of| found == of || matches!((found, of), (Of::Int, Of::Big));
         if self.dice.percent(30) {
-            let found: Vec<String> =
-                self.parameters.iter().filter(|(_, found)| fits(*found)).map(|(text, _)| text.clone()).collect();
+            let found: Vec<String> = self
+                .parameters
+                .iter()
+                .filter(|(_, found)| fits(*found))
+                .map(|(text, _)| text.clone())
+                .collect();
             if !found.is_empty() {
                 return Some(self.dice.one(&found).clone());
             }
@@ -238,8 +256,11 @@ impl<'a> Drawing<'a> {
         let of = *self.dice.one(&[Of::Int, Of::Int, Of::Uuid, Of::Uuid, Of::Text, Of::Rank, Of::Big]);
         let operand = if self.dice.percent(75) { self.column(of) } else { None };
         let operand = operand.unwrap_or_else(|| self.value(of, 0));
-        let sets: Vec<&Function> =
-            self.functions.iter().filter(|one| one.set && one.returns == of && (one.sees_all || one.floor >= self.floor)).collect();
+        let sets: Vec<&Function> = self
+            .functions
+            .iter()
+            .filter(|one| one.set && one.returns == of && (one.sees_all || one.floor >= self.floor))
+            .collect();
         let query = if !sets.is_empty() && self.dice.percent(50) {
             let function = *self.dice.one(&sets);
             format!("SELECT {}", self.called(function, 0))
@@ -298,7 +319,11 @@ impl<'a> Drawing<'a> {
             let mut conditions = self.conditions(depth);
             self.levels.pop();
             if let Some(key) = key {
-                conditions = if conditions.is_empty() { format!(" WHERE {key}") } else { format!("{conditions} AND {key}") };
+                conditions = if conditions.is_empty() {
+                    format!(" WHERE {key}")
+                } else {
+                    format!("{conditions} AND {key}")
+                };
             }
             let distinct = if self.dice.percent(10) { "DISTINCT " } else { "" };
             let tail = if few && self.dice.percent(30) {
@@ -310,7 +335,12 @@ impl<'a> Drawing<'a> {
             };
             return format!("SELECT {distinct}{output} FROM {from}{conditions}{tail}");
         }
-        format!("SELECT {}", of.cast_literal(self.dice))
+        let (from, level) = self.from();
+        self.levels.push(level);
+        let conditions = self.conditions(depth);
+        self.levels.pop();
+        let tail = if few { " LIMIT 1" } else { "" };
+        format!("SELECT {} FROM {from}{conditions}{tail}", of.cast_literal(self.dice))
     }
 
     /// The key of a table has some value.

@@ -29,8 +29,9 @@ impl Function {
         let set = dice.percent(20);
         let returns = *dice.one(&[Of::Bool, Of::Bool, Of::Bool, Of::Uuid, Of::Int, Of::Text, Of::Rank]);
         let returns = if set && returns == Of::Bool { Of::Int } else { returns };
-        let arguments: Vec<Of> =
-            (0..dice.below(3)).map(|_| *dice.one(&[Of::Int, Of::Uuid, Of::Text, Of::Rank, Of::Bool])).collect();
+        let arguments: Vec<Of> = (0..dice.below(3))
+            .map(|_| *dice.one(&[Of::Int, Of::Uuid, Of::Text, Of::Rank, Of::Bool]))
+            .collect();
         let mut names: Vec<String> = Vec::new();
         for place in 0..arguments.len() {
             // Some are called as columns are.
@@ -44,7 +45,11 @@ impl Function {
         let (definer, owner) = (dice.percent(50), *dice.one(&["", "", "lookup_definer", "lookup_owner"]));
         let sees_all = definer && owner.is_empty();
         let floor = if sees_all { 0 } else { dice.below(tables.len().min(4)) };
-        let path = if dice.percent(45) { Some(dice.word(&["''", "public", "side, public", "\"$user\", public"])) } else { None };
+        let path = if dice.percent(45) {
+            Some(dice.word(&["''", "public", "side, public", "\"$user\", public"]))
+        } else {
+            None
+        };
         let parsed = dice.percent(30);
         let qualified = parsed || path == Some("''") || dice.percent(40);
         let plpgsql = !parsed && !set && dice.percent(5);
@@ -105,7 +110,9 @@ impl Function {
         }
         if dice.percent(10) {
             let roles = roles(dice);
-            text += &attempt(&format!("REVOKE ALL ON FUNCTION {signature} FROM PUBLIC; GRANT EXECUTE ON FUNCTION {signature} TO {roles}"));
+            text += &attempt(&format!(
+                "REVOKE ALL ON FUNCTION {signature} FROM PUBLIC; GRANT EXECUTE ON FUNCTION {signature} TO {roles}"
+            ));
         }
         if dice.percent(8) {
             let mut decoy = String::new();
