@@ -70,6 +70,8 @@ pub(crate) struct Compiler<'a> {
     parameters: Vec<Parameter>,
     /// The tables whose policies are being compiled, in one query of PostgreSQL's.
     active: Vec<Oid>,
+    /// The functions whose bodies are being compiled.
+    calling: Vec<Oid>,
     sources: usize,
     /// Whether NULL means the same as false for the next expression.
     null_is_false: bool,
@@ -120,6 +122,7 @@ impl<'a> Compiler<'a> {
             levels: Vec::new(),
             parameters: Vec::new(),
             active: vec![active],
+            calling: Vec::new(),
             sources: 0,
             null_is_false: false,
             foreign: Vec::new(),

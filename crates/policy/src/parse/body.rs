@@ -134,8 +134,8 @@ impl<'a> Compiler<'a> {
         if function.variadic || function.has_settings {
             return Err(fault("has settings of its own or any number of arguments"));
         }
-        if self.surroundings.depth >= DEPTH_MAX {
-            return Err(fault("is called too deep inside others"));
+        if self.surroundings.depth >= DEPTH_MAX || self.calling.contains(&function.oid) {
+            return Err(fault("is called too deep inside others or by itself"));
         }
         let role = if function.security_definer { self.owner(function)? } else { self.surroundings.role };
         let parameters = self.parameters_of(name, function, arguments)?;
@@ -154,7 +154,9 @@ impl<'a> Compiler<'a> {
         let parameters = std::mem::replace(&mut self.parameters, parameters);
         let active = std::mem::take(&mut self.active);
         let (left_before, foreign_before) = (self.unsupported.len(), self.foreign.len());
+        self.calling.push(function.oid);
         let compiled = compile(self, body);
+        self.calling.pop();
         self.surroundings = outer;
         self.levels = levels;
         self.parameters = parameters;

@@ -125,7 +125,13 @@ async fn random_policies_with_look_ups_are_decided_as_postgres_decides() {
 /// Compares all decisions in a world, then twice again after a transaction.
 async fn judge(stage: &Stage, seed: u64, number: u64) -> Tally {
     let mut dice = Dice::new(seed, number);
+    if std::env::var_os("POLICY_REFUSED").is_some() {
+        println!("world {number}");
+    }
     let world = World::draw(&mut dice);
+    if std::env::var_os("POLICY_SQL").is_some() {
+        println!("{}", world.sql);
+    }
     let mut scene = stage.scene(&world.sql).await;
     let mut statements = Vec::new();
     scene.compare(None).await;
