@@ -155,7 +155,11 @@ impl LookUp {
         match &self.form {
             Form::Exists => self.exists(scope),
             Form::Quantified { all, operation, operand, output } => {
-                let operand = evaluate(operand, scope)?;
+                let operand = evaluate(operand, scope).map_err(|stop| match stop {
+                    // PostgreSQL gets to it where there are rows, or before it knows.
+                    Stop::Failed(_) => Stop::Ask,
+                    other => other,
+                })?;
                 self.quantified(*all, operation, operand.as_ref(), output, scope)
             }
             Form::Scalar { output, several } => self.scalar(output, *several, scope),

@@ -372,12 +372,12 @@ impl<'a> Compiler<'a> {
         let arguments = arguments(&function.args)?;
         match names.as_slice() {
             [name] if matches!(function.args, FunctionArguments::None) => self.keyword(&name.value),
-            // `pg_catalog` comes before whatever is in the path.
             [name] => {
                 match (self.built_in(parsed, &identifier(name), &arguments), self.function_in_path(name)) {
                     (Err(Fault::Here(_)), Some(function)) => {
                         self.user_function(parsed, &function, &arguments, null_is_false)
                     }
+                    (Ok(_), Some(_)) => here("a function whose name one of PostgreSQL's own has"),
                     (outcome, _) => outcome,
                 }
             }
@@ -439,7 +439,7 @@ impl<'a> Compiler<'a> {
             .map(|typed| if typed.kind == Kind::Untyped { Kind::Text } else { typed.kind.clone() })
             .collect();
         match constants::foreign_function(name, &kinds) {
-            Some(kind) if constant && self.parameters.is_empty() => Ok(self.foreign(parsed, kind)),
+            Some(kind) if constant && self.is_same_outside(parsed) => Ok(self.foreign(parsed, kind)),
             _ => Ok(resolve::function(name, typed)?),
         }
     }
@@ -447,6 +447,31 @@ impl<'a> Compiler<'a> {
     fn foreign(&mut self, parsed: &Expr, kind: Kind) -> Typed {
         let index = self.foreign_slot(parsed.to_string());
         Typed::new(Expression::Foreign { index, kind: kind.clone() }, kind)
+    }
+
+    /// Whether an expression of a function's body has the same value where the subscriber's role evaluates it with
+    /// the search path of our sessions.
+    fn is_same_outside(&self, parsed: &Expr) -> bool {
+        if self.surroundings.depth == 0 {
+            return true;
+        }
+        match parsed {
+            Expr::Nested(inner) | Expr::Cast { expr: inner, .. } => self.is_same_outside(inner),
+            Expr::Value(value) => !matches!(value.value, SqlValue::Placeholder(_)),
+            Expr::Function(function) => {
+                let name = function.name.to_string();
+                let arguments = arguments(&function.args).unwrap_or_default();
+                // The settings of PostgreSQL's own, such as `search_path`, have no dot.
+                let setting = arguments.first().is_none_or(|name| name.to_string().contains('.'));
+                let [part] = function.name.0.as_slice() else { return false };
+                let built_in = part.as_ident().is_some_and(|name| self.function_in_path(name).is_none());
+                built_in
+                    && !matches!(function.args, FunctionArguments::None)
+                    && (name != "current_setting" || setting)
+                    && arguments.into_iter().all(|argument| self.is_same_outside(argument))
+            }
+            _ => false,
+        }
     }
 
     fn foreign_slot(&mut self, sql: String) -> usize {

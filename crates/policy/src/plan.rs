@@ -160,7 +160,7 @@ impl Plan {
         // only where none before it holds. Among restrictive ones the order makes no difference.
         rules.permissive.reverse();
         let everything = Expression::Literal(Some(Value::Bool(true)));
-        let mut counting = policies;
+        let mut counting = policies.clone();
         if rules.permissive.contains(&everything) {
             // Next to `USING (true)` no other permissive policy is ever looked at.
             rules.permissive = vec![everything];
@@ -175,6 +175,12 @@ impl Plan {
         // PostgreSQL does not check the privileges for what literals have made superfluous.
         rules.only_oracle = compiler.only_oracle || (refused.is_some() && foregone);
         rules.may_ask |= rules.only_oracle;
+        if let Some(reason) = refused.as_ref().filter(|_| foregone) {
+            for (one, (_, using)) in explanation.iter_mut().zip(&policies) {
+                let unsupported = Unsupported { expression: (*using).to_owned(), reason: reason.clone() };
+                one.decided = DecidedBy::Oracle(vec![unsupported]);
+            }
+        }
         rules.raises = refused.filter(|_| !foregone).or(compiler.raises);
         if rules.raises.is_some() {
             rules.access = Access::Raises;

@@ -38,7 +38,10 @@ impl<'a> Compiler<'a> {
         let constant = arguments.iter().all(|typed| typed.expression.is_constant());
         match self.inlined(name, function, &declared, arguments, null_is_false) {
             Err(_)
-                if function.volatility == Volatility::Immutable && constant && self.parameters.is_empty() =>
+                if function.volatility == Volatility::Immutable
+                    && constant
+                    && self.surroundings.depth == 0
+                    && reads_arguments_only(&function.body) =>
             {
                 Ok(self.foreign(parsed, declared))
             }
@@ -54,6 +57,11 @@ impl<'a> Compiler<'a> {
         let (Some(function), None) = (fitting.next(), fitting.next()) else {
             return Err(format!("the function {name} is not known or has several forms"));
         };
+        let by_text = self.surroundings.names != Names::Qualified;
+        let usable = |(schema, _): (&str, &str)| self.surroundings.role.schemas.contains(schema);
+        if by_text && !name.rsplit_once('.').is_some_and(usable) {
+            return Err(format!("permission denied for the schema of {name}"));
+        }
         if !self.surroundings.role.executes.contains(&function.oid) {
             self.only_oracle = true;
             return Err(format!("permission denied for function {name}"));
@@ -189,14 +197,28 @@ impl<'a> Compiler<'a> {
         arguments: Vec<Typed>,
     ) -> Result<Vec<Parameter>, Fault> {
         let own_name = name.rsplit('.').next().unwrap_or(name);
+        let overloads = self.surroundings.snapshot.functions.get(name).map_or(0, Vec::len);
         let mut parameters = Vec::with_capacity(arguments.len());
         for (place, (argument, oid)) in arguments.into_iter().zip(&function.arguments).enumerate() {
-            let value = resolve::argument(argument, &self.kind_of(*oid, name)?)?;
+            let kind = self.kind_of(*oid, name)?;
+            if overloads > 1 && argument.kind != kind {
+                // One with default values for more arguments may fit better.
+                return Err(Fault::Here(format!("the function {name} has several forms")));
+            }
+            let value = resolve::argument(argument, &kind)?;
             let parameter = function.argument_names.get(place).cloned().unwrap_or_default();
             parameters.push(Parameter { function: own_name.to_owned(), name: parameter, value });
         }
         Ok(parameters)
     }
+}
+
+/// Whether a function that is declared IMMUTABLE seems to be so. Many are not: they read tables or the claims, and
+/// then a value must not be kept.
+fn reads_arguments_only(body: &str) -> bool {
+    let body = body.to_ascii_lowercase();
+    let others = ["from", "perform", "execute", "current", "session", "setting", "auth.", "now("];
+    !others.iter().any(|other| body.contains(other))
 }
 
 /// The arguments that may raise.

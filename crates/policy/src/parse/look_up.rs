@@ -1,8 +1,8 @@
 //! Sub-selects over other tables.
 
 use sqlparser::ast::{
-    Expr, FunctionArguments, JoinConstraint, JoinOperator, LimitClause, Query, Select, SelectItem, SetExpr,
-    TableFactor, TableWithJoins, Value as SqlValue,
+    Expr, FunctionArguments, Ident, JoinConstraint, JoinOperator, LimitClause, Query, Select, SelectItem,
+    SetExpr, TableFactor, TableWithJoins, Value as SqlValue,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
@@ -17,7 +17,7 @@ use crate::look_up::{Form, LookUp, Several, reads_source};
 use crate::operation::Comparison;
 use crate::plan;
 use crate::resolve::{self, Infix, Typed};
-use crate::schema::LookupTable;
+use crate::schema::{LookupTable, Table};
 use crate::value::{Kind, Value};
 
 /// How a value is compared with those of a sub-select.
@@ -185,21 +185,27 @@ impl<'a> Compiler<'a> {
         }
         let select = plain(query, wanted)?;
         let depth = self.levels.len();
-        let outcome = self.select_from(select, wanted);
+        let outcome = self.select_from(select, wanted, query.order_by.is_some());
         self.levels.truncate(depth);
         outcome
     }
 
-    fn select_from(&mut self, select: &Select, wanted: Wanted) -> Result<Selected, Fault> {
+    fn select_from(&mut self, select: &Select, wanted: Wanted, orders: bool) -> Result<Selected, Fault> {
         let mut level = Level { tables: Vec::new(), merged: Vec::new() };
         let mut selected = Selected {
             tables: Vec::new(),
             conjuncts: Vec::new(),
             output: None,
             read: Vec::new(),
-            reads_all: false,
+            // In ORDER BY may stand any column.
+            reads_all: orders,
         };
         let mut on = Vec::new();
+        let joins = select.from.iter().any(|from| !from.joins.is_empty());
+        if joins && select.from.len() > 1 && self.surroundings.names != super::Names::Qualified {
+            // The names in ON see the tables of their join only.
+            return here("joins next to other tables in a text with unqualified names");
+        }
         for from in &select.from {
             self.from(from, &mut level, &mut selected, &mut on)?;
         }
@@ -253,6 +259,7 @@ impl<'a> Compiler<'a> {
         selected: &mut Selected,
         on: &mut Vec<&'q Expr>,
     ) -> Result<(), Fault> {
+        let begin = level.tables.len();
         self.table(&from.relation, level, selected, on)?;
         for join in &from.joins {
             let constraint = match &join.join_operator {
@@ -269,7 +276,7 @@ impl<'a> Compiler<'a> {
                     for name in names {
                         let [part] = name.0.as_slice() else { return here("this join") };
                         let Some(name) = part.as_ident() else { return here("this join") };
-                        self.merge(&identifier(name), joined_before, level, selected)?;
+                        self.merge(&identifier(name), (begin, joined_before), level, selected)?;
                     }
                 }
                 JoinConstraint::Natural => return here("a natural join"),
@@ -278,16 +285,17 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    /// `USING (name)`: the column on both sides of the join is equal.
+    /// `USING (name)`: the column on both sides of the join is equal. The tables of the left side lie between two
+    /// places of the level, those of the right side behind them.
     fn merge(
         &mut self,
         name: &str,
-        joined_before: usize,
+        (begin, end): (usize, usize),
         level: &mut Level<'a>,
         selected: &mut Selected,
     ) -> Result<(), Fault> {
         let mut sides = Vec::with_capacity(2);
-        for tables in [&level.tables[..joined_before], &level.tables[joined_before..]] {
+        for tables in [&level.tables[begin..end], &level.tables[end..]] {
             let side = Level { tables: tables.to_vec(), merged: vec![name.to_owned()] };
             self.levels.push(side);
             let column = self.column(&[], &sqlparser::ast::Ident::with_quote('"', name));
@@ -323,7 +331,15 @@ impl<'a> Compiler<'a> {
                     return Err(Fault::Here(format!("a look-up in {factor}")));
                 }
                 let parts: Vec<_> = name.0.iter().filter_map(|part| part.as_ident()).cloned().collect();
-                let LookupTable { table, obstacle, .. } = self.table_named(&parts)?;
+                let LookupTable { table, obstacle, .. } = match self.table_named(&parts) {
+                    Ok(found) => found,
+                    // Where nothing else looks anything up in it, it is not among those to look things up in.
+                    Err(reason) => {
+                        return self
+                            .judged_table(&parts)
+                            .map_or(Err(Fault::Here(reason)), |judged| Err(self.recursion(judged)));
+                    }
+                };
                 if let Some(obstacle) = obstacle {
                     return Err(Fault::Here(format!(
                         "a look-up in {name}, of which there is no copy: {obstacle}"
@@ -351,11 +367,7 @@ impl<'a> Compiler<'a> {
             return Ok(Vec::new());
         }
         if self.active.contains(&table.oid) {
-            let message = format!("infinite recursion detected in policy for relation \"{}\"", table.name);
-            if self.surroundings.depth == 0 {
-                self.raises = Some(message.clone());
-            }
-            return Err(Fault::Here(message));
+            return Err(self.recursion(table));
         }
         let policies = plan::applicable(table, role);
         let own = Scoped { alias: table.name.clone(), own_name: true, ..scoped.clone() };
@@ -377,6 +389,22 @@ impl<'a> Compiler<'a> {
         self.surroundings.names = names;
         conditions.push(Expression::Or(permissive));
         Ok(conditions)
+    }
+
+    /// A table whose policies are being gone through is read by them, for which PostgreSQL has an error.
+    fn recursion(&mut self, table: &Table) -> Fault {
+        let message = format!("infinite recursion detected in policy for relation \"{}\"", table.name);
+        if self.surroundings.depth == 0 {
+            self.raises = Some(message.clone());
+        }
+        Fault::Here(message)
+    }
+
+    /// The table whose policies are being compiled, where it goes by this name.
+    fn judged_table(&self, parts: &[Ident]) -> Option<&'a Table> {
+        let [schema, name] = parts else { return None };
+        let table = self.surroundings.snapshot.table(&identifier(schema), &identifier(name))?;
+        (self.active.contains(&table.oid) && plan::is_bound(table, self.surroundings.role)).then_some(table)
     }
 
     /// In the body of a function: whether the role may read what the sub-select reads of a table. Outside, whoever

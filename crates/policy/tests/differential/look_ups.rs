@@ -11,7 +11,8 @@ use walcast_catalog::{Catalog, CatalogSettings};
 use walcast_pgoutput::{Oid, PgTimestamp};
 use walcast_policy::schema::{Snapshot, Table};
 use walcast_policy::{
-    BoundPlan, DecidedBy, Key, Members, MembersAt, Moment, Oracle as _, Plan, RowImage, TableCopy, Verdict,
+    Access, BoundPlan, DecidedBy, Key, Members, MembersAt, Moment, Oracle as _, Plan, RowImage, TableCopy,
+    Verdict,
 };
 use walcast_testkit::Database;
 
@@ -65,6 +66,17 @@ impl Tally {
         self.raised += other.raised;
         self.raised_beyond += other.raised_beyond;
     }
+}
+
+/// How the policies of a table are decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decided {
+    /// All of it by the plan.
+    InProcess,
+    /// Some of it by PostgreSQL.
+    Left,
+    /// Not at all: whoever reads the table gets an error.
+    Raises,
 }
 
 /// One plan with one set of claims.
@@ -138,7 +150,8 @@ impl Stage {
 
     /// Sets up a world from its SQL.
     pub(crate) async fn scene(&self, sql: &str) -> Scene<'_> {
-        self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}\n{sql}", message(&error)));
+        let made = self.client.batch_execute(sql).await;
+        made.unwrap_or_else(|error| panic!("{}\n{sql}", message(&error)));
         let mut scene = Scene {
             stage: self,
             snapshot: Arc::default(),
@@ -149,11 +162,6 @@ impl Stage {
             tally: Tally::default(),
         };
         scene.snapshot = self.catalog.refresh().await.unwrap();
-        if std::env::var_os("POLICY_REFUSED").is_some() {
-            for row in texts(&self.client, "SELECT reason, statement FROM refused").await.unwrap() {
-                println!("refused: {row:?}");
-            }
-        }
         self.client.batch_execute("BEGIN").await.unwrap();
         scene.read_rows().await;
         scene.bind().await;
@@ -175,6 +183,18 @@ impl Scene<'_> {
 
     pub(crate) fn client(&self) -> &Client {
         &self.stage.client
+    }
+
+    /// How the policies of `posts` are decided for the first role.
+    pub(crate) fn decided(&self) -> Decided {
+        let posts = self.snapshot.table("public", "posts").unwrap();
+        let plan = Plan::compile(posts, &self.snapshot.roles[ROLES[0]], &self.snapshot);
+        let left = plan.explanation().iter().any(|one| matches!(one.decided, DecidedBy::Oracle(_)));
+        match plan.access() {
+            Access::Raises => Decided::Raises,
+            _ if left => Decided::Left,
+            _ => Decided::InProcess,
+        }
     }
 
     async fn read_rows(&mut self) {
@@ -368,7 +388,7 @@ impl Stage {
                     return Truth::Raises(error);
                 }
                 for k in rows.keys() {
-                    match self.as_role(bound, &format!("SELECT k FROM {name} WHERE k = {k}")).await {
+                    match self.as_role(bound, &of_row(&name, *k)).await {
                         Ok(found) => visible.extend(found.iter().map(k_of)),
                         Err(error) => drop(raising.insert(*k, error)),
                     }
@@ -382,8 +402,8 @@ impl Stage {
     async fn sees(&self, bound: &Bound, k: i64) -> Result<bool, String> {
         self.client.batch_execute("SAVEPOINT volatile").await.unwrap();
         self.client.batch_execute(MAKE_VOLATILE).await.unwrap();
-        let query = format!("SELECT k FROM {}.{} WHERE k = {k}", bound.table.schema, bound.table.name);
-        let found = self.as_role(bound, &query).await;
+        let name = format!("{}.{}", bound.table.schema, bound.table.name);
+        let found = self.as_role(bound, &of_row(&name, k)).await;
         self.client.batch_execute("ROLLBACK TO volatile; RELEASE volatile").await.unwrap();
         found.map(|rows| !rows.is_empty())
     }
@@ -412,6 +432,11 @@ impl Stage {
         }
         answer
     }
+}
+
+/// Reads one row such that policies are evaluated for no other: an index finds it.
+fn of_row(table: &str, k: i64) -> String {
+    format!("SET LOCAL enable_seqscan = off; SELECT k FROM {table} WHERE k = {k}")
 }
 
 fn has_key(bound: &Bound, row: &RowImage<'_>, now: PgTimestamp, members: MembersAt<'_>) -> bool {

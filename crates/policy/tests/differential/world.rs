@@ -216,7 +216,7 @@ fn create(table: &Table, dice: &mut Dice, sql: &mut String) {
         let key: Vec<&str> = table.key.iter().map(|&column| table.columns[column].name).collect();
         parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
     }
-    let _ = writeln!(sql, "CREATE TABLE {name} ({});", parts.join(", "));
+    let _ = writeln!(sql, "CREATE TABLE {name} ({}); CREATE INDEX ON {name} (k);", parts.join(", "));
     if table.full {
         let _ = writeln!(sql, "ALTER TABLE {name} REPLICA IDENTITY FULL;");
     }
