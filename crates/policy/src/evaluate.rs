@@ -113,8 +113,14 @@ pub(crate) fn evaluate<'a>(expression: &'a Expression, scope: &Scope<'a>) -> Out
             }
         }
         Expression::Body { arguments, body } => {
-            let fails = |one| matches!(evaluate(one, scope), Err(Stop::Failed(_)));
-            if arguments.iter().any(fails) { Err(Stop::Ask) } else { evaluate(body, scope) }
+            for argument in arguments {
+                match evaluate(argument, scope) {
+                    Ok(_) => {}
+                    Err(missing @ Stop::Missing(_)) => return Err(missing),
+                    Err(Stop::Failed(_) | Stop::Ask) => return Err(Stop::Ask),
+                }
+            }
+            evaluate(body, scope)
         }
         Expression::Extreme { greatest, operands } => extreme(*greatest, operands, scope),
         Expression::Quantified { all, operation, operand, array } => {

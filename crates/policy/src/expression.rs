@@ -134,7 +134,7 @@ impl Expression {
 
     /// Whether evaluating it may raise, whatever it depends on.
     pub(crate) fn may_fail_somehow(&self) -> bool {
-        !(self.is_constant() && !self.reads_settings()) && self.may_fail(&[])
+        (self.reads_settings() || !self.is_constant()) && self.may_fail(&[])
     }
 
     /// Whether its value depends on the claims, the role or other settings.
