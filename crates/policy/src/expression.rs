@@ -132,11 +132,6 @@ impl Expression {
         own || self.children().into_iter().any(Expression::may_fail_by_row)
     }
 
-    /// Whether evaluating it may raise, whatever it depends on.
-    pub(crate) fn may_fail_somehow(&self) -> bool {
-        (self.reads_settings() || !self.is_constant()) && self.may_fail(&[])
-    }
-
     /// Whether its value depends on the claims, the role or other settings.
     pub(crate) fn reads_settings(&self) -> bool {
         matches!(self, Expression::Setting(_) | Expression::Foreign { .. } | Expression::Constant(_))

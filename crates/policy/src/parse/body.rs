@@ -19,7 +19,7 @@ const DEPTH_MAX: usize = 8;
 /// The body of a function.
 pub(super) enum Body {
     /// `RETURN expression`, or `SELECT expression`.
-    Expression(Expr),
+    Expression(Box<Expr>),
     /// A query over tables.
     Query(Box<Query>),
 }
@@ -223,7 +223,7 @@ fn reads_arguments_only(body: &str) -> bool {
 
 /// The arguments that may raise.
 pub(super) fn failing(arguments: &[Typed]) -> Vec<Expression> {
-    let failing = arguments.iter().filter(|one| one.expression.may_fail_somehow());
+    let failing = arguments.iter().filter(|one| one.expression.may_fail(&[]));
     failing.map(|one| one.expression.clone()).collect()
 }
 
@@ -242,11 +242,11 @@ fn body(text: &str) -> Result<Body, String> {
     }
     let body = if is_word(&parser, "return") {
         parser.next_token();
-        Body::Expression(parser.parse_expr().map_err(|error| error.to_string())?)
+        Body::Expression(Box::new(parser.parse_expr().map_err(|error| error.to_string())?))
     } else {
         let query = parser.parse_query().map_err(|error| error.to_string())?;
         match single(&query) {
-            Some(expression) => Body::Expression(expression.clone()),
+            Some(expression) => Body::Expression(Box::new(expression.clone())),
             None => Body::Query(query),
         }
     };

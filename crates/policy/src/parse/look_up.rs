@@ -1,8 +1,8 @@
 //! Sub-selects over other tables.
 
 use sqlparser::ast::{
-    Expr, FunctionArguments, Ident, JoinConstraint, JoinOperator, LimitClause, Query, Select, SelectItem,
-    SetExpr, TableFactor, TableWithJoins, Value as SqlValue,
+    Expr, FunctionArguments, JoinConstraint, JoinOperator, LimitClause, Query, Select, SelectItem, SetExpr,
+    TableFactor, TableWithJoins, Value as SqlValue,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
@@ -13,11 +13,10 @@ use super::scope::{Level, Scoped, identifier};
 use super::syntax::operands;
 use super::{Compiler, Fault, arguments, here, single};
 use crate::expression::Expression;
-use crate::look_up::{Form, LookUp, Several, reads_source};
+use crate::look_up::{Form, LookUp, Several};
 use crate::operation::Comparison;
-use crate::plan;
 use crate::resolve::{self, Infix, Typed};
-use crate::schema::{LookupTable, Table};
+use crate::schema::LookupTable;
 use crate::value::{Kind, Value};
 
 /// How a value is compared with those of a sub-select.
@@ -30,15 +29,15 @@ pub(super) struct Quantifier {
 }
 
 /// A sub-select, compiled.
-struct Selected {
-    tables: Vec<(usize, Oid)>,
-    conjuncts: Vec<Expression>,
+pub(super) struct Selected {
+    pub(super) tables: Vec<(usize, Oid)>,
+    pub(super) conjuncts: Vec<Expression>,
     /// The one column that it selects, where that was asked for.
-    output: Option<Typed>,
+    pub(super) output: Option<Typed>,
     /// Columns that are selected and do not matter, except that they may not be had by everybody.
-    read: Vec<Expression>,
+    pub(super) read: Vec<Expression>,
     /// Whether all columns are.
-    reads_all: bool,
+    pub(super) reads_all: bool,
 }
 
 /// What of a sub-select matters.
@@ -100,7 +99,7 @@ impl<'a> Compiler<'a> {
     pub(super) fn value_select(&mut self, query: &Query, several: Several) -> Result<Typed, Fault> {
         if let Some(select) = counts_rows(query) {
             let mut rows = query.clone();
-            rows.body = Box::new(SetExpr::Select(Box::new(select)));
+            *rows.body = SetExpr::Select(Box::new(select));
             let Selected { tables, conjuncts, .. } = self.select(&rows, Wanted::Rows)?;
             return Ok(Typed::new(look_up(tables, conjuncts, Form::Count)?, Kind::Int8));
         }
@@ -216,14 +215,7 @@ impl<'a> Compiler<'a> {
                 selected.conjuncts.push(self.condition(one, true));
             }
         }
-        if wanted != Wanted::Rows {
-            let [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] =
-                select.projection.as_slice()
-            else {
-                return here("a sub-select of other than one column");
-            };
-            selected.output = Some(self.typed(expr)?);
-        } else {
+        if wanted == Wanted::Rows {
             for item in &select.projection {
                 match item {
                     SelectItem::UnnamedExpr(Expr::Value(_)) => {}
@@ -236,6 +228,13 @@ impl<'a> Compiler<'a> {
                     _ => return here("an EXISTS that selects more than columns"),
                 }
             }
+        } else {
+            let [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] =
+                select.projection.as_slice()
+            else {
+                return here("a sub-select of other than one column");
+            };
+            selected.output = Some(self.typed(expr)?);
         }
         self.levels.pop();
         for scoped in &tables {
@@ -262,10 +261,11 @@ impl<'a> Compiler<'a> {
         let begin = level.tables.len();
         self.table(&from.relation, level, selected, on)?;
         for join in &from.joins {
-            let constraint = match &join.join_operator {
-                JoinOperator::Join(constraint) | JoinOperator::Inner(constraint) => constraint,
-                JoinOperator::CrossJoin(constraint) => constraint,
-                _ => return here("an outer join"),
+            let (JoinOperator::Join(constraint)
+            | JoinOperator::Inner(constraint)
+            | JoinOperator::CrossJoin(constraint)) = &join.join_operator
+            else {
+                return here("an outer join");
             };
             let joined_before = level.tables.len();
             self.table(&join.relation, level, selected, on)?;
@@ -320,8 +320,7 @@ impl<'a> Compiler<'a> {
                 self.from(table_with_joins, level, selected, on)
             }
             TableFactor::Table { name, alias, args: None, .. } => {
-                let bare =
-                    matches!(alias, None) || alias.as_ref().is_some_and(|alias| alias.columns.is_empty());
+                let bare = alias.as_ref().is_none_or(|alias| alias.columns.is_empty());
                 let shown = match alias {
                     Some(alias) => format!("{name} {alias}"),
                     None => name.to_string(),
@@ -358,76 +357,6 @@ impl<'a> Compiler<'a> {
             }
             _ => Err(Fault::Here(format!("a look-up in {factor}"))),
         }
-    }
-
-    /// What the policies of a table let the role see of it, as conditions on a row.
-    fn row_security(&mut self, scoped: &Scoped<'a>) -> Result<Vec<Expression>, Fault> {
-        let (table, role) = (scoped.table, self.surroundings.role);
-        if !plan::is_bound(table, role) {
-            return Ok(Vec::new());
-        }
-        if self.active.contains(&table.oid) {
-            return Err(self.recursion(table));
-        }
-        let policies = plan::applicable(table, role);
-        let own = Scoped { alias: table.name.clone(), own_name: true, ..scoped.clone() };
-        let level = Level { tables: vec![own], merged: Vec::new() };
-        let levels = std::mem::replace(&mut self.levels, vec![level]);
-        let parameters = std::mem::take(&mut self.parameters);
-        let (outer_table, names) = (self.surroundings.table.take(), self.surroundings.names);
-        self.surroundings.names = super::Names::Qualified;
-        self.active.push(table.oid);
-        let (mut permissive, mut conditions) = (Vec::new(), Vec::new());
-        for (policy, using) in policies {
-            let expression = self.policy(using);
-            if policy.permissive { permissive.push(expression) } else { conditions.push(expression) }
-        }
-        self.active.pop();
-        self.levels = levels;
-        self.parameters = parameters;
-        self.surroundings.table = outer_table;
-        self.surroundings.names = names;
-        conditions.push(Expression::Or(permissive));
-        Ok(conditions)
-    }
-
-    /// A table whose policies are being gone through is read by them, for which PostgreSQL has an error.
-    fn recursion(&mut self, table: &Table) -> Fault {
-        let message = format!("infinite recursion detected in policy for relation \"{}\"", table.name);
-        if self.surroundings.depth == 0 {
-            self.raises = Some(message.clone());
-        }
-        Fault::Here(message)
-    }
-
-    /// The table whose policies are being compiled, where it goes by this name.
-    fn judged_table(&self, parts: &[Ident]) -> Option<&'a Table> {
-        let [schema, name] = parts else { return None };
-        let table = self.surroundings.snapshot.table(&identifier(schema), &identifier(name))?;
-        (self.active.contains(&table.oid) && plan::is_bound(table, self.surroundings.role)).then_some(table)
-    }
-
-    /// In the body of a function: whether the role may read what the sub-select reads of a table. Outside, whoever
-    /// lacks a privilege gets an error whatever the row, which the plan knows of itself.
-    fn check_privileges(&mut self, scoped: &Scoped<'a>, selected: &Selected) -> Result<(), Fault> {
-        let (table, role) = (scoped.table, self.surroundings.role);
-        if self.surroundings.depth == 0 {
-            return Ok(());
-        }
-        let mut columns = Vec::new();
-        let output = selected.output.as_ref().map(|output| &output.expression);
-        for expression in selected.conjuncts.iter().chain(output).chain(&selected.read) {
-            columns_of(expression, scoped.id, &mut columns);
-        }
-        if selected.reads_all {
-            columns.extend(table.columns.iter().map(|column| column.number));
-        }
-        let by_text = self.surroundings.names != super::Names::Qualified;
-        let usable = !by_text || role.schemas.contains(&table.schema);
-        if usable && plan::may_select(table, role, &columns) {
-            return Ok(());
-        }
-        Err(Fault::Here(format!("permission denied for table {}", table.name)))
     }
 
     fn calls_set(&self, expression: &Expr) -> bool {
@@ -513,25 +442,12 @@ fn flattened(
     (tables, flat)
 }
 
-fn columns_of(expression: &Expression, source: usize, columns: &mut Vec<i16>) {
-    if let Expression::Member { source: of, column, .. } = expression
-        && *of == source
-    {
-        columns.push(*column);
-    }
-    if reads_source(expression, source) {
-        for child in expression.children() {
-            columns_of(child, source, columns);
-        }
-    }
-}
-
 /// The select of a query that has nothing but tables, conditions and what it selects, as far as more than
 /// that would matter.
 fn plain(query: &Query, wanted: Wanted) -> Result<&Select, Fault> {
     let SetExpr::Select(select) = &*query.body else { return here("a union of sub-selects") };
     let mut bare = empty_query()?;
-    bare.body = query.body.clone();
+    bare.body.clone_from(&query.body);
     bare.order_by.clone_from(&query.order_by);
     bare.limit_clause.clone_from(&query.limit_clause);
     let limited = query.limit_clause.as_ref().is_some_and(|limit| match limit {

@@ -119,6 +119,12 @@ pub(crate) const CASES: &[(&str, &str, Decided)] = &[
         Decided::InProcess,
     ),
     (
+        "a literal argument raises although the function has no use for it",
+        "CREATE FUNCTION f(uuid) RETURNS boolean STABLE SECURITY DEFINER LANGUAGE sql AS 'SELECT true'; \
+         CREATE POLICY a ON posts USING (f(('3'::text)::uuid))",
+        Decided::Left,
+    ),
+    (
         "NOT IN a set with NULL in it holds for nobody",
         "CREATE POLICY a ON posts USING (room NOT IN (SELECT team FROM members))",
         Decided::InProcess,

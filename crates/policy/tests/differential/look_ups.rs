@@ -380,19 +380,18 @@ impl Stage {
         let name = format!("{}.{}", bound.table.schema, bound.table.name);
         let mut visible = BTreeSet::new();
         let mut raising = BTreeMap::new();
-        match self.as_role(bound, &format!("SELECT k FROM {name}")).await {
-            Ok(found) => visible.extend(found.iter().map(k_of)),
-            Err(_) => {
-                // What raises for a row that is not there raises for all.
-                if let Err(error) = self.as_role(bound, &format!("SELECT k FROM {name} WHERE k = -1")).await {
-                    return Truth::Raises(error);
-                }
-                for k in rows.keys() {
-                    match self.as_role(bound, &of_row(&name, *k)).await {
-                        Ok(found) => visible.extend(found.iter().map(k_of)),
-                        Err(error) => drop(raising.insert(*k, error)),
-                    }
-                }
+        if let Ok(found) = self.as_role(bound, &format!("SELECT k FROM {name}")).await {
+            visible.extend(found.iter().map(k_of));
+            return Truth::Each { visible, raising };
+        }
+        // What raises for a row that is not there raises for all.
+        if let Err(error) = self.as_role(bound, &of_row(&name, -1)).await {
+            return Truth::Raises(error);
+        }
+        for k in rows.keys() {
+            match self.as_role(bound, &of_row(&name, *k)).await {
+                Ok(found) => visible.extend(found.iter().map(k_of)),
+                Err(error) => drop(raising.insert(*k, error)),
             }
         }
         Truth::Each { visible, raising }

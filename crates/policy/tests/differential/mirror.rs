@@ -26,12 +26,9 @@ pub(crate) async fn change(scene: &mut Scene<'_>, world: &World, dice: &mut Dice
         let described = described.unwrap();
         let statement = statement(table, dice);
         let sql = format!("SAVEPOINT changed; {statement}; RELEASE changed");
-        let returned = match texts(scene.client(), &sql).await {
-            Ok(rows) => rows,
-            Err(_) => {
-                scene.client().batch_execute("ROLLBACK TO changed; RELEASE changed").await.unwrap();
-                continue;
-            }
+        let Ok(returned) = texts(scene.client(), &sql).await else {
+            scene.client().batch_execute("ROLLBACK TO changed; RELEASE changed").await.unwrap();
+            continue;
         };
         tell(scene, &described, &statement, returned, dice);
         made.push(statement);

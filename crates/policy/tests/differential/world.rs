@@ -122,7 +122,7 @@ pub(crate) struct World {
 }
 
 /// The columns that tables may have besides their keys.
-const COLUMNS: &[(&str, Of)] = &[
+const COLUMNS: Columns = &[
     ("owner", Of::Uuid),
     ("person", Of::Uuid),
     ("room", Of::Int),
@@ -135,9 +135,12 @@ const COLUMNS: &[(&str, Of)] = &[
     ("until", Of::Moment),
 ];
 
+/// Columns as they are listed here.
+type Columns = &'static [(&'static str, Of)];
+
 /// The tables, of which a world has some: name, how likely it is, key. A policy looks things up in those behind
 /// its own table for the most part, so that few worlds are nothing but recursion.
-const TABLES: &[(&str, usize, &[(&str, Of)])] = &[
+const TABLES: &[(&str, usize, Columns)] = &[
     ("posts", 100, &[("id", Of::Int)]),
     ("notes", 40, &[("room", Of::Int), ("no", Of::Int)]),
     ("members", 90, &[("room", Of::Int), ("person", Of::Uuid)]),
@@ -178,7 +181,7 @@ impl World {
         let names: Vec<String> = tables.iter().map(Table::qualified).collect();
         let _ = writeln!(sql, "ALTER PUBLICATION worlds SET TABLE {};", names.join(", "));
         let mut functions = Vec::new();
-        for number in 0..1 + dice.below(5) {
+        for number in 0..=dice.below(5) {
             let (function, text) = Function::draw(number, &tables, &functions, dice);
             sql.push_str(&text);
             functions.push(function);
@@ -191,7 +194,7 @@ impl World {
     }
 }
 
-fn table(name: &'static str, key: &[(&'static str, Of)], dice: &mut Dice) -> Table {
+fn table(name: &'static str, key: Columns, dice: &mut Dice) -> Table {
     let varied = |of: Of, dice: &mut Dice| match of {
         Of::Int if dice.percent(15) => Of::Big,
         of => of,
@@ -268,7 +271,7 @@ fn policies(place: usize, tables: &[Table], functions: &[Function], dice: &mut D
     if dice.percent(20) {
         let _ = writeln!(sql, "ALTER TABLE {name} FORCE ROW LEVEL SECURITY;");
     }
-    for number in 0..1 + dice.below(3) {
+    for number in 0..=dice.below(3) {
         // Without a permissive one there is nothing to see.
         let kind = if number > 0 && dice.percent(40) { "RESTRICTIVE" } else { "PERMISSIVE" };
         let command = dice.word(&["ALL", "SELECT", "SELECT", "SELECT", "UPDATE"]);
