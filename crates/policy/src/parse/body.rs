@@ -7,7 +7,8 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
 use super::{Compiler, Fault, Names, Parameter, Surroundings, TEXT_MAX, here, single};
-use crate::expression::{Expression, built_in_type};
+use crate::constants;
+use crate::expression::{Expression, Setting, built_in_type};
 use crate::look_up::Several;
 use crate::resolve::{self, Typed};
 use crate::schema::{Function, Role, Volatility};
@@ -111,7 +112,7 @@ impl<'a> Compiler<'a> {
             let body = Box::new(typed.expression);
             Typed { expression: Expression::Body { arguments: failing, body }, ..typed }
         };
-        Ok(match any_null {
+        let typed = match any_null {
             Some(Expression::Or(tests)) if !tests.is_empty() => {
                 let branches = vec![(Expression::Or(tests), Expression::Literal(None))];
                 Typed {
@@ -120,7 +121,9 @@ impl<'a> Compiler<'a> {
                 }
             }
             _ => typed,
-        })
+        };
+        let called = function.security_definer || function.search_path.is_some();
+        Ok(if called { Typed { expression: unfolded(typed.expression), ..typed } } else { typed })
     }
 
     /// Compiles something of a function's body as its call runs it: a query of its own, with the function's
@@ -211,6 +214,18 @@ impl<'a> Compiler<'a> {
         }
         Ok(parameters)
     }
+}
+
+/// What a function comes to that PostgreSQL calls and does not put in place of its call. Its planner does not know
+/// a value that literals decide in there: it decides nothing of what is around the call.
+fn unfolded(body: Expression) -> Expression {
+    let mut folded = body.clone();
+    if constants::fold(&mut folded).is_err() || !matches!(folded, Expression::Literal(_)) {
+        return body;
+    }
+    // Settings are not known to it either.
+    let never = Expression::IsNull(Box::new(Expression::Setting(Setting::Role)));
+    Expression::Case { branches: vec![(never, Expression::Literal(None))], otherwise: Box::new(folded) }
 }
 
 /// Whether a function that is declared IMMUTABLE seems to be so. Many are not: they read tables or the claims, and

@@ -125,6 +125,12 @@ pub(crate) const CASES: &[(&str, &str, Decided)] = &[
         Decided::Left,
     ),
     (
+        "what literals decide in a function that is called decides nothing around it",
+        "CREATE FUNCTION f() RETURNS boolean STABLE SECURITY DEFINER LANGUAGE sql AS 'SELECT true'; \
+         CREATE POLICY a ON posts USING (title::int > 0 OR f())",
+        Decided::InProcess,
+    ),
+    (
         "NOT IN a set with NULL in it holds for nobody",
         "CREATE POLICY a ON posts USING (room NOT IN (SELECT team FROM members))",
         Decided::InProcess,
