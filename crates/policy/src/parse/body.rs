@@ -1,7 +1,9 @@
 //! Functions outside `pg_catalog`: the body of one that is written in SQL stands in place of its call, so that
 //! `auth.uid()` and `is_member(room)` are known by what they say, not by their names.
 
-use sqlparser::ast::{Expr, Query};
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{Expr, Query, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
@@ -95,18 +97,23 @@ impl<'a> Compiler<'a> {
             )
         });
         let failing = failing(&arguments);
-        let typed = self.in_body(name, function, arguments, |compiler, body| {
+        let (typed, plain) = self.in_body(name, function, arguments, |compiler, body| {
+            let plain =
+                matches!(&body, Body::Expression(parsed) if parsed.visit(&mut Selecting).is_continue());
             let typed = match body {
                 Body::Expression(parsed) => compiler.typed_as(&parsed, null_is_false)?,
                 Body::Query(query) => compiler.value_select(&query, Several::Chooses)?,
             };
-            Ok(if typed.kind == Kind::Untyped { resolve::cast(typed, declared)? } else { typed })
+            let untyped = typed.kind == Kind::Untyped;
+            Ok((if untyped { resolve::cast(typed, declared)? } else { typed }, plain))
         })?;
+        // PostgreSQL puts the body in place of the call, and then knows of the arguments only what the body reads.
+        let inlined = plain && !function.security_definer && function.search_path.is_none();
         if typed.kind != *declared {
             let (declared, found) = (declared.sql_name(), typed.kind.sql_name());
             return Err(Fault::Here(format!("the function {name} returns {declared}, not {found}")));
         }
-        let typed = if failing.is_empty() {
+        let typed = if failing.is_empty() || (inlined && !function.strict) {
             typed
         } else {
             let body = Box::new(typed.expression);
@@ -122,8 +129,7 @@ impl<'a> Compiler<'a> {
             }
             _ => typed,
         };
-        let called = function.security_definer || function.search_path.is_some();
-        Ok(if called { Typed { expression: unfolded(typed.expression), ..typed } } else { typed })
+        Ok(if inlined { typed } else { Typed { expression: unfolded(typed.expression), ..typed } })
     }
 
     /// Compiles something of a function's body as its call runs it: a query of its own, with the function's
@@ -213,6 +219,17 @@ impl<'a> Compiler<'a> {
             parameters.push(Parameter { function: own_name.to_owned(), name: parameter, value });
         }
         Ok(parameters)
+    }
+}
+
+/// Breaks at the first sub-select.
+struct Selecting;
+
+impl Visitor for Selecting {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+        ControlFlow::Break(())
     }
 }
 

@@ -131,6 +131,12 @@ pub(crate) const CASES: &[(&str, &str, Decided)] = &[
         Decided::InProcess,
     ),
     (
+        "what literals decide in a function that is put in place of its call decides around it, too",
+        "CREATE FUNCTION f(text) RETURNS boolean STABLE LANGUAGE sql AS 'SELECT 1 < 2'; \
+         CREATE POLICY a ON posts USING (title::int > 0 OR f(auth.jwt() ->> 'word'))",
+        Decided::InProcess,
+    ),
+    (
         "NOT IN a set with NULL in it holds for nobody",
         "CREATE POLICY a ON posts USING (room NOT IN (SELECT team FROM members))",
         Decided::InProcess,

@@ -180,11 +180,17 @@ impl Harness {
     pub(crate) async fn decide(&self, expressions: &[String]) -> (Vec<Decision>, Vec<String>) {
         let mut refused = Vec::new();
         let mut names = BTreeMap::new();
+        let create = |index: usize, expression: &str| {
+            format!("CREATE POLICY p{index:05} ON public.samples FOR SELECT USING ({expression})")
+        };
+        let all: Vec<String> =
+            expressions.iter().enumerate().map(|(index, expression)| create(index, expression)).collect();
+        // All at once is quicker, and good for all that are valid.
+        let valid = self.client.batch_execute(&all.join(";\n")).await.is_ok();
         for (index, expression) in expressions.iter().enumerate() {
-            let name = format!("p{index:05}");
-            let create = format!("CREATE POLICY {name} ON public.samples FOR SELECT USING ({expression})");
-            match self.client.batch_execute(&create).await {
-                Ok(()) => drop(names.insert(name, expression.clone())),
+            let made = if valid { Ok(()) } else { self.client.batch_execute(&all[index]).await };
+            match made {
+                Ok(()) => drop(names.insert(format!("p{index:05}"), expression.clone())),
                 Err(error) => refused.push(format!("{expression}: {}", message(&error))),
             }
         }
@@ -212,11 +218,10 @@ impl Harness {
                     });
                 }
             }
-            self.client
-                .batch_execute(&format!("DROP POLICY {} ON public.samples", policy.name))
-                .await
-                .unwrap();
         }
+        let drops: Vec<String> =
+            names.keys().map(|name| format!("DROP POLICY {name} ON public.samples")).collect();
+        self.client.batch_execute(&drops.join(";\n")).await.unwrap();
         (decisions, refused)
     }
 

@@ -397,14 +397,21 @@ impl<'a> Drawing<'a> {
                 self.levels.push(level.clone());
                 let condition = self.comparison(0);
                 self.levels.pop();
-                text = format!("{text} JOIN {second} ON {condition}");
+                let outer = if self.dice.percent(5) { "LEFT " } else { "" };
+                text = format!("{text} {outer}JOIN {second} ON {condition}");
             }
         }
-        if self.dice.percent(20) {
+        if self.dice.percent(25) {
             let (third, third_alias) = self.table();
             if level.iter().all(|(alias, _)| *alias != third_alias.0) {
+                let common = self.common(&second_alias, &third_alias);
+                if common.is_empty() || self.dice.percent(60) {
+                    text = format!("{third}, {text}");
+                } else {
+                    let column = *self.dice.one(&common);
+                    text = format!("{text} JOIN {third} USING ({column})");
+                }
                 level.insert(0, third_alias);
-                text = format!("{third}, {text}");
             }
         }
         (text, level)
