@@ -23,7 +23,7 @@ lint: ## formatting and lints only
 	cargo clippy --workspace --all-targets -- --deny warnings
 
 oracle: ## policies decided by walcast and by Postgres, until N=1000000 random decisions of each kind agree; SEED=7 repeats a run
-	@scripts/setup.sh test
+	@scripts/setup.sh run
 	POLICY_DECISIONS=$(or $(N),100000) POLICY_SEED=$(or $(SEED),$$(date +%s)) \
 		cargo test --package walcast-policy --test differential -- --nocapture random_
 

@@ -251,25 +251,26 @@ impl Harness {
         let query = |only: &str| {
             format!("SELECT id, coalesce((\n{using}\n), false)::text FROM public.samples {only} ORDER BY id")
         };
-        let mut found = Vec::new();
-        self.client.batch_execute(&begin).await.unwrap();
-        if let Ok(rows) = texts(&self.client, &query("")).await {
-            for row in rows {
-                found.push((
-                    row[0].as_deref().unwrap().parse().unwrap(),
-                    Ok(row[1].as_deref() == Some("true")),
-                ));
+        // One round trip; the first row is that of the settings.
+        let ask = async |only: &str| {
+            let answer = texts(&self.client, &format!("{begin}; {}; ROLLBACK", query(only))).await;
+            if answer.is_err() {
+                self.client.batch_execute("ROLLBACK").await.unwrap();
             }
-            self.client.batch_execute("ROLLBACK").await.unwrap();
+            answer.map(|rows| rows.into_iter().skip(1).collect::<Vec<_>>())
+        };
+        let is_true = |row: &[Option<String>]| row[1].as_deref() == Some("true");
+        let mut found = Vec::new();
+        if let Ok(rows) = ask("").await {
+            for row in rows {
+                found.push((row[0].as_deref().unwrap().parse().unwrap(), Ok(is_true(&row))));
+            }
             return found;
         }
         for id in self.row_ids() {
-            self.client.batch_execute("ROLLBACK").await.unwrap();
-            self.client.batch_execute(&begin).await.unwrap();
-            let answer = texts(&self.client, &query(&format!("WHERE id = {id}"))).await;
-            found.push((id, answer.map(|rows| rows[0][1].as_deref() == Some("true"))));
+            let answer = ask(&format!("WHERE id = {id}")).await;
+            found.push((id, answer.map(|rows| is_true(&rows[0]))));
         }
-        self.client.batch_execute("ROLLBACK").await.unwrap();
         found
     }
 }

@@ -26,6 +26,10 @@ const MAKE_VOLATILE: &str = "DO $do$ DECLARE f regprocedure; BEGIN \
         (SELECT oid FROM pg_namespace WHERE nspname IN ('auth', 'public', 'side')) \
     LOOP EXECUTE format('ALTER FUNCTION %s VOLATILE SET enable_material = on', f); END LOOP; END $do$";
 
+/// What the planner of PostgreSQL 15 says of `current_user = current_user` as the condition of a query, a fault of its
+/// own.
+const PLANNER_FAULT: &str = "cannot cope with variable-free clause";
+
 /// The values of a row, as PostgreSQL prints them.
 pub(crate) type Row = Vec<Option<String>>;
 
@@ -332,7 +336,9 @@ impl Scene<'_> {
             // What has been left to PostgreSQL is taken not to raise where the rest settles the decision.
             let raised_beyond = verdict == Verdict::Visible
                 && postgres.is_err()
-                && (bound.left || self.stage.sees(bound, *k).await == Ok(true));
+                && (bound.left
+                    || postgres.as_ref().err().is_some_and(|error| *error == PLANNER_FAULT)
+                    || self.stage.sees(bound, *k).await == Ok(true));
             if raised_beyond {
                 tally.raised_beyond += 1;
             } else if !agrees {
