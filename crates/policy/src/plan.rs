@@ -16,7 +16,7 @@ use crate::members::MembersAt;
 use crate::operation::Stop;
 use crate::parse::{Compiler, Names, Surroundings, decides_by_literals};
 use crate::row::{Datum, RowImage};
-use crate::schema::{Policy, PolicyCommand, Role, Snapshot, Table};
+use crate::schema::{Policy, PolicyCommand, Role, Snapshot, Table, Volatility};
 use crate::value::Value;
 use crate::verdict::Verdict;
 
@@ -420,7 +420,11 @@ fn refusal(
         || snapshot.functions.iter().flat_map(|(name, all)| all.iter().map(move |one| (name, one)));
     for (policy, using) in policies {
         let foregone_before = *foregone;
-        *foregone |= decides_by_literals(using);
+        // The planner knows the value of an IMMUTABLE function of literals, too.
+        let is_immutable = |oid: &Oid| {
+            functions().any(|(_, one)| one.oid == *oid && one.volatility == Volatility::Immutable)
+        };
+        *foregone |= decides_by_literals(using) || policy.calls.iter().any(is_immutable);
         for oid in &policy.calls {
             let denied = functions().find(|(_, one)| one.oid == *oid && !role.executes.contains(oid));
             if let Some((name, _)) = denied {

@@ -97,6 +97,7 @@ impl<'a> Compiler<'a> {
             )
         });
         let failing = failing(&arguments);
+        let literal = arguments.iter().all(|one| matches!(one.expression, Expression::Literal(_)));
         let (typed, plain) = self.in_body(name, function, arguments, |compiler, body| {
             let plain =
                 matches!(&body, Body::Expression(parsed) if parsed.visit(&mut Selecting).is_continue());
@@ -108,7 +109,9 @@ impl<'a> Compiler<'a> {
             Ok((if untyped { resolve::cast(typed, declared)? } else { typed }, plain))
         })?;
         // PostgreSQL puts the body in place of the call, and then knows of the arguments only what the body reads.
-        let inlined = plain && !function.security_definer && function.search_path.is_none();
+        // It computes one that is IMMUTABLE of literals ahead of time.
+        let inlined = plain && !function.security_definer && function.search_path.is_none()
+            || (literal && function.volatility == Volatility::Immutable);
         if typed.kind != *declared {
             let (declared, found) = (declared.sql_name(), typed.kind.sql_name());
             return Err(Fault::Here(format!("the function {name} returns {declared}, not {found}")));

@@ -23,6 +23,8 @@ impl Visitor for Deciding {
             Expr::BinaryOp { left, op: BinaryOperator::And | BinaryOperator::Or, right } => {
                 is_fixed(left) || is_fixed(right)
             }
+            Expr::BinaryOp { left, right, .. } => is_fixed(left) && is_fixed(right),
+            Expr::IsNull(operand) | Expr::IsNotNull(operand) => is_fixed(operand),
             Expr::Case { conditions, .. } => conditions.iter().any(|when| is_fixed(&when.condition)),
             _ => false,
         };

@@ -271,7 +271,7 @@ fn policies(place: usize, tables: &[Table], functions: &[Function], dice: &mut D
     if dice.percent(20) {
         let _ = writeln!(sql, "ALTER TABLE {name} FORCE ROW LEVEL SECURITY;");
     }
-    for number in 0..=dice.below(3) {
+    for number in 0..=dice.below(3).min(dice.below(3)) {
         // Without a permissive one there is nothing to see.
         let kind = if number > 0 && dice.percent(40) { "RESTRICTIVE" } else { "PERMISSIVE" };
         let command = dice.word(&["ALL", "SELECT", "SELECT", "SELECT", "UPDATE"]);
@@ -287,7 +287,11 @@ fn policies(place: usize, tables: &[Table], functions: &[Function], dice: &mut D
         };
         let mut drawing = Drawing::new(tables, functions, floor, dice);
         drawing.levels.push(vec![(tables[place].name.to_owned(), place)]);
-        let using = drawing.condition(depth);
+        let using = if depth > 1 && drawing.dice.percent(50) {
+            drawing.membership_test()
+        } else {
+            drawing.condition(depth)
+        };
         let create =
             format!("CREATE POLICY p{number} ON {name} AS {kind} FOR {command} TO {roles} USING ({using})");
         sql.push_str(&attempt(&create));

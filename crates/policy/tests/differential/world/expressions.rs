@@ -61,6 +61,41 @@ impl<'a> Drawing<'a> {
         }
     }
 
+    /// What policies are mostly about: whether a table has a row for the subscriber and something of the row.
+    pub(crate) fn membership_test(&mut self) -> String {
+        for _ in 0..8 {
+            let (from, level) = self.from();
+            let (alias, table) = self.dice.one(&level).clone();
+            let column = self.dice.one(&self.tables[table].columns[1..]).clone();
+            let Some(outer) = self.column(column.of) else { continue };
+            let inner = format!("{alias}.{}", column.name);
+            let persons: Vec<&str> = (self.tables[table].columns.iter())
+                .filter(|other| other.of == Of::Uuid && other.name != column.name)
+                .map(|other| other.name)
+                .collect();
+            let mut all = Vec::new();
+            if !persons.is_empty() {
+                all.push(format!("{alias}.{} = auth.uid()", self.dice.one(&persons)));
+            }
+            if persons.is_empty() || self.dice.percent(15) {
+                self.levels.push(level);
+                all.push(self.comparison(0));
+                self.levels.pop();
+            }
+            let all = all.join(" AND ");
+            return match self.dice.below(10) {
+                0..4 => format!("(EXISTS (SELECT 1 FROM {from} WHERE {inner} = {outer} AND {all}))"),
+                4 => format!("(NOT EXISTS (SELECT 1 FROM {from} WHERE {inner} = {outer} AND {all}))"),
+                5 => format!("({outer} IN (SELECT {inner} FROM {from} WHERE {all}))"),
+                6 => format!("({outer} = ANY (ARRAY(SELECT {inner} FROM {from} WHERE {all})))"),
+                7 => format!("({outer} NOT IN (SELECT {inner} FROM {from} WHERE {all}))"),
+                8 => format!("((SELECT count(*) FROM {from} WHERE {inner} = {outer} AND {all}) > 0)"),
+                _ => format!("((SELECT {inner} FROM {from} WHERE {all} LIMIT 1) = {outer})"),
+            };
+        }
+        self.condition(1)
+    }
+
     fn comparison(&mut self, depth: usize) -> String {
         match self.dice.below(30) {
             0 => return self.dice.word(&["true", "false", "NULL::boolean"]).to_owned(),

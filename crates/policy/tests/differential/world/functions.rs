@@ -65,7 +65,9 @@ impl Function {
             }
             drawing.parameters.push((format!("${}", place + 1), *of));
         }
-        let query = if set || returns != Of::Bool && drawing.dice.percent(50) {
+        let query = if returns == Of::Bool && drawing.dice.percent(40) {
+            format!("SELECT {}", drawing.membership_test())
+        } else if set || returns != Of::Bool && drawing.dice.percent(50) {
             drawing.select_values(returns, 1, !set)
         } else if returns == Of::Bool {
             format!("SELECT {}", drawing.condition(2))
@@ -87,9 +89,13 @@ impl Function {
         } else {
             format!("LANGUAGE sql AS $body$ {query} $body$")
         };
+        // One that is IMMUTABLE and reads tables or claims is computed whenever PostgreSQL plans.
+        let constant = !["FROM", "auth.", "current_user", "now()", "f0", "f1", "f2", "f3", "f4"]
+            .iter()
+            .any(|read| query.contains(read));
         let volatility = match dice.below(20) {
             0 => "VOLATILE",
-            1 | 2 => "IMMUTABLE",
+            1..10 if constant => "IMMUTABLE",
             _ => "STABLE",
         };
         let strict = if dice.percent(20) { " STRICT" } else { "" };
