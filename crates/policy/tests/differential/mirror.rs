@@ -19,7 +19,7 @@ pub(crate) fn copied<'a>(table: &Described, columns: &[i16], row: &'a Row) -> Ve
 pub(crate) async fn change(scene: &mut Scene<'_>, world: &World, dice: &mut Dice) -> Vec<String> {
     scene.members.begin();
     let mut made = Vec::new();
-    for _ in 0..2 + dice.below(12) {
+    for _ in 0..6 + dice.below(30) {
         let table = dice.one(&world.tables);
         let described =
             scene.tables().into_iter().find(|one| one.schema == table.schema && one.name == table.name);
@@ -38,7 +38,7 @@ pub(crate) async fn change(scene: &mut Scene<'_>, world: &World, dice: &mut Dice
 
 fn statement(table: &Table, dice: &mut Dice) -> String {
     let name = table.qualified();
-    let k = 1 + dice.below(14);
+    let k = 1 + dice.below(22);
     match dice.below(40) {
         0 => format!("TRUNCATE {name}"),
         1..13 => {

@@ -223,7 +223,7 @@ fn create(table: &Table, dice: &mut Dice, sql: &mut String) {
     if table.full {
         let _ = writeln!(sql, "ALTER TABLE {name} REPLICA IDENTITY FULL;");
     }
-    for k in 1..=6 + dice.below(6) {
+    for k in 1..=10 + dice.below(14) {
         let _ = writeln!(sql, "{};", table.insert(k, dice));
     }
 }
