@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench-policies clients fuzz vendor
+.PHONY: help run test lint oracle bench-policies clients fuzz vendor
 
 # Where rustup puts cargo, and where scripts/setup.sh puts a newer Node.js if Debian's is too old.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.walcast/node/bin:$(PATH)
@@ -21,6 +21,11 @@ lint: ## formatting and lints only
 	@scripts/setup.sh build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
+
+oracle: ## policies decided by walcast and by Postgres, until N=1000000 random decisions of each kind agree; SEED=7 repeats a run
+	@scripts/setup.sh run
+	POLICY_DECISIONS=$(or $(N),100000) POLICY_SEED=$(or $(SEED),$$(date +%s)) \
+		cargo test --package walcast-policy --test differential -- --nocapture random_
 
 bench-policies: ## policies and filters against pg_recvlogical, from one log; ARGS="-n 100 --rows 5000" for a quick look
 	@scripts/setup.sh run

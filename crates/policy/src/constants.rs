@@ -100,6 +100,11 @@ fn foregone(expression: &Expression) -> Option<Expression> {
         Expression::Call(_, operands) => operands.contains(&null).then_some(null),
         // What is compared with NULL is not equal to it.
         Expression::NullIf(left, right) if **left == null || **right == null => Some((**left).clone()),
+        // What may raise has not.
+        Expression::Body { arguments, body } => {
+            let fixed = arguments.iter().all(|argument| matches!(argument, Expression::Literal(_)));
+            fixed.then(|| (**body).clone())
+        }
         Expression::Coalesce(operands) => {
             let mut left = operands.iter().filter(|operand| **operand != null);
             let first = left.next();

@@ -112,6 +112,16 @@ pub(crate) fn evaluate<'a>(expression: &'a Expression, scope: &Scope<'a>) -> Out
                 _ => Ok(left),
             }
         }
+        Expression::Body { arguments, body } => {
+            for argument in arguments {
+                match evaluate(argument, scope) {
+                    Ok(_) => {}
+                    Err(missing @ Stop::Missing(_)) => return Err(missing),
+                    Err(Stop::Failed(_) | Stop::Ask) => return Err(Stop::Ask),
+                }
+            }
+            evaluate(body, scope)
+        }
         Expression::Extreme { greatest, operands } => extreme(*greatest, operands, scope),
         Expression::Quantified { all, operation, operand, array } => {
             let (operand, array) = both(operand, array, scope)?;

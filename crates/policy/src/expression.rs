@@ -58,6 +58,12 @@ pub(crate) enum Expression {
     },
     Coalesce(Vec<Expression>),
     NullIf(Box<Expression>, Box<Expression>),
+    /// What a function with this body comes to: PostgreSQL may compute the arguments first, also those that the body
+    /// has no use for. They are those that may raise.
+    Body {
+        arguments: Vec<Expression>,
+        body: Box<Expression>,
+    },
     /// `GREATEST` or `LEAST`.
     Extreme {
         greatest: bool,
@@ -148,6 +154,7 @@ impl Expression {
     pub(crate) fn may_fail(&self, constants: &[Outcome<'static>]) -> bool {
         let own = match self {
             Expression::Call(operation, _) | Expression::Quantified { operation, .. } => operation.may_fail(),
+            Expression::LookUp(look_up) => look_up.may_fail(),
             Expression::Constant(slot) => constants.get(*slot).is_none_or(Result::is_err),
             _ => false,
         };
@@ -177,6 +184,7 @@ impl Expression {
             }
             Expression::IsDistinct(left, right) | Expression::NullIf(left, right) => vec![left, right],
             Expression::Quantified { operand, array, .. } => vec![operand, array],
+            Expression::Body { arguments, body } => arguments.iter().chain([&**body]).collect(),
             Expression::Case { branches, otherwise } => branches
                 .iter()
                 .flat_map(|(condition, result)| [condition, result])
@@ -208,6 +216,7 @@ impl Expression {
             }
             Expression::IsDistinct(left, right) | Expression::NullIf(left, right) => vec![left, right],
             Expression::Quantified { operand, array, .. } => vec![operand, array],
+            Expression::Body { arguments, body } => arguments.iter_mut().chain([&mut **body]).collect(),
             Expression::Case { branches, otherwise } => branches
                 .iter_mut()
                 .flat_map(|(condition, result)| [condition, result])

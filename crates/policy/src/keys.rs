@@ -69,13 +69,18 @@ fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key
         Expression::And(operands) => of_all(operands, constants),
         Expression::Or(operands) => of_any(operands, constants),
         Expression::IsTruth { operand, truth: true } => of(operand, constants),
+        Expression::Body { arguments, body } => {
+            // Where an argument raises, PostgreSQL is asked whatever the body says.
+            let sound = |one: &Expression| matches!(one, Expression::Constant(slot) if matches!(constants.get(*slot), Some(Ok(_))));
+            if arguments.iter().all(sound) { of(body, constants) } else { None }
+        }
         Expression::Literal(_) | Expression::Constant(_) => match known(expression, constants)? {
             Known::Null | Known::Value(Value::Bool(false)) => Some(Vec::new()),
             Known::Value(_) => None,
         },
         Expression::Call(Operation::Compare(Comparison::Equal), operands) => match operands.as_slice() {
             [Expression::LookUp(look_up), _] | [_, Expression::LookUp(look_up)]
-                if matches!(look_up.form, Form::Scalar(_)) =>
+                if matches!(look_up.form, Form::Scalar { .. }) =>
             {
                 member(look_up, constants)
             }
@@ -88,7 +93,9 @@ fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key
             operand,
             array,
         } => of_elements(operand, array, constants),
-        Expression::LookUp(look_up) if !matches!(look_up.form, Form::Scalar(_)) => member(look_up, constants),
+        Expression::LookUp(look_up) if !matches!(look_up.form, Form::Scalar { .. }) => {
+            member(look_up, constants)
+        }
         _ => None,
     }
 }

@@ -14,8 +14,9 @@
 //!
 //! How text becomes a decision:
 //! - `parse`: SQL to a typed expression (`expression`); the one module that names sqlparser. In its folder `scope`
-//!   (what a name stands for), `look_up` (sub-selects), `body` (functions in place of their calls) and
-//!   [`references`]: what the body of a function names, for the catalog to find.
+//!   (what a name stands for), `look_up` (sub-selects), `rules` (what a role may read of a table in them), `body`
+//!   (functions in place of their calls), `foreign` (constants that PostgreSQL computes), `literals` (what its
+//!   planner leaves out) and [`references`]: what the body of a function names, for the catalog to find.
 //! - `refusal`: the privileges that the policies take, beyond those on the table itself.
 //! - `resolve`: which operation an operator, function or cast on operands of these types is.
 //! - `constants`: what depends on role and claims only is computed once.

@@ -47,9 +47,22 @@ pub(crate) enum Form {
     /// `operand operation ANY (SELECT output …)`, or ALL.
     Quantified { all: bool, operation: Operation, operand: Box<Expression>, output: Box<Expression> },
     /// The value of its only row, NULL without one.
-    Scalar(Box<Expression>),
+    Scalar { output: Box<Expression>, several: Several },
     /// `SELECT count(*) …`.
     Count,
+}
+
+/// What a sub-select that stands for a value does where it has several rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Several {
+    /// It never has.
+    Never,
+    /// It takes one of them, PostgreSQL alone knows which.
+    Chooses,
+    /// It raises.
+    Raises,
+    /// It raises unless they are all the same.
+    RaisesIfDistinct,
 }
 
 /// A row of a source, with those of the sources before it.
@@ -77,6 +90,15 @@ impl LookUp {
         LookUp { sources: in_order(tables, conjuncts), form, finder: None }
     }
 
+    /// Whether there is never more than one combination of rows: each table is looked up by its primary key.
+    pub(crate) fn is_unique(&self, primary_key: impl Fn(Oid) -> Vec<i16>) -> bool {
+        self.sources.iter().all(|source| {
+            let key = primary_key(source.table);
+            let probed = |column: &i16| source.probe.iter().any(|(probed, _)| probed == column);
+            !key.is_empty() && key.iter().all(probed)
+        })
+    }
+
     /// The tables and conditions that [`LookUp::new`] was made of.
     pub(crate) fn into_parts(self) -> (Vec<(usize, Oid)>, Vec<Expression>) {
         let tables = self.sources.iter().map(|source| (source.id, source.table)).collect();
@@ -85,7 +107,11 @@ impl LookUp {
 
     /// Whether its own operation may raise.
     pub(crate) fn may_fail(&self) -> bool {
-        matches!(&self.form, Form::Quantified { operation, .. } if operation.may_fail())
+        match &self.form {
+            Form::Quantified { operation, .. } => operation.may_fail(),
+            Form::Scalar { several, .. } => matches!(several, Several::Raises | Several::RaisesIfDistinct),
+            Form::Exists | Form::Count => false,
+        }
     }
 
     /// The expressions in it.
@@ -97,7 +123,7 @@ impl LookUp {
         }
         match &self.form {
             Form::Exists | Form::Count => {}
-            Form::Scalar(output) => children.push(output),
+            Form::Scalar { output, .. } => children.push(output),
             Form::Quantified { operand, output, .. } => children.extend([&**operand, &**output]),
         }
         children.extend(self.finder.iter().map(|(_, value)| &**value));
@@ -113,7 +139,7 @@ impl LookUp {
         }
         match &mut self.form {
             Form::Exists | Form::Count => {}
-            Form::Scalar(output) => children.push(output),
+            Form::Scalar { output, .. } => children.push(output),
             Form::Quantified { operand, output, .. } => children.extend([&mut **operand, &mut **output]),
         }
         children.extend(self.finder.iter_mut().map(|(_, value)| &mut **value));
@@ -129,10 +155,14 @@ impl LookUp {
         match &self.form {
             Form::Exists => self.exists(scope),
             Form::Quantified { all, operation, operand, output } => {
-                let operand = evaluate(operand, scope)?;
+                let operand = evaluate(operand, scope).map_err(|stop| match stop {
+                    // PostgreSQL gets to it where there are rows, or before it knows.
+                    Stop::Failed(_) => Stop::Ask,
+                    other => other,
+                })?;
                 self.quantified(*all, operation, operand.as_ref(), output, scope)
             }
-            Form::Scalar(output) => self.scalar(output, scope),
+            Form::Scalar { output, several } => self.scalar(output, *several, scope),
             Form::Count => {
                 let mut count = 0;
                 self.walk(scope, &mut |_| {
@@ -188,12 +218,16 @@ impl LookUp {
         })
     }
 
-    fn scalar<'a>(&'a self, output: &Expression, scope: &Scope<'a>) -> Outcome<'a> {
+    fn scalar<'a>(&'a self, output: &Expression, several: Several, scope: &Scope<'a>) -> Outcome<'a> {
         let mut found: Option<Option<Value<'static>>> = None;
         self.walk(scope, &mut |scope| {
             if found.is_some() {
-                // Several rows: PostgreSQL raises, or takes one of them.
-                return Err(Stop::Ask);
+                return Err(match several {
+                    Several::Raises => Stop::Failed(
+                        "more than one row returned by a subquery used as an expression".to_owned(),
+                    ),
+                    _ => Stop::Ask,
+                });
             }
             found = Some(evaluate(output, scope)?.map(Value::into_owned));
             Ok(ControlFlow::Continue(()))

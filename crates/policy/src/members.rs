@@ -156,7 +156,9 @@ impl Member {
             }
             CopyChange::Truncate => {
                 let rows: Vec<u32> = self.copy.rows().map(CopiedRow::number).collect();
-                rows.into_iter().for_each(|row| self.discard(row));
+                for row in rows {
+                    self.discard(row);
+                }
                 Ok(())
             }
         }

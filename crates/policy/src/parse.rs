@@ -7,8 +7,11 @@
 mod body;
 mod clauses;
 mod construct;
+mod foreign;
+mod literals;
 mod look_up;
 mod references;
+mod rules;
 mod scope;
 mod syntax;
 mod tokens;
@@ -23,6 +26,8 @@ use sqlparser::tokenizer::Token;
 use walcast_pgoutput::Oid;
 
 pub use self::clauses::{Clauses, clauses};
+use self::foreign::known_setting;
+pub(crate) use self::literals::decides_by_literals;
 use self::look_up::{Quantifier, selected_set};
 pub use self::references::{References, references};
 use self::scope::{Level, identifier};
@@ -69,6 +74,8 @@ pub(crate) struct Compiler<'a> {
     parameters: Vec<Parameter>,
     /// The tables whose policies are being compiled, in one query of PostgreSQL's.
     active: Vec<Oid>,
+    /// The functions whose bodies are being compiled.
+    calling: Vec<Oid>,
     sources: usize,
     /// Whether NULL means the same as false for the next expression.
     null_is_false: bool,
@@ -121,6 +128,7 @@ impl<'a> Compiler<'a> {
             levels: Vec::new(),
             parameters: Vec::new(),
             active: vec![active],
+            calling: Vec::new(),
             sources: 0,
             null_is_false: false,
             foreign: Vec::new(),
@@ -374,12 +382,12 @@ impl<'a> Compiler<'a> {
         let arguments = arguments(&function.args)?;
         match names.as_slice() {
             [name] if matches!(function.args, FunctionArguments::None) => self.keyword(&name.value),
-            // `pg_catalog` comes before whatever is in the path.
             [name] => {
                 match (self.built_in(parsed, &identifier(name), &arguments), self.function_in_path(name)) {
                     (Err(Fault::Here(_)), Some(function)) => {
                         self.user_function(parsed, &function, &arguments, null_is_false)
                     }
+                    (Ok(_), Some(_)) => here("a function whose name one of PostgreSQL's own has"),
                     (outcome, _) => outcome,
                 }
             }
@@ -445,21 +453,9 @@ impl<'a> Compiler<'a> {
             .map(|typed| if typed.kind == Kind::Untyped { Kind::Text } else { typed.kind.clone() })
             .collect();
         match constants::foreign_function(name, &kinds) {
-            Some(kind) if constant && self.parameters.is_empty() => Ok(self.foreign(parsed, kind)),
+            Some(kind) if constant && self.is_same_outside(parsed) => Ok(self.foreign(parsed, kind)),
             _ => Ok(resolve::function(name, typed)?),
         }
-    }
-
-    fn foreign(&mut self, parsed: &Expr, kind: Kind) -> Typed {
-        let index = self.foreign_slot(parsed.to_string());
-        Typed::new(Expression::Foreign { index, kind: kind.clone() }, kind)
-    }
-
-    fn foreign_slot(&mut self, sql: String) -> usize {
-        self.foreign.iter().position(|known| *known == sql).unwrap_or_else(|| {
-            self.foreign.push(sql);
-            self.foreign.len() - 1
-        })
     }
 
     fn in_select(
@@ -516,21 +512,4 @@ fn parse(text: &str) -> Result<Expr, String> {
     let mut parser = tokens::parser(text)?;
     let parsed = parser.parse_expr().map_err(|error| error.to_string())?;
     if parser.peek_token() == Token::EOF { Ok(parsed) } else { Err("text after the expression".to_owned()) }
-}
-
-/// `current_setting` of a name and, perhaps, `missing_ok`, both literals.
-fn known_setting(arguments: &[Typed]) -> Option<Expression> {
-    let literal = |typed: &Typed| match &typed.expression {
-        Expression::Literal(Some(value)) => Some(value.clone()),
-        _ => None,
-    };
-    let (name, missing_ok) = match arguments {
-        [name] => (literal(name)?, false),
-        [name, missing_ok] => (literal(name)?, literal(missing_ok)? == Value::Bool(true)),
-        _ => return None,
-    };
-    match name {
-        Value::Text(name) => constants::current_setting(&name, missing_ok),
-        _ => None,
-    }
 }

@@ -18,6 +18,7 @@ use crate::parse::{Compiler, Names, Surroundings};
 use crate::refusal::{Refusal, refusal};
 use crate::row::{Datum, RowImage};
 use crate::schema::{Policy, PolicyCommand, Role, Snapshot, Table};
+use crate::value::Value;
 use crate::verdict::Verdict;
 
 /// The rules of one table for one role, shared by all its sockets. Cheap to clone.
@@ -109,7 +110,6 @@ impl Plan {
         let policies = applicable(table, role);
         let access = access(table, role, &readable, &policies);
         let policies = if access == Access::ByPolicy { policies } else { Vec::new() };
-        let refused = refusal(&policies, role, snapshot, &mut vec![table.oid]);
         let mut rules = Rules {
             table: table.oid,
             role: role.oid,
@@ -137,19 +137,20 @@ impl Plan {
         };
         let mut compiler = Compiler::new(surroundings, table.oid);
         let mut explanation = Vec::with_capacity(policies.len());
-        for (policy, using) in policies {
+        let mut foregone = false;
+        for (policy, using) in &policies {
             let mut expression = compiler.policy(using);
+            let parts_before = parts(&expression);
             if constants::fold(&mut expression).is_err() {
                 expression = Expression::Oracle;
                 compiler.unsupported.push(Unsupported {
-                    expression: using.to_owned(),
+                    expression: (*using).to_owned(),
                     reason: "a part of it has the same error for every row".to_owned(),
                 });
             }
+            foregone |= parts(&expression) < parts_before;
             constants::hoist(&mut expression, &mut rules.slots);
             finder::attach(&mut expression);
-            rules.may_ask |= expression.may_ask();
-            copies::collect(&expression, &mut rules.copies);
             let looks_up = tables_of(&expression, snapshot);
             if policy.permissive {
                 rules.permissive.push(expression);
@@ -159,11 +160,34 @@ impl Plan {
             let unsupported = std::mem::take(&mut compiler.unsupported);
             explanation.push(explain(policy, unsupported, looks_up));
         }
+        // PostgreSQL keeps the policies of a table from the last name to the first, and what raises in one counts
+        // only where none before it holds. Among restrictive ones the order makes no difference.
+        rules.permissive.reverse();
+        let everything = Expression::Literal(Some(Value::Bool(true)));
+        let mut counting = policies.clone();
+        if rules.permissive.contains(&everything) {
+            // Next to `USING (true)` no other permissive policy is ever looked at.
+            rules.permissive = vec![everything];
+            counting.retain(|(policy, _)| !policy.permissive);
+        }
+        for expression in rules.permissive.iter().chain(&rules.restrictive) {
+            rules.may_ask |= expression.may_ask();
+            copies::collect(expression, &mut rules.copies);
+        }
+        let refused = refusal(&counting, role, snapshot, &mut vec![table.oid], &mut foregone);
         rules.foreign = compiler.foreign;
-        rules.only_oracle = compiler.only_oracle;
-        rules.may_ask |= compiler.only_oracle;
+        // PostgreSQL does not check the privileges for what literals have made superfluous.
+        rules.only_oracle = compiler.only_oracle || (refused.is_some() && foregone);
+        rules.may_ask |= rules.only_oracle;
+        if let Some(refused) = refused.as_ref().filter(|_| foregone) {
+            for (one, (_, using)) in explanation.iter_mut().zip(&policies) {
+                let unsupported =
+                    Unsupported { expression: (*using).to_owned(), reason: refused.error.clone() };
+                one.decided = DecidedBy::Oracle(vec![unsupported]);
+            }
+        }
         // PostgreSQL finds a recursion while it puts the policies together, before it looks at privileges.
-        let (raises, mend) = match (compiler.raises, refused) {
+        let (raises, mend) = match (compiler.raises, refused.filter(|_| !foregone)) {
             (Some(error), _) => (Some(error), None),
             (None, Some(Refusal { error, mend })) => (Some(error), Some(mend.into())),
             (None, None) => (None, None),
@@ -377,15 +401,18 @@ impl Hash for BoundPlan {
     }
 }
 
-/// The policies that say which rows the role may SELECT, with their expressions.
+/// The policies that say which rows the role may SELECT, with their expressions: none without a permissive one, since
+/// PostgreSQL does not look at the others then.
 pub(crate) fn applicable<'a>(table: &'a Table, role: &Role) -> Vec<(&'a Policy, &'a str)> {
-    table
+    let policies: Vec<_> = table
         .policies
         .iter()
         .filter(|policy| matches!(policy.command, PolicyCommand::All | PolicyCommand::Select))
         .filter(|policy| policy.roles.is_empty() || policy.roles.iter().any(|oid| role.acts_as.contains(oid)))
         .filter_map(|policy| Some((policy, policy.using.as_deref()?)))
-        .collect()
+        .collect();
+    let permits = policies.iter().any(|(policy, _)| policy.permissive);
+    if permits { policies } else { Vec::new() }
 }
 
 /// Whether row security binds the role on the table.
@@ -408,12 +435,18 @@ pub(crate) fn may_select(table: &Table, role: &Role, columns: &[i16]) -> bool {
     }
 }
 
+/// How many look-ups, and parts that are left to PostgreSQL, an expression has.
+fn parts(expression: &Expression) -> usize {
+    let own = matches!(expression, Expression::LookUp(_) | Expression::Oracle);
+    usize::from(own) + expression.children().into_iter().map(parts).sum::<usize>()
+}
+
 fn access(table: &Table, role: &Role, readable: &[bool], policies: &[(&Policy, &str)]) -> Access {
     if !readable.contains(&true) {
         Access::Nothing
     } else if !is_bound(table, role) {
         Access::Everything
-    } else if policies.iter().any(|(policy, _)| policy.permissive) {
+    } else if !policies.is_empty() {
         Access::ByPolicy
     } else {
         Access::Nothing
@@ -428,7 +461,9 @@ fn combined(policies: &[(&Policy, &str)]) -> String {
             .map(|(_, using)| format!("({using})"))
     };
     let mut parts: Vec<String> = texts(false).collect();
-    parts.push(format!("({})", texts(true).collect::<Vec<_>>().join(" OR ")));
+    let mut permissive: Vec<String> = texts(true).collect();
+    permissive.reverse();
+    parts.push(format!("({})", permissive.join(" OR ")));
     parts.join(" AND ")
 }
 

@@ -2,8 +2,9 @@
 
 use walcast_pgoutput::Oid;
 
+use crate::parse::decides_by_literals;
 use crate::plan::{applicable, is_bound, may_select};
-use crate::schema::{Function, Policy, Role, Snapshot, Types};
+use crate::schema::{Function, Policy, Role, Snapshot, Types, Volatility};
 
 /// The error of a role that lacks a privilege on what the policies read or call.
 #[derive(Debug)]
@@ -15,16 +16,23 @@ pub(crate) struct Refusal {
 }
 
 /// What the role lacks first, if anything. `active` are the tables whose policies are gone
-/// through, that of `policies` first.
+/// through, that of `policies` first; `foregone`: whether literals may have made superfluous what it is about.
 pub(crate) fn refusal(
     policies: &[(&Policy, &str)],
     role: &Role,
     snapshot: &Snapshot,
     active: &mut Vec<Oid>,
+    foregone: &mut bool,
 ) -> Option<Refusal> {
     let functions =
         || snapshot.functions.iter().flat_map(|(name, all)| all.iter().map(move |one| (name, one)));
-    for (policy, _) in policies {
+    for (policy, using) in policies {
+        let foregone_before = *foregone;
+        // The planner knows the value of an IMMUTABLE function of literals, too.
+        let is_immutable = |oid: &Oid| {
+            functions().any(|(_, one)| one.oid == *oid && one.volatility == Volatility::Immutable)
+        };
+        *foregone |= decides_by_literals(using) || policy.calls.iter().any(is_immutable);
         for oid in &policy.calls {
             let denied = functions().find(|(_, one)| one.oid == *oid && !role.executes.contains(oid));
             if let Some((name, function)) = denied {
@@ -44,12 +52,13 @@ pub(crate) fn refusal(
             }
             if is_bound(&found.table, role) && !active.contains(&reading.table) {
                 active.push(reading.table);
-                let refused = refusal(&applicable(&found.table, role), role, snapshot, active);
+                let refused = refusal(&applicable(&found.table, role), role, snapshot, active, foregone);
                 if refused.is_some() {
                     return refused;
                 }
             }
         }
+        *foregone = foregone_before;
     }
     None
 }

@@ -124,7 +124,7 @@ fn the_question_is_all_policies_as_postgres_joins_them() {
         vec![policy("a", LOOK_UP, &[1]), policy("b", "public", &[4]), restrictive("(id > 5)", &[1])];
     let plan = Plan::compile(&table(policies), &role(), &snapshot());
     let bound = bind(&plan, &json!({}));
-    assert_eq!(bound.question(), Some(format!("((id > 5)) AND (({LOOK_UP}) OR (public))").as_str()));
+    assert_eq!(bound.question(), Some(format!("((id > 5)) AND ((public) OR ({LOOK_UP}))").as_str()));
     let [first, second, _] = plan.explanation() else { panic!("three policies") };
     assert_eq!(second.decided, DecidedBy::Process);
     let DecidedBy::Oracle(left) = &first.decided else { panic!("{first:?}") };

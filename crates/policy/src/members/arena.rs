@@ -67,6 +67,7 @@ impl Arena {
     }
 
     /// Whether laying out the rows anew would free a good part of the memory.
+    #[expect(clippy::cast_precision_loss, reason = "a rough share")]
     pub(super) fn is_sparse(&self) -> bool {
         let all = self.used_bytes + self.freed_bytes;
         all >= COMPACT_FROM && self.freed_bytes as f64 > FREED_MAX * all as f64
@@ -98,8 +99,8 @@ mod tests {
     #[test]
     fn rows_of_any_length_are_kept_and_what_is_freed_is_used_again() {
         let mut arena = Arena::default();
-        let rows: Vec<Vec<u8>> =
-            [10, 70_000, 10, 65_530, 3, 200_000].iter().map(|&length| vec![length as u8; length]).collect();
+        let lengths = [(10, 1), (70_000, 2), (10, 3), (65_530, 4), (3, 5), (200_000, 6)];
+        let rows: Vec<Vec<u8>> = lengths.iter().map(|&(length, byte)| vec![byte; length]).collect();
         let addresses: Vec<_> = rows.iter().map(|row| arena.insert(row).unwrap()).collect();
         for (row, &address) in rows.iter().zip(&addresses) {
             assert!(arena.get(address).starts_with(row));
@@ -110,7 +111,7 @@ mod tests {
         assert!(!arena.is_sparse());
         arena.free(addresses[5], 200_000);
         for _ in 0..20 {
-            let address = arena.insert(&[1; 70_001]).unwrap();
+            let address = arena.insert(&vec![1; 70_001]).unwrap();
             arena.free(address, 70_001);
         }
         assert!(!arena.is_sparse(), "a length that comes again takes no more memory");

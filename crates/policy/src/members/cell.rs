@@ -148,6 +148,7 @@ impl<'a> RowBytes<'a> {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "seven bits at a time")]
 fn write_length(mut length: usize, out: &mut Vec<u8>) {
     while length >= 0x80 {
         out.push((length & 0x7f) as u8 | 0x80);

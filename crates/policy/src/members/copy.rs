@@ -187,12 +187,11 @@ impl TableCopy {
             self.damage = Some("a copy has no room for more than 4 GiB".to_owned());
             return None;
         };
-        let row = match self.vacant.pop() {
-            Some(row) => row,
-            None => {
-                self.addresses.push(Address::NONE);
-                u32::try_from(self.addresses.len() - 1).ok()?
-            }
+        let row = if let Some(row) = self.vacant.pop() {
+            row
+        } else {
+            self.addresses.push(Address::NONE);
+            u32::try_from(self.addresses.len() - 1).ok()?
         };
         self.addresses[row as usize] = address;
         let (types, arena, addresses) = (&self.types, &self.arena, &self.addresses);
@@ -284,6 +283,7 @@ impl<'a> CopiedRow<'a> {
     }
 
     /// The value in a column, by number. The outer `None`: the copy can not tell.
+    #[expect(clippy::option_option, reason = "NULL is an answer")]
     pub(crate) fn value(self, column: i16) -> Option<Option<Value<'a>>> {
         let place = self.copy.place(column)?;
         match self.copy.bytes_of(self.row).cell(place) {

@@ -1,12 +1,16 @@
 //! Functions outside `pg_catalog`: the body of one that is written in SQL stands in place of its call, so that
 //! `auth.uid()` and `is_member(room)` are known by what they say, not by their names.
 
-use sqlparser::ast::{Expr, Query};
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{Expr, Query, Visit, Visitor};
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
 use super::{Compiler, Fault, Names, Parameter, Surroundings, TEXT_MAX, here, single, tokens};
-use crate::expression::{Expression, built_in_type};
+use crate::constants;
+use crate::expression::{Expression, Setting, built_in_type};
+use crate::look_up::Several;
 use crate::resolve::{self, Typed};
 use crate::schema::{Function, Role, Volatility};
 use crate::value::Kind;
@@ -17,7 +21,7 @@ const DEPTH_MAX: usize = 8;
 /// The body of a function.
 pub(super) enum Body {
     /// `RETURN expression`, or `SELECT expression`.
-    Expression(Expr),
+    Expression(Box<Expr>),
     /// A query over tables.
     Query(Box<Query>),
 }
@@ -36,7 +40,10 @@ impl<'a> Compiler<'a> {
         let constant = arguments.iter().all(|typed| typed.expression.is_constant());
         match self.inlined(name, function, &declared, arguments, null_is_false) {
             Err(_)
-                if function.volatility == Volatility::Immutable && constant && self.parameters.is_empty() =>
+                if function.volatility == Volatility::Immutable
+                    && constant
+                    && self.surroundings.depth == 0
+                    && reads_arguments_only(&function.body) =>
             {
                 Ok(self.foreign(parsed, declared))
             }
@@ -52,6 +59,11 @@ impl<'a> Compiler<'a> {
         let (Some(function), None) = (fitting.next(), fitting.next()) else {
             return Err(format!("the function {name} is not known or has several forms"));
         };
+        let by_text = self.surroundings.names != Names::Qualified;
+        let usable = |(schema, _): (&str, &str)| self.surroundings.role.schemas.contains(schema);
+        if by_text && !name.rsplit_once('.').is_some_and(usable) {
+            return Err(format!("permission denied for the schema of {name}"));
+        }
         if !self.surroundings.role.executes.contains(&function.oid) {
             self.only_oracle = true;
             return Err(format!("permission denied for function {name}"));
@@ -59,7 +71,7 @@ impl<'a> Compiler<'a> {
         Ok(function)
     }
 
-    fn kind_of(&self, oid: walcast_pgoutput::Oid, name: &str) -> Result<Kind, String> {
+    pub(super) fn kind_of(&self, oid: walcast_pgoutput::Oid, name: &str) -> Result<Kind, String> {
         let types = &self.surroundings.snapshot.types;
         built_in_type(oid)
             .or_else(|| Some(Kind::of(types, oid)))
@@ -83,18 +95,33 @@ impl<'a> Compiler<'a> {
                 arguments.iter().map(|one| Expression::IsNull(Box::new(one.expression.clone()))).collect(),
             )
         });
-        let typed = self.in_body(name, function, arguments, |compiler, body| {
+        let failing = failing(&arguments);
+        let literal = arguments.iter().all(|one| matches!(one.expression, Expression::Literal(_)));
+        let (typed, plain) = self.in_body(name, function, arguments, |compiler, body| {
+            let plain =
+                matches!(&body, Body::Expression(parsed) if parsed.visit(&mut Selecting).is_continue());
             let typed = match body {
                 Body::Expression(parsed) => compiler.typed_as(&parsed, null_is_false)?,
-                Body::Query(query) => compiler.scalar_select(&query)?,
+                Body::Query(query) => compiler.value_select(&query, Several::Chooses)?,
             };
-            Ok(if typed.kind == Kind::Untyped { resolve::cast(typed, declared)? } else { typed })
+            let untyped = typed.kind == Kind::Untyped;
+            Ok((if untyped { resolve::cast(typed, declared)? } else { typed }, plain))
         })?;
+        // PostgreSQL puts the body in place of the call, and then knows of the arguments only what the body reads.
+        // It computes one that is IMMUTABLE of literals ahead of time.
+        let inlined = plain && !function.security_definer && function.search_path.is_none()
+            || (literal && function.volatility == Volatility::Immutable);
         if typed.kind != *declared {
             let (declared, found) = (declared.sql_name(), typed.kind.sql_name());
             return Err(Fault::Here(format!("the function {name} returns {declared}, not {found}")));
         }
-        Ok(match any_null {
+        let typed = if failing.is_empty() || (inlined && !function.strict) {
+            typed
+        } else {
+            let body = Box::new(typed.expression);
+            Typed { expression: Expression::Body { arguments: failing, body }, ..typed }
+        };
+        let typed = match any_null {
             Some(Expression::Or(tests)) if !tests.is_empty() => {
                 let branches = vec![(Expression::Or(tests), Expression::Literal(None))];
                 Typed {
@@ -103,7 +130,8 @@ impl<'a> Compiler<'a> {
                 }
             }
             _ => typed,
-        })
+        };
+        Ok(if inlined { typed } else { Typed { expression: unfolded(typed.expression), ..typed } })
     }
 
     /// Compiles something of a function's body as its call runs it: a query of its own, with the function's
@@ -125,8 +153,8 @@ impl<'a> Compiler<'a> {
         if function.variadic || function.has_settings {
             return Err(fault("has settings of its own or any number of arguments"));
         }
-        if self.surroundings.depth >= DEPTH_MAX {
-            return Err(fault("is called too deep inside others"));
+        if self.surroundings.depth >= DEPTH_MAX || self.calling.contains(&function.oid) {
+            return Err(fault("is called too deep inside others or by itself"));
         }
         let role = if function.security_definer { self.owner(function)? } else { self.surroundings.role };
         let parameters = self.parameters_of(name, function, arguments)?;
@@ -145,7 +173,9 @@ impl<'a> Compiler<'a> {
         let parameters = std::mem::replace(&mut self.parameters, parameters);
         let active = std::mem::take(&mut self.active);
         let (left_before, foreign_before) = (self.unsupported.len(), self.foreign.len());
+        self.calling.push(function.oid);
         let compiled = compile(self, body);
+        self.calling.pop();
         self.surroundings = outer;
         self.levels = levels;
         self.parameters = parameters;
@@ -178,14 +208,57 @@ impl<'a> Compiler<'a> {
         arguments: Vec<Typed>,
     ) -> Result<Vec<Parameter>, Fault> {
         let own_name = name.rsplit('.').next().unwrap_or(name);
+        let overloads = self.surroundings.snapshot.functions.get(name).map_or(0, Vec::len);
         let mut parameters = Vec::with_capacity(arguments.len());
         for (place, (argument, oid)) in arguments.into_iter().zip(&function.arguments).enumerate() {
-            let value = resolve::argument(argument, &self.kind_of(*oid, name)?)?;
+            let kind = self.kind_of(*oid, name)?;
+            if overloads > 1 && argument.kind != kind {
+                // One with default values for more arguments may fit better.
+                return Err(Fault::Here(format!("the function {name} has several forms")));
+            }
+            let value = resolve::argument(argument, &kind)?;
             let parameter = function.argument_names.get(place).cloned().unwrap_or_default();
             parameters.push(Parameter { function: own_name.to_owned(), name: parameter, value });
         }
         Ok(parameters)
     }
+}
+
+/// Breaks at the first sub-select.
+struct Selecting;
+
+impl Visitor for Selecting {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+        ControlFlow::Break(())
+    }
+}
+
+/// What a function comes to that PostgreSQL calls and does not put in place of its call. Its planner does not know
+/// a value that literals decide in there: it decides nothing of what is around the call.
+fn unfolded(body: Expression) -> Expression {
+    let mut folded = body.clone();
+    if constants::fold(&mut folded).is_err() || !matches!(folded, Expression::Literal(_)) {
+        return body;
+    }
+    // Settings are not known to it either.
+    let never = Expression::IsNull(Box::new(Expression::Setting(Setting::Role)));
+    Expression::Case { branches: vec![(never, Expression::Literal(None))], otherwise: Box::new(folded) }
+}
+
+/// Whether a function that is declared IMMUTABLE seems to be so. Many are not: they read tables or the claims, and
+/// then a value must not be kept.
+fn reads_arguments_only(body: &str) -> bool {
+    let body = body.to_ascii_lowercase();
+    let others = ["from", "perform", "execute", "current", "session", "setting", "auth.", "now("];
+    !others.iter().any(|other| body.contains(other))
+}
+
+/// The arguments that may raise.
+pub(super) fn failing(arguments: &[Typed]) -> Vec<Expression> {
+    let failing = arguments.iter().filter(|one| one.expression.may_fail(&[]));
+    failing.map(|one| one.expression.clone()).collect()
 }
 
 /// Reads the body of an SQL function: one SELECT, or RETURN, perhaps in BEGIN ATOMIC.
@@ -202,11 +275,11 @@ fn body(text: &str) -> Result<Body, String> {
     }
     let body = if is_word(&parser, "return") {
         parser.next_token();
-        Body::Expression(parser.parse_expr().map_err(|error| error.to_string())?)
+        Body::Expression(Box::new(parser.parse_expr().map_err(|error| error.to_string())?))
     } else {
         let query = parser.parse_query().map_err(|error| error.to_string())?;
         match single(&query) {
-            Some(expression) => Body::Expression(expression.clone()),
+            Some(expression) => Body::Expression(Box::new(expression.clone())),
             None => Body::Query(query),
         }
     };

@@ -8,17 +8,16 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use walcast_pgoutput::Oid;
 
-use super::body::Body;
+use super::body::{Body, failing};
 use super::scope::{Level, Scoped, identifier};
 use super::syntax::operands;
 use super::{Compiler, Fault, arguments, here, single};
 use crate::expression::Expression;
-use crate::look_up::{Form, LookUp, reads_source};
+use crate::look_up::{Form, LookUp, Several};
 use crate::operation::Comparison;
-use crate::plan;
 use crate::resolve::{self, Infix, Typed};
 use crate::schema::LookupTable;
-use crate::value::Kind;
+use crate::value::{Kind, Value};
 
 /// How a value is compared with those of a sub-select.
 #[derive(Clone, Copy)]
@@ -30,15 +29,15 @@ pub(super) struct Quantifier {
 }
 
 /// A sub-select, compiled.
-struct Selected {
-    tables: Vec<(usize, Oid)>,
-    conjuncts: Vec<Expression>,
+pub(super) struct Selected {
+    pub(super) tables: Vec<(usize, Oid)>,
+    pub(super) conjuncts: Vec<Expression>,
     /// The one column that it selects, where that was asked for.
-    output: Option<Typed>,
+    pub(super) output: Option<Typed>,
     /// Columns that are selected and do not matter, except that they may not be had by everybody.
-    read: Vec<Expression>,
+    pub(super) read: Vec<Expression>,
     /// Whether all columns are.
-    reads_all: bool,
+    pub(super) reads_all: bool,
 }
 
 /// What of a sub-select matters.
@@ -85,20 +84,46 @@ impl<'a> Compiler<'a> {
 
     /// `(query)` as a value.
     pub(super) fn scalar_select(&mut self, query: &Query) -> Result<Typed, Fault> {
+        let distinct = matches!(&*query.body, SetExpr::Select(select) if select.distinct.is_some());
+        self.value_select(
+            query,
+            match (is_limited_to_one(query), distinct) {
+                (true, _) => Several::Chooses,
+                (false, true) => Several::RaisesIfDistinct,
+                (false, false) => Several::Raises,
+            },
+        )
+    }
+
+    /// The value of a query's row; `several`: what happens where there are more.
+    pub(super) fn value_select(&mut self, query: &Query, several: Several) -> Result<Typed, Fault> {
         if let Some(select) = counts_rows(query) {
             let mut rows = query.clone();
-            rows.body = Box::new(SetExpr::Select(Box::new(select)));
+            *rows.body = SetExpr::Select(Box::new(select));
             let Selected { tables, conjuncts, .. } = self.select(&rows, Wanted::Rows)?;
             return Ok(Typed::new(look_up(tables, conjuncts, Form::Count)?, Kind::Int8));
         }
         let Selected { tables, conjuncts, output, .. } = self.select(query, Wanted::Value)?;
         let Some(output) = output else { return here("a sub-select of other than one column") };
-        let form = Form::Scalar(Box::new(output.expression));
-        Ok(Typed {
-            expression: look_up(tables, conjuncts, form)?,
-            kind: output.kind,
-            collation: output.collation,
-        })
+        let form = Form::Scalar { output: Box::new(output.expression), several };
+        let mut expression = look_up(tables, conjuncts, form)?;
+        if let Expression::LookUp(look_up) = &mut expression
+            && look_up.is_unique(|table| self.primary_key(table))
+            && let Form::Scalar { several, .. } = &mut look_up.form
+        {
+            *several = Several::Never;
+        }
+        Ok(Typed { expression, kind: output.kind, collation: output.collation })
+    }
+
+    fn primary_key(&self, table: Oid) -> Vec<i16> {
+        let columns = self.surroundings.snapshot.lookups.get(&table).map(|found| &found.table.columns);
+        columns
+            .into_iter()
+            .flatten()
+            .filter(|column| column.primary_key)
+            .map(|column| column.number)
+            .collect()
     }
 
     /// `operand operator ANY (query)` or ALL; `IN` is `= ANY`.
@@ -159,21 +184,27 @@ impl<'a> Compiler<'a> {
         }
         let select = plain(query, wanted)?;
         let depth = self.levels.len();
-        let outcome = self.select_from(select, wanted);
+        let outcome = self.select_from(select, wanted, query.order_by.is_some());
         self.levels.truncate(depth);
         outcome
     }
 
-    fn select_from(&mut self, select: &Select, wanted: Wanted) -> Result<Selected, Fault> {
+    fn select_from(&mut self, select: &Select, wanted: Wanted, orders: bool) -> Result<Selected, Fault> {
         let mut level = Level { tables: Vec::new(), merged: Vec::new() };
         let mut selected = Selected {
             tables: Vec::new(),
             conjuncts: Vec::new(),
             output: None,
             read: Vec::new(),
-            reads_all: false,
+            // In ORDER BY may stand any column.
+            reads_all: orders,
         };
         let mut on = Vec::new();
+        let joins = select.from.iter().any(|from| !from.joins.is_empty());
+        if joins && select.from.len() > 1 && self.surroundings.names != super::Names::Qualified {
+            // The names in ON see the tables of their join only.
+            return here("joins next to other tables in a text with unqualified names");
+        }
         for from in &select.from {
             self.from(from, &mut level, &mut selected, &mut on)?;
         }
@@ -184,14 +215,7 @@ impl<'a> Compiler<'a> {
                 selected.conjuncts.push(self.condition(one, true));
             }
         }
-        if wanted != Wanted::Rows {
-            let [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] =
-                select.projection.as_slice()
-            else {
-                return here("a sub-select of other than one column");
-            };
-            selected.output = Some(self.typed(expr)?);
-        } else {
+        if wanted == Wanted::Rows {
             for item in &select.projection {
                 match item {
                     SelectItem::UnnamedExpr(Expr::Value(_)) => {}
@@ -204,6 +228,13 @@ impl<'a> Compiler<'a> {
                     _ => return here("an EXISTS that selects more than columns"),
                 }
             }
+        } else {
+            let [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] =
+                select.projection.as_slice()
+            else {
+                return here("a sub-select of other than one column");
+            };
+            selected.output = Some(self.typed(expr)?);
         }
         self.levels.pop();
         for scoped in &tables {
@@ -227,12 +258,14 @@ impl<'a> Compiler<'a> {
         selected: &mut Selected,
         on: &mut Vec<&'q Expr>,
     ) -> Result<(), Fault> {
+        let begin = level.tables.len();
         self.table(&from.relation, level, selected, on)?;
         for join in &from.joins {
-            let constraint = match &join.join_operator {
-                JoinOperator::Join(constraint) | JoinOperator::Inner(constraint) => constraint,
-                JoinOperator::CrossJoin(constraint) => constraint,
-                _ => return here("an outer join"),
+            let (JoinOperator::Join(constraint)
+            | JoinOperator::Inner(constraint)
+            | JoinOperator::CrossJoin(constraint)) = &join.join_operator
+            else {
+                return here("an outer join");
             };
             let joined_before = level.tables.len();
             self.table(&join.relation, level, selected, on)?;
@@ -243,7 +276,7 @@ impl<'a> Compiler<'a> {
                     for name in names {
                         let [part] = name.0.as_slice() else { return here("this join") };
                         let Some(name) = part.as_ident() else { return here("this join") };
-                        self.merge(&identifier(name), joined_before, level, selected)?;
+                        self.merge(&identifier(name), (begin, joined_before), level, selected)?;
                     }
                 }
                 JoinConstraint::Natural => return here("a natural join"),
@@ -252,16 +285,17 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    /// `USING (name)`: the column on both sides of the join is equal.
+    /// `USING (name)`: the column on both sides of the join is equal. The tables of the left side lie between two
+    /// places of the level, those of the right side behind them.
     fn merge(
         &mut self,
         name: &str,
-        joined_before: usize,
+        (begin, end): (usize, usize),
         level: &mut Level<'a>,
         selected: &mut Selected,
     ) -> Result<(), Fault> {
         let mut sides = Vec::with_capacity(2);
-        for tables in [&level.tables[..joined_before], &level.tables[joined_before..]] {
+        for tables in [&level.tables[begin..end], &level.tables[end..]] {
             let side = Level { tables: tables.to_vec(), merged: vec![name.to_owned()] };
             self.levels.push(side);
             let column = self.column(&[], &sqlparser::ast::Ident::with_quote('"', name));
@@ -286,8 +320,7 @@ impl<'a> Compiler<'a> {
                 self.from(table_with_joins, level, selected, on)
             }
             TableFactor::Table { name, alias, args: None, .. } => {
-                let bare =
-                    matches!(alias, None) || alias.as_ref().is_some_and(|alias| alias.columns.is_empty());
+                let bare = alias.as_ref().is_none_or(|alias| alias.columns.is_empty());
                 let shown = match alias {
                     Some(alias) => format!("{name} {alias}"),
                     None => name.to_string(),
@@ -297,7 +330,15 @@ impl<'a> Compiler<'a> {
                     return Err(Fault::Here(format!("a look-up in {factor}")));
                 }
                 let parts: Vec<_> = name.0.iter().filter_map(|part| part.as_ident()).cloned().collect();
-                let LookupTable { table, obstacle, .. } = self.table_named(&parts)?;
+                let LookupTable { table, obstacle, .. } = match self.table_named(&parts) {
+                    Ok(found) => found,
+                    // Where nothing else looks anything up in it, it is not among those to look things up in.
+                    Err(reason) => {
+                        return self
+                            .judged_table(&parts)
+                            .map_or(Err(Fault::Here(reason)), |judged| Err(self.recursion(judged)));
+                    }
+                };
                 if let Some(obstacle) = obstacle {
                     self.not_copied.push(table.oid);
                     return Err(Fault::Here(format!(
@@ -317,64 +358,6 @@ impl<'a> Compiler<'a> {
             }
             _ => Err(Fault::Here(format!("a look-up in {factor}"))),
         }
-    }
-
-    /// What the policies of a table let the role see of it, as conditions on a row.
-    fn row_security(&mut self, scoped: &Scoped<'a>) -> Result<Vec<Expression>, Fault> {
-        let (table, role) = (scoped.table, self.surroundings.role);
-        if !plan::is_bound(table, role) {
-            return Ok(Vec::new());
-        }
-        if self.active.contains(&table.oid) {
-            let message = format!("infinite recursion detected in policy for relation \"{}\"", table.name);
-            if self.surroundings.depth == 0 {
-                self.raises = Some(message.clone());
-            }
-            return Err(Fault::Here(message));
-        }
-        let policies = plan::applicable(table, role);
-        let own = Scoped { alias: table.name.clone(), own_name: true, ..scoped.clone() };
-        let level = Level { tables: vec![own], merged: Vec::new() };
-        let levels = std::mem::replace(&mut self.levels, vec![level]);
-        let parameters = std::mem::take(&mut self.parameters);
-        let (outer_table, names) = (self.surroundings.table.take(), self.surroundings.names);
-        self.surroundings.names = super::Names::Qualified;
-        self.active.push(table.oid);
-        let (mut permissive, mut conditions) = (Vec::new(), Vec::new());
-        for (policy, using) in policies {
-            let expression = self.policy(using);
-            if policy.permissive { permissive.push(expression) } else { conditions.push(expression) }
-        }
-        self.active.pop();
-        self.levels = levels;
-        self.parameters = parameters;
-        self.surroundings.table = outer_table;
-        self.surroundings.names = names;
-        conditions.push(Expression::Or(permissive));
-        Ok(conditions)
-    }
-
-    /// In the body of a function: whether the role may read what the sub-select reads of a table. Outside, whoever
-    /// lacks a privilege gets an error whatever the row, which the plan knows of itself.
-    fn check_privileges(&mut self, scoped: &Scoped<'a>, selected: &Selected) -> Result<(), Fault> {
-        let (table, role) = (scoped.table, self.surroundings.role);
-        if self.surroundings.depth == 0 {
-            return Ok(());
-        }
-        let mut columns = Vec::new();
-        let output = selected.output.as_ref().map(|output| &output.expression);
-        for expression in selected.conjuncts.iter().chain(output).chain(&selected.read) {
-            columns_of(expression, scoped.id, &mut columns);
-        }
-        if selected.reads_all {
-            columns.extend(table.columns.iter().map(|column| column.number));
-        }
-        let by_text = self.surroundings.names != super::Names::Qualified;
-        let usable = !by_text || role.schemas.contains(&table.schema);
-        if usable && plan::may_select(table, role, &columns) {
-            return Ok(());
-        }
-        Err(Fault::Here(format!("permission denied for table {}", table.name)))
     }
 
     fn calls_set(&self, expression: &Expr) -> bool {
@@ -409,10 +392,22 @@ impl<'a> Compiler<'a> {
         if function.strict && !values.is_empty() {
             return here("a set of a function that is STRICT");
         }
-        let selected = self.in_body(&name, function, values, |compiler, body| match body {
+        let failing = failing(&values);
+        if failing.iter().any(Expression::may_fail_by_row) {
+            return here("a set of a function with an argument that may raise");
+        }
+        let declared = self.kind_of(function.returns, &name)?;
+        let mut selected = self.in_body(&name, function, values, |compiler, body| match body {
             Body::Query(query) => compiler.select(&query, Wanted::Values),
             Body::Expression(_) => here("no table"),
         })?;
+        if selected.output.as_ref().is_some_and(|output| output.kind != declared) {
+            return here("a set of a function that returns another type than it selects");
+        }
+        if !failing.is_empty() {
+            let body = Box::new(Expression::Literal(Some(Value::Bool(true))));
+            selected.conjuncts.push(Expression::Body { arguments: failing, body });
+        }
         Ok(Some(selected))
     }
 }
@@ -448,25 +443,12 @@ fn flattened(
     (tables, flat)
 }
 
-fn columns_of(expression: &Expression, source: usize, columns: &mut Vec<i16>) {
-    if let Expression::Member { source: of, column, .. } = expression
-        && *of == source
-    {
-        columns.push(*column);
-    }
-    if reads_source(expression, source) {
-        for child in expression.children() {
-            columns_of(child, source, columns);
-        }
-    }
-}
-
 /// The select of a query that has nothing but tables, conditions and what it selects, as far as more than
 /// that would matter.
 fn plain(query: &Query, wanted: Wanted) -> Result<&Select, Fault> {
     let SetExpr::Select(select) = &*query.body else { return here("a union of sub-selects") };
     let mut bare = empty_query()?;
-    bare.body = query.body.clone();
+    bare.body.clone_from(&query.body);
     bare.order_by.clone_from(&query.order_by);
     bare.limit_clause.clone_from(&query.limit_clause);
     let limited = query.limit_clause.as_ref().is_some_and(|limit| match limit {
@@ -486,6 +468,11 @@ fn plain(query: &Query, wanted: Wanted) -> Result<&Select, Fault> {
         return here("a sub-select with more than tables and conditions");
     }
     Ok(select)
+}
+
+fn is_limited_to_one(query: &Query) -> bool {
+    let Some(LimitClause::LimitOffset { limit: Some(limit), .. }) = &query.limit_clause else { return false };
+    limit.to_string().trim_matches(['(', ')']) == "1"
 }
 
 fn is_positive(limit: &Expr) -> bool {

@@ -132,21 +132,26 @@ impl<'a> Compiler<'a> {
         found.ok_or_else(|| format!("a look-up in {}", parts.join(".")))
     }
 
-    /// The function of this name that is found without its schema, as `schema.name`.
+    /// The function of this name that is found without its schema, as `schema.name`. Where there are several in the
+    /// path, PostgreSQL takes whichever fits best, which is not told here.
     pub(super) fn function_in_path(&self, name: &Ident) -> Option<String> {
         let name = identifier(name);
         let functions = &self.surroundings.snapshot.functions;
-        let mut qualified = self.search_path().map(|schema| format!("{schema}.{name}"));
-        qualified.find(|qualified| functions.contains_key(qualified))
+        let qualified = self.search_path().map(|schema| format!("{schema}.{name}"));
+        let mut found = qualified.filter(|qualified| functions.contains_key(qualified));
+        let first = found.next();
+        first.filter(|first| found.all(|other| other == *first))
     }
 
-    /// The schemas in which names without one are found.
+    /// The schemas in which names without one are found: those that the role may use. What lies behind a schema of
+    /// the role's own name is not known, since nobody has looked into that.
     fn search_path(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let path = match self.surroundings.names {
             Names::Qualified => &[],
             Names::SearchPath(path) => path,
         };
         let role = self.surroundings.role;
-        path.iter().map(|schema| if schema == "$user" { role.name.as_str() } else { schema.as_str() })
+        let known = path.iter().take_while(|schema| *schema != "$user" || !role.schemas.contains(&role.name));
+        known.map(String::as_str).filter(|schema| role.schemas.contains(*schema))
     }
 }

@@ -208,11 +208,17 @@ impl Harness {
     pub(crate) async fn decide(&self, expressions: &[String]) -> (Vec<Decision>, Vec<String>) {
         let mut refused = Vec::new();
         let mut names = BTreeMap::new();
+        let create = |index: usize, expression: &str| {
+            format!("CREATE POLICY p{index:05} ON public.samples FOR SELECT USING ({expression})")
+        };
+        let all: Vec<String> =
+            expressions.iter().enumerate().map(|(index, expression)| create(index, expression)).collect();
+        // All at once is quicker, and good for all that are valid.
+        let valid = self.client.batch_execute(&all.join(";\n")).await.is_ok();
         for (index, expression) in expressions.iter().enumerate() {
-            let name = format!("p{index:05}");
-            let create = format!("CREATE POLICY {name} ON public.samples FOR SELECT USING ({expression})");
-            match self.client.batch_execute(&create).await {
-                Ok(()) => drop(names.insert(name, expression.clone())),
+            let made = if valid { Ok(()) } else { self.client.batch_execute(&all[index]).await };
+            match made {
+                Ok(()) => drop(names.insert(format!("p{index:05}"), expression.clone())),
                 Err(error) => refused.push(format!("{expression}: {}", message(&error))),
             }
         }
@@ -240,11 +246,10 @@ impl Harness {
                     });
                 }
             }
-            self.client
-                .batch_execute(&format!("DROP POLICY {} ON public.samples", policy.name))
-                .await
-                .unwrap();
         }
+        let drops: Vec<String> =
+            names.keys().map(|name| format!("DROP POLICY {name} ON public.samples")).collect();
+        self.client.batch_execute(&drops.join(";\n")).await.unwrap();
         (decisions, refused)
     }
 
@@ -275,30 +280,31 @@ impl Harness {
         let query = |only: &str| {
             format!("SELECT id, coalesce((\n{using}\n), false)::text FROM public.samples {only} ORDER BY id")
         };
-        let mut found = Vec::new();
-        self.client.batch_execute(&begin).await.unwrap();
-        if let Ok(rows) = texts(&self.client, &query("")).await {
-            for row in rows {
-                found.push((
-                    row[0].as_deref().unwrap().parse().unwrap(),
-                    Ok(row[1].as_deref() == Some("true")),
-                ));
+        // One round trip; the first row is that of the settings.
+        let ask = async |only: &str| {
+            let answer = texts(&self.client, &format!("{begin}; {}; ROLLBACK", query(only))).await;
+            if answer.is_err() {
+                self.client.batch_execute("ROLLBACK").await.unwrap();
             }
-            self.client.batch_execute("ROLLBACK").await.unwrap();
+            answer.map(|rows| rows.into_iter().skip(1).collect::<Vec<_>>())
+        };
+        let is_true = |row: &[Option<String>]| row[1].as_deref() == Some("true");
+        let mut found = Vec::new();
+        if let Ok(rows) = ask("").await {
+            for row in rows {
+                found.push((row[0].as_deref().unwrap().parse().unwrap(), Ok(is_true(&row))));
+            }
             return found;
         }
         for id in self.row_ids() {
-            self.client.batch_execute("ROLLBACK").await.unwrap();
-            self.client.batch_execute(&begin).await.unwrap();
-            let answer = texts(&self.client, &query(&format!("WHERE id = {id}"))).await;
-            found.push((id, answer.map(|rows| rows[0][1].as_deref() == Some("true"))));
+            let answer = ask(&format!("WHERE id = {id}")).await;
+            found.push((id, answer.map(|rows| is_true(&rows[0]))));
         }
-        self.client.batch_execute("ROLLBACK").await.unwrap();
         found
     }
 }
 
-fn datum(text: Option<&str>) -> Datum<'_> {
+pub(crate) fn datum(text: Option<&str>) -> Datum<'_> {
     text.map_or(Datum::Null, Datum::Text)
 }
 
