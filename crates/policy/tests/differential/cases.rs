@@ -66,6 +66,13 @@ pub(crate) const CASES: &[(&str, &str, Decided)] = &[
         Decided::Left,
     ),
     (
+        "a missing privilege does not count next to an IMMUTABLE function that decides",
+        "REVOKE SELECT ON rooms FROM lookup_reader; \
+         CREATE FUNCTION f(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 = 1; END'; \
+         CREATE POLICY a ON posts USING (f(1) OR room IN (SELECT id FROM rooms))",
+        Decided::Left,
+    ),
+    (
         "restrictive policies without a permissive one are not even looked at",
         "ALTER TABLE rooms ENABLE ROW LEVEL SECURITY; \
          CREATE POLICY a ON rooms AS RESTRICTIVE USING (id IN (SELECT id FROM rooms)); \
