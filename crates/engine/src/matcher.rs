@@ -28,10 +28,11 @@ use tokio::time::Instant;
 use walcast_pgoutput::{Lsn, Oid, PgTimestamp, Relation};
 use walcast_policy::schema::Snapshot;
 use walcast_policy::{Oracle, Verdict};
-use walcast_wire::{Binding, BindingId, ChangeKind, Serializer};
+use walcast_wire::{Binding, BindingId, ChangeKind, Frame, Serializer};
 
 use self::audience::Audiences;
 use self::copies::Copies;
+use self::groups::GroupKey;
 use self::image::{BoundRelation, ChangeImages};
 use self::judge::Judge;
 use self::ruling::{Receiver, Ruling, Rulings};
@@ -312,6 +313,8 @@ impl State {
         };
         let mut bodies = Bodies::new(relation, images, commit_time, self.matcher.settings.record_bytes_max);
         let mut shared = SharedFrames::default();
+        // Audiences of one person each mostly get the same bytes.
+        let mut last: Option<(&GroupKey, View, Frame)> = None;
         for receiver in receivers {
             let Some(audience) = audiences.get(receiver.slot) else {
                 continue;
@@ -321,8 +324,15 @@ impl State {
             let old = bodies.old_record(receiver);
             for (group, members) in audience.groups.iter() {
                 let view = View { kind, columns: Arc::clone(&group.columns), old, error };
-                let data = bodies.of(&view);
-                let frame = frame(group.serializer, group.legacy, &group.topic, &[group.id], kind, data);
+                let same = last.as_ref().filter(|(key, known, _)| *key == group && *known == view);
+                let frame = match same {
+                    Some((_, _, frame)) => frame.clone(),
+                    None => {
+                        let data = bodies.of(&view);
+                        frame(group.serializer, group.legacy, &group.topic, &[group.id], kind, data)
+                    }
+                };
+                last = Some((group, view, frame.clone()));
                 for (shard, targets) in members.by_shard.iter().enumerate() {
                     if !targets.is_empty() {
                         let (frame, targets) = (frame.clone(), Arc::clone(targets));
@@ -430,7 +440,7 @@ fn frame(
     ids: &[BindingId],
     kind: ChangeKind,
     data: &[u8],
-) -> walcast_wire::Frame {
+) -> Frame {
     if legacy {
         walcast_wire::legacy_change_frame(serializer, topic, kind, data)
     } else {

@@ -71,6 +71,9 @@ pub(crate) fn attach(expression: &mut Expression) {
     }
     if let Expression::LookUp(look_up) = expression {
         look_up.finder = of(look_up).map(|(finder, value)| (Arc::new(finder), Box::new(value)));
+        let mut slots = Vec::new();
+        look_up.children().into_iter().for_each(|child| look_up::slots_of(child, &mut slots));
+        look_up.constants = slots.into();
     }
 }
 
@@ -78,7 +81,7 @@ fn of(look_up: &LookUp) -> Option<(Finder, Expression)> {
     if matches!(look_up.form, Form::Count) {
         return None;
     }
-    let conditions = || look_up.sources.iter().flat_map(|source| &source.conditions);
+    let conditions = || look_up.conjuncts();
     let compared = conditions().find_map(|condition| {
         let (left, right) = equality(condition)?;
         [(left, right), (right, left)].into_iter().find_map(|(column, value)| match (column, value) {

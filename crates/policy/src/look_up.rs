@@ -24,6 +24,8 @@ pub(crate) struct LookUp {
     pub(crate) form: Form,
     /// How the claims for which it holds are found; see [`crate::finder`].
     pub(crate) finder: Option<(Arc<Finder>, Box<Expression>)>,
+    /// The constants that it reads, by slot, once they are hoisted.
+    pub(crate) constants: Box<[usize]>,
 }
 
 /// One table of a sub-select.
@@ -34,8 +36,9 @@ pub(crate) struct Source {
     pub(crate) table: Oid,
     /// Columns by number, ascending, and the values that they must have.
     pub(crate) probe: Vec<(i16, Expression)>,
-    /// What must hold as soon as there is a row of this table and of those before it, equalities of the probe
-    /// included.
+    /// The equalities that the probe was made of: they hold for every row that it finds.
+    pub(crate) equalities: Vec<Expression>,
+    /// What must hold beside them as soon as there is a row of this table and of those before it.
     pub(crate) conditions: Vec<Expression>,
 }
 
@@ -87,7 +90,7 @@ impl<'a> Frame<'a> {
 impl LookUp {
     /// Puts the tables in an order in which as many as possible are found through values known by then.
     pub(crate) fn new(tables: Vec<(usize, Oid)>, conjuncts: Vec<Expression>, form: Form) -> LookUp {
-        LookUp { sources: in_order(tables, conjuncts), form, finder: None }
+        LookUp { sources: in_order(tables, conjuncts), form, finder: None, constants: Box::default() }
     }
 
     /// Whether there is never more than one combination of rows: each table is looked up by its primary key.
@@ -102,7 +105,13 @@ impl LookUp {
     /// The tables and conditions that [`LookUp::new`] was made of.
     pub(crate) fn into_parts(self) -> (Vec<(usize, Oid)>, Vec<Expression>) {
         let tables = self.sources.iter().map(|source| (source.id, source.table)).collect();
-        (tables, self.sources.into_iter().flat_map(|source| source.conditions).collect())
+        let conjuncts = self.sources.into_iter().flat_map(|source| [source.equalities, source.conditions]);
+        (tables, conjuncts.flatten().collect())
+    }
+
+    /// Everything that must hold of a combination of rows.
+    pub(crate) fn conjuncts(&self) -> impl Iterator<Item = &Expression> {
+        self.sources.iter().flat_map(|source| source.equalities.iter().chain(&source.conditions))
     }
 
     /// Whether its own operation may raise.
@@ -119,6 +128,7 @@ impl LookUp {
         let mut children = Vec::new();
         for source in &self.sources {
             children.extend(source.probe.iter().map(|(_, value)| value));
+            children.extend(&source.equalities);
             children.extend(&source.conditions);
         }
         match &self.form {
@@ -135,6 +145,7 @@ impl LookUp {
         let mut children = Vec::new();
         for source in &mut self.sources {
             children.extend(source.probe.iter_mut().map(|(_, value)| value));
+            children.extend(&mut source.equalities);
             children.extend(&mut source.conditions);
         }
         match &mut self.form {
@@ -148,7 +159,8 @@ impl LookUp {
 
     /// Makes it.
     pub(crate) fn evaluate<'a>(&'a self, scope: &Scope<'a>) -> Outcome<'a> {
-        if self.children().into_iter().any(|child| reads_failed(child, scope)) {
+        let failed = |slot: &usize| scope.constants.get(*slot).is_none_or(Result::is_err);
+        if self.constants.iter().any(failed) {
             // Whether PostgreSQL gets to a constant that raises depends on how it goes about the sub-select.
             return Err(Stop::Ask);
         }
@@ -288,10 +300,15 @@ pub(crate) fn walk(
     }
 }
 
-fn reads_failed(expression: &Expression, scope: &Scope<'_>) -> bool {
-    match expression {
-        Expression::Constant(slot) => scope.constants.get(*slot).is_none_or(Result::is_err),
-        other => other.children().into_iter().any(|child| reads_failed(child, scope)),
+/// The constants that an expression reads, by slot.
+pub(crate) fn slots_of(expression: &Expression, slots: &mut Vec<usize>) {
+    if let Expression::Constant(slot) = expression
+        && !slots.contains(slot)
+    {
+        slots.push(*slot);
+    }
+    for child in expression.children() {
+        slots_of(child, slots);
     }
 }
 
@@ -302,35 +319,54 @@ pub(crate) fn in_order(mut tables: Vec<(usize, Oid)>, mut conjuncts: Vec<Express
     let mut sources = Vec::with_capacity(tables.len());
     while !tables.is_empty() {
         let probes = tables.iter().map(|(id, _)| probe(*id, &open, &conjuncts));
-        let (place, probe) = probes
+        let (place, probed) = probes
             .enumerate()
             .reduce(|best, other| if other.1.len() > best.1.len() { other } else { best })
             .unwrap_or_default();
         let (id, table) = tables.remove(place);
         open.retain(|&other| other != id);
-        let (conditions, later) =
-            conjuncts.into_iter().partition(|one| open.iter().all(|&source| !reads_source(one, source)));
+        let (mut probe, mut equalities, mut conditions, mut later) =
+            (probed, Vec::new(), Vec::new(), Vec::new());
+        for (place, conjunct) in conjuncts.into_iter().enumerate() {
+            if probe.iter().any(|probed| probed.conjunct == place) {
+                equalities.push(conjunct);
+            } else if open.iter().all(|&source| !reads_source(&conjunct, source)) {
+                conditions.push(conjunct);
+            } else {
+                later.push(conjunct);
+            }
+        }
         conjuncts = later;
-        sources.push(Source { id, table, probe, conditions });
+        probe.sort_by_key(|probed| probed.column);
+        let probe = probe.into_iter().map(|probed| (probed.column, probed.value)).collect();
+        sources.push(Source { id, table, probe, equalities, conditions });
     }
     sources
 }
 
+/// A column whose value is known before there is a row.
+struct Probed {
+    column: i16,
+    value: Expression,
+    /// The place of the equality that says so.
+    conjunct: usize,
+}
+
 /// The columns of a source whose values are known before there is a row of it; `open` are the sources that
 /// have no row yet.
-fn probe(source: usize, open: &[usize], conjuncts: &[Expression]) -> Vec<(i16, Expression)> {
-    let mut probe: Vec<(i16, Expression)> = Vec::new();
-    for conjunct in conjuncts {
-        let Some((left, right)) = equality(conjunct) else { continue };
+fn probe(source: usize, open: &[usize], conjuncts: &[Expression]) -> Vec<Probed> {
+    let mut probe: Vec<Probed> = Vec::new();
+    for (conjunct, one) in conjuncts.iter().enumerate() {
+        let Some((left, right)) = equality(one) else { continue };
         for (column, value) in [(left, right), (right, left)] {
             let Expression::Member { source: of, column, kind } = column else { continue };
             let known = *of == source && !open.iter().any(|&source| reads_source(value, source));
-            if known && is_exact(kind) && probe.iter().all(|(other, _)| other != column) {
-                probe.push((*column, value.clone()));
+            if known && is_exact(kind) && probe.iter().all(|other| other.column != *column) {
+                probe.push(Probed { column: *column, value: value.clone(), conjunct });
+                break;
             }
         }
     }
-    probe.sort_by_key(|(column, _)| *column);
     probe
 }
 

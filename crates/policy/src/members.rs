@@ -10,6 +10,7 @@ mod copy;
 mod index;
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
 use walcast_pgoutput::Oid;
 
 pub(crate) use self::cell::CellType;
@@ -212,8 +213,8 @@ impl<'a> MembersAt<'a> {
         NONE.at(Moment::After)
     }
 
-    /// The rows of a table that have these values in these columns, by ascending number; where no index can tell,
-    /// every row. `None`: there is no copy with these columns.
+    /// The rows of a table that have these values in these columns, by ascending number, of types whose equal values
+    /// have equal bytes. `None`: there is no copy with these columns.
     pub(crate) fn rows(
         self,
         table: Oid,
@@ -233,7 +234,7 @@ impl<'a> MembersAt<'a> {
 }
 
 /// The places of columns in a copy, ascending, as indexes have them.
-fn places(copy: &TableCopy, columns: &[i16]) -> Option<Vec<usize>> {
+fn places(copy: &TableCopy, columns: &[i16]) -> Option<SmallVec<[usize; 4]>> {
     columns.iter().map(|&number| copy.place(number)).collect()
 }
 

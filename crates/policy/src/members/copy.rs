@@ -1,5 +1,7 @@
 //! The copy of one table: the columns that look-ups read, packed, and indexes over them.
 
+use smallvec::SmallVec;
+
 use super::arena::{Address, Arena};
 use super::cell::{CellBytes, CellType, RowBytes, write_row};
 use super::index::Index;
@@ -255,24 +257,73 @@ impl TableCopy {
             .map(|(row, _)| CopiedRow { copy: self, row })
     }
 
-    /// The rows that have these values in these columns, by place; every row where no index can tell.
-    pub(super) fn rows_with<'a>(
-        &'a self,
-        places: &[usize],
-        values: &[Value<'_>],
-    ) -> Box<dyn Iterator<Item = CopiedRow<'a>> + 'a> {
-        let Some(index) = self.index(places) else { return Box::new(self.rows()) };
-        let cells: Option<Vec<CellBytes>> =
+    /// The rows that have these values in these columns, by place; what can be told apart by its bytes only.
+    pub(super) fn rows_with(&self, places: &[usize], values: &[Value<'_>]) -> RowsWith<'_> {
+        let cells: Option<SmallVec<[CellBytes; 3]>> =
             places.iter().zip(values).map(|(&place, value)| self.types[place].of_value(value)).collect();
-        let Some(cells) = cells else { return Box::new(std::iter::empty()) };
-        let wanted: Vec<_> = cells.iter().map(|cell| Some(&**cell)).collect();
-        let first = index.first(&wanted, |row| self.bytes_of(row));
-        let rows = std::iter::successors(first, |&row| index.after(row));
-        Box::new(rows.map(|row| CopiedRow { copy: self, row }))
+        let cursor = match (cells, self.index(places)) {
+            (None, _) => Cursor::End,
+            (Some(cells), Some(index)) => {
+                let wanted: SmallVec<[_; 3]> = cells.iter().map(|cell| Some(&**cell)).collect();
+                let first = index.first(&wanted, |row| self.bytes_of(row));
+                Cursor::Chain { index, next: first }
+            }
+            (Some(cells), None) => {
+                Cursor::Scan { next: 0, wanted: places.iter().copied().zip(cells).collect() }
+            }
+        };
+        RowsWith { copy: self, cursor }
     }
 
     fn bytes_of(&self, row: u32) -> RowBytes<'_> {
         RowBytes { types: &self.types, bytes: self.arena.get(self.addresses[row as usize]) }
+    }
+}
+
+/// Rows with certain values; see [`TableCopy::rows_with`].
+pub(super) struct RowsWith<'a> {
+    copy: &'a TableCopy,
+    cursor: Cursor<'a>,
+}
+
+enum Cursor<'a> {
+    End,
+    /// An index has them all in a chain.
+    Chain {
+        index: &'a Index,
+        next: Option<u32>,
+    },
+    /// No index: every row is compared.
+    Scan {
+        next: u32,
+        wanted: Vec<(usize, CellBytes)>,
+    },
+}
+
+impl<'a> Iterator for RowsWith<'a> {
+    type Item = CopiedRow<'a>;
+
+    fn next(&mut self) -> Option<CopiedRow<'a>> {
+        let copy = self.copy;
+        let row = match &mut self.cursor {
+            Cursor::End => return None,
+            Cursor::Chain { index, next } => {
+                let row = (*next)?;
+                *next = index.after(row);
+                row
+            }
+            Cursor::Scan { next, wanted } => loop {
+                let row = *next;
+                let address = copy.addresses.get(row as usize)?;
+                *next += 1;
+                let has =
+                    |(place, cell): &(usize, CellBytes)| copy.bytes_of(row).cell(*place) == Some(&**cell);
+                if *address != Address::NONE && wanted.iter().all(has) {
+                    break row;
+                }
+            },
+        };
+        Some(CopiedRow { copy, row })
     }
 }
 
