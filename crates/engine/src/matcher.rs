@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use walcast_pgoutput::{Lsn, Oid, PgTimestamp, Relation};
 use walcast_policy::schema::Snapshot;
-use walcast_policy::{Oracle, Verdict};
+use walcast_policy::{Found, Oracle, Verdict};
 use walcast_wire::{Binding, BindingId, ChangeKind, Frame, Serializer};
 
 use self::audience::Audiences;
@@ -251,10 +251,17 @@ impl State {
         };
         let mut rulings = std::mem::take(&mut self.rulings);
         let settings = &self.matcher.settings;
-        let copies = &self.copies;
-        let judge = &mut self.judge;
-        Ruling { judge, copies, relation: &relation, images: &images, now: commit_time, settings }
-            .rule(audiences, &mut rulings);
+        let mut ruling = Ruling {
+            judge: &mut self.judge,
+            copies: &self.copies,
+            relation: &relation,
+            images: &images,
+            now: commit_time,
+            settings,
+            found: Found::default(),
+            found_before: Found::default(),
+        };
+        ruling.rule(audiences, &mut rulings);
         if !rulings.open.is_empty() {
             self.judge.will_ask();
         }

@@ -156,6 +156,7 @@ fn constant_value(expression: &Expression, settings: Option<Settings<'_>>) -> Ou
         settings,
         members: MembersAt::none(),
         frame: None,
+        found: None,
     };
     evaluate(expression, &scope).map(|value| value.map(Value::into_owned))
 }

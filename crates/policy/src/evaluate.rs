@@ -12,6 +12,7 @@ use walcast_pgoutput::PgTimestamp;
 use crate::array::Array;
 use crate::constants::{Settings, setting_value};
 use crate::expression::Expression;
+use crate::finder::Found;
 use crate::look_up::Frame;
 use crate::members::MembersAt;
 use crate::numeric::Unreadable;
@@ -35,6 +36,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) members: MembersAt<'a>,
     /// The rows of the look-ups around the expression.
     pub(crate) frame: Option<&'a Frame<'a>>,
+    /// What has been found already for the row.
+    pub(crate) found: Option<&'a Found>,
 }
 
 /// Evaluates a boolean expression; `Ok(None)` is NULL.

@@ -165,6 +165,7 @@ impl Filter {
             settings: None,
             members: MembersAt::none(),
             frame: None,
+            found: None,
         };
         let mut verdict = Verdict::Visible;
         for condition in &conditions.all {

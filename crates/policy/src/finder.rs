@@ -4,13 +4,14 @@
 //! the members of the row's room: the look-up without what it reads of claims, and its column `person`.
 //! Everybody for whom the look-up holds is among them; whether it does is evaluated afterwards.
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::evaluate::Scope;
 use crate::expression::Expression;
 use crate::look_up::{self, Form, LookUp, Source, equality, in_order, is_exact};
-use crate::members::{CellType, MembersAt};
+use crate::members::{CellBytes, CellType, MembersAt};
 use crate::row::RowImage;
 use crate::value::{Kind, Value};
 use walcast_pgoutput::PgTimestamp;
@@ -23,6 +24,46 @@ pub struct Finder {
     source: usize,
     column: i16,
     kind: Kind,
+    /// Whether the look-up holds for everybody who is found: nothing else in it is about claims.
+    is_exact: bool,
+}
+
+/// What finders have found for one row, so that it need not be looked up again for each who was found.
+#[derive(Debug, Default)]
+pub struct Found(RefCell<Vec<(Arc<Finder>, Vec<CellBytes>)>>);
+
+impl Found {
+    /// As [`Finder::values`], and remembers them where that spares look-ups.
+    pub fn values(
+        &self,
+        finder: &Arc<Finder>,
+        row: &RowImage<'_>,
+        now: PgTimestamp,
+        members: MembersAt<'_>,
+        limit: usize,
+        mut each: impl FnMut(&[u8]),
+    ) -> bool {
+        let mut found = Vec::new();
+        let complete = finder.values(row, now, members, limit, |value| {
+            each(value);
+            if finder.is_exact {
+                found.push(CellBytes::from_slice(value));
+            }
+        });
+        if complete && finder.is_exact {
+            found.sort_unstable();
+            self.0.borrow_mut().push((Arc::clone(finder), found));
+        }
+        complete
+    }
+
+    /// Whether the look-up with this finder holds for a value; `None` where nothing was found that tells.
+    pub(crate) fn holds(&self, finder: &Arc<Finder>, value: Option<&Value<'_>>) -> Option<bool> {
+        let all = self.0.borrow();
+        let (_, values) = all.iter().find(|(known, _)| Arc::ptr_eq(known, finder) || known == finder)?;
+        let bytes = value.and_then(|value| finder.cell_of(value));
+        Some(bytes.is_some_and(|bytes| values.binary_search(&bytes).is_ok()))
+    }
 }
 
 impl Finder {
@@ -36,7 +77,7 @@ impl Finder {
         limit: usize,
         mut each: impl FnMut(&[u8]),
     ) -> bool {
-        let scope = Scope { row, now, constants: &[], settings: None, members, frame: None };
+        let scope = Scope { row, now, constants: &[], settings: None, members, frame: None, found: None };
         let (mut rows_left, mut left) = (limit.saturating_mul(2).max(64), limit);
         let walked = look_up::walk(&self.sources, &scope, &mut rows_left, &mut |scope| {
             let found = scope.frame.and_then(|frame| frame.find(self.source));
@@ -54,8 +95,11 @@ impl Finder {
 
     /// The bytes of a value as [`Finder::values`] has them. `None`: no row has it.
     pub(crate) fn bytes_of(&self, value: &Value<'_>) -> Option<Box<[u8]>> {
-        let bytes = CellType { kind: self.kind.clone() }.of_value(value)?;
-        Some(bytes.into_vec().into_boxed_slice())
+        Some(self.cell_of(value)?.into_vec().into_boxed_slice())
+    }
+
+    fn cell_of(&self, value: &Value<'_>) -> Option<CellBytes> {
+        CellType { kind: self.kind.clone() }.of_value(value)
     }
 
     /// The sources of its walk.
@@ -97,5 +141,6 @@ fn of(look_up: &LookUp) -> Option<(Finder, Expression)> {
         return None;
     }
     let free: Vec<_> = conditions().filter(|condition| !condition.reads_settings()).cloned().collect();
-    Some((Finder { sources: in_order(tables, free), source, column, kind }, value))
+    let is_exact = look_up.form == Form::Exists && free.len() + 1 == conditions().count();
+    Some((Finder { sources: in_order(tables, free), source, column, kind, is_exact }, value))
 }

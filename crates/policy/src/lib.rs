@@ -53,7 +53,7 @@ mod verdict;
 
 pub use copies::CopyNeed;
 pub use filter::{Filter, FilterCondition, FilterError, FilterOperator, FilterValue};
-pub use finder::Finder;
+pub use finder::{Finder, Found};
 pub use keys::Key;
 pub use members::{CopyChange, CopyDamaged, Members, MembersAt, Moment, TableCopy};
 pub use oracle::{Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question};

@@ -187,6 +187,14 @@ impl LookUp {
     }
 
     fn exists<'a>(&'a self, scope: &Scope<'a>) -> Outcome<'a> {
+        if let Some((finder, value)) = &self.finder
+            && let Some(found) = scope.found
+        {
+            let value = evaluate(value, scope)?;
+            if let Some(holds) = found.holds(finder, value.as_ref()) {
+                return Ok(Some(Value::Bool(holds)));
+            }
+        }
         let mut found = false;
         self.walk(scope, &mut |_| {
             found = true;

@@ -13,7 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use walcast_pgoutput::Oid;
 
-pub(crate) use self::cell::CellType;
+pub(crate) use self::cell::{CellBytes, CellType};
 pub(crate) use self::copy::CopiedRow;
 pub use self::copy::TableCopy;
 use crate::row::Datum;

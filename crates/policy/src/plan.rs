@@ -10,7 +10,7 @@ use crate::constants::{self, Settings};
 use crate::copies::{self, CopyNeed};
 use crate::evaluate::{Outcome, Scope, any_of, evaluate_condition};
 use crate::expression::Expression;
-use crate::finder;
+use crate::finder::{self, Found};
 use crate::keys::{self, Key};
 use crate::members::MembersAt;
 use crate::operation::Stop;
@@ -280,14 +280,25 @@ impl BoundPlan {
     /// Judges one row image at the moment `now`, the commit of its transaction. Look-ups are made in `members`;
     /// where a copy is not there, PostgreSQL is to be asked.
     pub fn evaluate(&self, row: &RowImage<'_>, now: PgTimestamp, members: MembersAt<'_>) -> Verdict {
+        self.evaluate_with(row, now, members, None)
+    }
+
+    /// As [`BoundPlan::evaluate`], with what has been found already for this very row and these members.
+    pub fn evaluate_with(
+        &self,
+        row: &RowImage<'_>,
+        now: PgTimestamp,
+        members: MembersAt<'_>,
+        found: Option<&Found>,
+    ) -> Verdict {
         let rules = &self.0.rules;
         match rules.access {
             Access::Nothing => Verdict::Hidden,
             Access::Everything => Verdict::Visible,
             Access::Raises => Verdict::Failed(rules.raises.clone().unwrap_or_default()),
             Access::ByPolicy => {
-                let scope =
-                    Scope { row, now, constants: &self.0.constants, settings: None, members, frame: None };
+                let constants = &self.0.constants;
+                let scope = Scope { row, now, constants, settings: None, members, frame: None, found };
                 self.judge(&scope)
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use walcast_pgoutput::{Oid, PgTimestamp};
-use walcast_policy::{BoundPlan, Datum, Filter, Finder, Key, MembersAt, RowImage};
+use walcast_policy::{BoundPlan, Datum, Filter, Finder, Found, Key, MembersAt, RowImage};
 use walcast_wire::{BindingEvent, ChangeKind, Serializer};
 
 use super::groups::Groups;
@@ -90,6 +90,8 @@ pub(super) struct Sight<'a> {
     /// The transaction's commit time.
     pub(super) now: PgTimestamp,
     pub(super) members: MembersAt<'a>,
+    /// What the index found by look-ups.
+    pub(super) found: &'a Found,
 }
 
 impl Audiences {
@@ -168,7 +170,7 @@ impl TableAudiences {
             let before = slots.len();
             // Where a row is for more people than are here, it is cheaper to go through those who are.
             let limit = MEMBERS_PER_AUDIENCE * values.len() + MEMBERS_MIN;
-            let found = finder.values(sight.row, sight.now, sight.members, limit, |value| {
+            let found = sight.found.values(finder, sight.row, sight.now, sight.members, limit, |value| {
                 slots.extend(values.get(value).into_iter().flatten());
             });
             if !found {

@@ -2,7 +2,7 @@
 //! too; where somebody wants to know of rows that leave and enter, both for both rows. What is evaluated in process is evaluated here, and nowhere else; what only PostgreSQL can tell stays open.
 
 use walcast_pgoutput::PgTimestamp;
-use walcast_policy::{Moment, Verdict};
+use walcast_policy::{Found, Moment, Verdict};
 use walcast_wire::{BindingEvent, ChangeKind};
 
 use super::audience::{AudienceKey, Sight, Slot, TableAudiences};
@@ -61,6 +61,9 @@ pub(super) struct Ruling<'a> {
     /// The transaction's commit time, which `now()` means.
     pub(super) now: PgTimestamp,
     pub(super) settings: &'a EngineSettings,
+    /// What the index found by look-ups for the row, and for the one that an UPDATE found.
+    pub(super) found: Found,
+    pub(super) found_before: Found,
 }
 
 impl Rulings {
@@ -171,13 +174,15 @@ impl Ruling<'_> {
             ChangeKind::Delete => Moment::Before,
             ChangeKind::Insert | ChangeKind::Update => Moment::After,
         };
-        Sight { row: self.images.judged(), now: self.now, members: self.copies.at(moment) }
+        let members = self.copies.at(moment);
+        Sight { row: self.images.judged(), now: self.now, members, found: &self.found }
     }
 
     /// The whole row as an UPDATE found it, and what decided then who could see it.
     fn sight_before(&self) -> Option<Sight<'_>> {
         let row = self.images.row_before()?;
-        Some(Sight { row, now: self.now, members: self.copies.at(Moment::Before) })
+        let members = self.copies.at(Moment::Before);
+        Some(Sight { row, now: self.now, members, found: &self.found_before })
     }
 
     /// What is known in process; `None` where the change is not for the audience.
@@ -199,8 +204,8 @@ impl Ruling<'_> {
             true if key.plan.readable().contains(&true) => Verdict::Visible,
             true => Verdict::Hidden,
             false => {
-                let Sight { row, now, members } = self.sight();
-                key.plan.evaluate(row, now, members)
+                let Sight { row, now, members, found } = self.sight();
+                key.plan.evaluate_with(row, now, members, Some(found))
             }
         };
         // A plan that fails counts only where the filter matches.
@@ -244,7 +249,7 @@ fn judgement(key: &AudienceKey, sight: &Sight<'_>) -> Judgement {
     let filter = key.filter.evaluate(sight.row);
     let policies = match filter {
         Verdict::Hidden => Verdict::Hidden,
-        _ => key.plan.evaluate(sight.row, sight.now, sight.members),
+        _ => key.plan.evaluate_with(sight.row, sight.now, sight.members, Some(sight.found)),
     };
     Judgement { filter, policies }
 }

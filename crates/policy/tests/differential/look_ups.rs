@@ -11,8 +11,8 @@ use walcast_catalog::{Catalog, CatalogSettings};
 use walcast_pgoutput::{Oid, PgTimestamp};
 use walcast_policy::schema::{Snapshot, Table};
 use walcast_policy::{
-    Access, BoundPlan, DecidedBy, Key, Members, MembersAt, Moment, Oracle as _, Plan, RowImage, TableCopy,
-    Verdict,
+    Access, BoundPlan, DecidedBy, Found, Key, Members, MembersAt, Moment, Oracle as _, Plan, RowImage,
+    TableCopy, Verdict,
 };
 use walcast_testkit::Database;
 
@@ -286,7 +286,7 @@ impl Scene<'_> {
         for (k, row) in rows {
             let image = image(row);
             let members = self.members.at(Moment::Before);
-            let verdict = bound.plan.evaluate(&image, self.stage.now, members);
+            let verdict = judged(bound, &image, self.stage.now, members, &mut found);
             self.tally.decisions += 1;
             let then = &bound.before[k];
             let same = *then == verdict
@@ -314,7 +314,7 @@ impl Scene<'_> {
         for (k, row) in rows {
             let image = image(row);
             let members = self.members.at(Moment::After);
-            let verdict = bound.plan.evaluate(&image, self.stage.now, members);
+            let verdict = judged(bound, &image, self.stage.now, members, &mut found);
             let postgres = match &truth {
                 Truth::Raises(error) => Err(error),
                 Truth::Each { visible, raising } => match raising.get(k) {
@@ -442,6 +442,29 @@ impl Stage {
 /// Reads one row such that policies are evaluated for no other: an index finds it.
 fn of_row(table: &str, k: i64) -> String {
     format!("SET LOCAL enable_seqscan = off; SELECT k FROM {table} WHERE k = {k}")
+}
+
+/// What a plan says of a row as the server asks it, which knows already what the index has found; that it says the
+/// same without.
+fn judged(
+    bound: &Bound,
+    row: &RowImage<'_>,
+    now: PgTimestamp,
+    members: MembersAt<'_>,
+    differences: &mut Vec<String>,
+) -> Verdict {
+    let known = Found::default();
+    for key in bound.keys.iter().flatten() {
+        if let Key::Member { finder, .. } = key {
+            known.values(finder, row, now, members, 1 << 20, |_| {});
+        }
+    }
+    let verdict = bound.plan.evaluate_with(row, now, members, Some(&known));
+    let without = bound.plan.evaluate(row, now, members);
+    if verdict != without && without != Verdict::Ask {
+        differences.push(format!("{row:?}: {verdict:?} by what was found, {without:?} without"));
+    }
+    verdict
 }
 
 fn has_key(bound: &Bound, row: &RowImage<'_>, now: PgTimestamp, members: MembersAt<'_>) -> bool {
