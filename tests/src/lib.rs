@@ -3,6 +3,8 @@
 
 pub mod watching;
 
+pub mod log;
+
 pub mod script;
 
 pub mod story;
