@@ -3,12 +3,18 @@
 
 pub mod watching;
 
+pub mod log;
+
 pub mod script;
+
+pub mod story;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use walcast::serve::{ServeSettings, Server};
 use walcast::settings::{DatabaseSettings, Flags};
 use walcast_auth::{Secret, VerifierSettings};
@@ -97,6 +103,32 @@ impl World {
     /// Runs SQL as the database's owner.
     pub async fn sql(&self, sql: &str) -> Result<()> {
         Ok(self.client.batch_execute(sql).await?)
+    }
+
+    /// The text of `/metrics`.
+    pub async fn metrics(&self) -> Result<String> {
+        let talk = async {
+            let mut stream = TcpStream::connect(self.server.address()).await?;
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                .await?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await?;
+            anyhow::Ok(text)
+        };
+        tokio::time::timeout(Duration::from_secs(10), talk).await.context("no metrics")?
+    }
+
+    /// One number of `/metrics`.
+    pub async fn metric(&self, name: &str) -> Result<u64> {
+        let text = self.metrics().await?;
+        let number = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(number.with_context(|| format!("no {name} in {text}"))?.parse()?)
+    }
+
+    /// How many questions about rows were put to Postgres up to now.
+    pub async fn questions(&self) -> Result<u64> {
+        self.metric("walcast_oracle_decisions_total").await
     }
 
     /// Stops the server and starts another one at the same address, on the same slot.

@@ -1,57 +1,14 @@
 //! A policy that fails shows nothing to anybody, harms nobody else, and is reported once for each cause.
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex, OnceLock};
-
 use anyhow::Result;
 use serde_json::json;
-use tracing_subscriber::EnvFilter;
+use walcast_tests::log::{lines, log};
 use walcast_tests::watching::{Watcher, role_name, watched};
 use walcast_tests::{binding, person, role};
-
-/// What the process has logged, all tests together.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("nobody panics while logging").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Starts logging into memory, once.
-fn log() -> &'static Log {
-    static LOG: OnceLock<Log> = OnceLock::new();
-    LOG.get_or_init(|| {
-        let log = Log::default();
-        let writer = log.clone();
-        tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new("walcast_engine=warn"))
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .init();
-        log
-    })
-}
 
 /// The lines about failed decisions on a table.
 fn reports(table: &str) -> Vec<String> {
     lines("RlsPolicyError", table)
-}
-
-/// The lines with a code and a table.
-fn lines(code: &str, table: &str) -> Vec<String> {
-    let bytes = log().0.lock().expect("nobody panics while logging").clone();
-    String::from_utf8_lossy(&bytes)
-        .lines()
-        .filter(|line| line.contains(code) && line.contains(&format!("table={table} ")))
-        .map(str::to_owned)
-        .collect()
 }
 
 /// A policy that fails for all but the rows with body `fine`.

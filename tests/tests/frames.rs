@@ -430,14 +430,6 @@ async fn a_server_that_stops_closes_every_socket_with_1012_also_those_that_are_s
     Ok(())
 }
 
-async fn metrics(world: &World) -> Result<String> {
-    let mut stream = TcpStream::connect(world.server.address()).await?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
-    let mut text = String::new();
-    in_time(stream.read_to_string(&mut text)).await?;
-    Ok(text)
-}
-
 /// Sends broadcasts until `reader` has got the last of them.
 async fn flood(sender: &mut ProtocolClient, reader: &mut ProtocolClient, count: u32) -> Result<()> {
     let filler = vec![b'x'; 64 * 1024];
@@ -477,9 +469,7 @@ async fn a_reader_that_does_not_read_is_closed_with_1013_and_nobody_else_is_harm
     for client in [&mut fast, &mut sender] {
         client.heartbeat().await?;
     }
-    let metrics = metrics(&world).await?;
-    let counted = metrics.lines().find_map(|line| line.strip_prefix("walcast_ws_slow_closes_total "));
-    assert_eq!(counted, Some("2"), "each counts once: {metrics}");
+    assert_eq!(world.metric("walcast_ws_slow_closes_total").await?, 2, "each counts once");
     Ok(())
 }
 

@@ -129,8 +129,10 @@ fn with_obstacles(
 ) -> FxHashMap<Oid, LookupTable> {
     let lookups = lookups.into_iter().map(|(oid, table)| {
         let obstacle = obstacles.remove(&oid);
-        let storage = obstacle.as_ref().map_or(0, |obstacle| obstacle.storage);
-        (oid, LookupTable { table, obstacle: obstacle.and_then(rows::Obstacle::clause), storage })
+        let (continuity, definition) =
+            obstacle.as_ref().map_or((0, 0), |obstacle| (obstacle.continuity, obstacle.definition));
+        let obstacle = obstacle.and_then(rows::Obstacle::clause);
+        (oid, LookupTable { table, obstacle, continuity, definition })
     });
     lookups.collect()
 }

@@ -97,8 +97,12 @@ pub struct LookupTable {
     /// Why no copy of it can be kept current from the log, as a clause for the operator to read (`it is a
     /// view`); `None` where one can be.
     pub obstacle: Option<String>,
-    /// `relfilenode`: another one where the table was written anew, which the log does not show.
-    pub storage: u32,
+    /// Another number where the log may not tell how the rows came about: the table was emptied or written anew, or
+    /// what publishes it has changed.
+    pub continuity: i64,
+    /// Another number where columns were defined anew. Together with another `continuity` their values may be others
+    /// than they were.
+    pub definition: i64,
 }
 
 /// What a policy reads of a table other than its own, as `pg_depend` has it.

@@ -67,7 +67,8 @@ pub(super) struct Obstacle {
     found: Option<String>,
     /// The statement that walcast's own publication is due.
     pub(super) due: Option<String>,
-    pub(super) storage: u32,
+    pub(super) continuity: i64,
+    pub(super) definition: i64,
 }
 
 impl Obstacle {
@@ -81,8 +82,12 @@ impl Obstacle {
 pub(super) fn obstacles(rows: &[Row]) -> Result<FxHashMap<Oid, Obstacle>, CatalogError> {
     rows.iter()
         .map(|row| {
-            let obstacle =
-                Obstacle { found: row.try_get(7)?, due: row.try_get(8)?, storage: row.try_get(9)? };
+            let obstacle = Obstacle {
+                found: row.try_get(7)?,
+                due: row.try_get(8)?,
+                continuity: row.try_get(9)?,
+                definition: row.try_get(10)?,
+            };
             Ok((Oid(row.try_get(0)?), obstacle))
         })
         .collect()

@@ -5,6 +5,9 @@
 //! its table are kept; those of transactions that the snapshot knows are passed over, the others applied. As soon as
 //! the log has passed every transaction of the snapshot, the copy is exactly as the table stood at the place that is
 //! handled. Before, it is ahead of the log, as PostgreSQL is when it is asked: joins wait for that to end.
+//!
+//! Where the log may not tell all that happened to a table (TRUNCATE and VACUUM FULL look the same in the catalog), its
+//! copy stays in use until another one is where the log is, and is replaced by that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +68,8 @@ struct Table {
     columns: Vec<i16>,
     indexes: Vec<Vec<i16>>,
     standing: Standing,
+    /// The copy that is to replace the one in use.
+    successor: Option<Successor>,
     /// When the last load began.
     loading_since: Instant,
     /// How the log's relation as last seen fits the copy's columns.
@@ -72,11 +77,7 @@ struct Table {
 }
 
 enum Standing {
-    Loading {
-        load: u64,
-        kept: Vec<(Xid, Arc<Chunk>)>,
-        kept_bytes: usize,
-    },
+    Loading(Loading),
     /// Behind `reached` the copy is as the table stands at the place in the log that is handled.
     Ahead {
         snapshot: TransactionSnapshot,
@@ -86,6 +87,19 @@ enum Standing {
     Failed {
         again_at: Instant,
     },
+}
+
+/// A load that has begun, and what was written to the table since.
+struct Loading {
+    load: u64,
+    kept: Vec<(Xid, Arc<Chunk>)>,
+    kept_bytes: usize,
+}
+
+/// A copy that takes the place of the one in use once the log has reached it.
+struct Successor {
+    loading: Loading,
+    loaded: Option<LoadedCopy>,
 }
 
 impl Copies {
@@ -120,6 +134,7 @@ impl Copies {
             columns: Vec::new(),
             indexes: Vec::new(),
             standing: Standing::Failed { again_at: Instant::now() },
+            successor: None,
             loading_since: Instant::now(),
             layout: None,
         });
@@ -143,7 +158,7 @@ impl Copies {
     /// Until when it is worth to wait for a copy that is on its way.
     pub(super) fn is_coming(&self, need: &CopyNeed) -> Option<Instant> {
         let table = self.tables.get(&need.table)?;
-        let coming = matches!(table.standing, Standing::Loading { .. } | Standing::Ahead { .. });
+        let coming = matches!(table.standing, Standing::Loading(_) | Standing::Ahead { .. });
         coming.then(|| table.loading_since + WAITED_FOR)
     }
 
@@ -158,11 +173,15 @@ impl Copies {
                 continue;
             };
             let fits = table.fits(now, &snapshot.types);
+            let goes_on = table.definition.continuity == now.continuity;
+            let in_use = matches!(table.standing, Standing::Ready);
             table.definition = Arc::clone(now);
             table.types = Arc::clone(&snapshot.types);
             table.layout = None;
-            if !fits {
+            if !fits || !goes_on && !in_use {
                 self.load(oid);
+            } else if !goes_on {
+                self.replace(oid);
             }
         }
     }
@@ -188,12 +207,25 @@ impl Copies {
             return self.try_again();
         };
         let Some(table) = self.tables.get_mut(&oid) else { return };
-        let kept = match &mut table.standing {
-            Standing::Loading { load: expected, kept, .. } if *expected == load => std::mem::take(kept),
-            _ => return,
+        let successor = table.successor.as_mut().filter(|successor| successor.loading.load == load);
+        let kept = match (successor, &mut table.standing, &outcome) {
+            (Some(successor), _, Ok(_)) => {
+                successor.loaded = outcome.ok();
+                return;
+            }
+            // Without the one in use there may be room for it.
+            (Some(_), ..) => return self.load(oid),
+            (None, Standing::Loading(loading), _) if loading.load == load => {
+                std::mem::take(&mut loading.kept)
+            }
+            (None, ..) => return,
         };
         match outcome {
-            Ok(loaded) => self.loaded(oid, loaded, &kept),
+            Ok(loaded) => {
+                if self.loaded(oid, loaded, &kept) {
+                    self.check_budget(oid);
+                }
+            }
             Err(error) => {
                 let soon = matches!(error, OracleError::Disconnected(_));
                 self.fail(oid, &error.to_string(), if soon { AGAIN_SOON } else { AGAIN_AFTER });
@@ -201,8 +233,9 @@ impl Copies {
         }
     }
 
-    fn loaded(&mut self, oid: Oid, loaded: LoadedCopy, kept: &[(Xid, Arc<Chunk>)]) {
-        let Some(table) = self.tables.get_mut(&oid) else { return };
+    /// Takes a copy into use. `false`: it does not fit the log.
+    fn loaded(&mut self, oid: Oid, loaded: LoadedCopy, kept: &[(Xid, Arc<Chunk>)]) -> bool {
+        let Some(table) = self.tables.get_mut(&oid) else { return false };
         let LoadedCopy { mut rows, snapshot, reached } = loaded;
         rows.shrink();
         tracing::info!(
@@ -218,12 +251,13 @@ impl Copies {
             if !snapshot.shows(*transaction) {
                 self.members.begin();
                 if let Err(reason) = table.apply(oid, chunk, &mut self.members) {
-                    return self.fail(oid, &reason, AGAIN_SOON);
+                    self.fail(oid, &reason, AGAIN_SOON);
+                    return false;
                 }
             }
         }
         table.standing = Standing::Ahead { snapshot, reached };
-        self.check_budget(oid);
+        true
     }
 
     /// Applies all that a transaction does to the tables, before any of its rows is judged.
@@ -254,22 +288,20 @@ impl Copies {
 
     fn apply_to(&mut self, oid: Oid, transaction: Xid, chunk: &Arc<Chunk>) {
         let Some(table) = self.tables.get_mut(&oid) else { return };
+        let kept = match &mut table.successor {
+            Some(successor) => successor.loading.keep(transaction, chunk),
+            None => Ok(()),
+        };
         let applied = match &mut table.standing {
-            Standing::Loading { kept, kept_bytes, .. } => {
-                if kept.last().is_none_or(|(_, last)| !Arc::ptr_eq(last, chunk)) {
-                    *kept_bytes += chunk.bytes;
-                    kept.push((transaction, Arc::clone(chunk)));
-                }
-                if *kept_bytes <= KEPT_BYTES_MAX {
-                    return;
-                }
-                Err("too much was written while it was copied".to_owned())
-            }
+            Standing::Loading(loading) => match loading.keep(transaction, chunk) {
+                Ok(()) => return,
+                Err(reason) => Err(reason),
+            },
             Standing::Ahead { snapshot, .. } if snapshot.shows(transaction) => return,
             Standing::Ahead { .. } | Standing::Ready => table.apply(oid, chunk, &mut self.members),
             Standing::Failed { .. } => return,
         };
-        match applied {
+        match kept.and(applied) {
             Ok(()) => self.check_budget(oid),
             Err(reason) => self.fail(oid, &reason, AGAIN_SOON),
         }
@@ -277,11 +309,26 @@ impl Copies {
 
     /// The log has been handled up to here: copies that know of nothing behind it are ahead no longer.
     pub(super) fn passed(&mut self, lsn: Lsn) {
-        for table in self.tables.values_mut() {
+        let mut succeeding = Vec::new();
+        for (&oid, table) in &mut self.tables {
             if let Standing::Ahead { reached, .. } = &table.standing
                 && *reached <= lsn
             {
                 table.standing = Standing::Ready;
+            }
+            let loaded = table.successor.as_ref().and_then(|successor| successor.loaded.as_ref());
+            if loaded.is_some_and(|loaded| loaded.reached <= lsn) {
+                succeeding.push(oid);
+            }
+        }
+        for oid in succeeding {
+            let successor = self.tables.get_mut(&oid).and_then(|table| table.successor.take());
+            let Some(Successor { loading, loaded: Some(loaded) }) = successor else { continue };
+            if self.loaded(oid, loaded, &loading.kept) {
+                if let Some(table) = self.tables.get_mut(&oid) {
+                    table.standing = Standing::Ready;
+                }
+                self.check_budget(oid);
             }
         }
     }
@@ -291,18 +338,34 @@ impl Copies {
         let due = |table: &Table| table.again_at().is_some_and(|moment| moment <= now);
         let tables: Vec<Oid> =
             self.tables.iter().filter(|(_, table)| due(table)).map(|(&oid, _)| oid).collect();
-        tables.into_iter().for_each(|oid| self.load(oid));
+        for oid in tables {
+            self.load(oid);
+        }
     }
 
+    /// Reads a copy; there is none until it has come.
     fn load(&mut self, oid: Oid) {
         self.members.remove(oid);
+        let loading = self.ask_for(oid);
+        let Some((table, loading)) = self.tables.get_mut(&oid).zip(loading) else { return };
+        table.standing = Standing::Loading(loading);
+        table.successor = None;
+        table.loading_since = Instant::now();
+        table.layout = None;
+    }
+
+    /// Reads a copy that takes the place of the one in use.
+    fn replace(&mut self, oid: Oid) {
+        let loading = self.ask_for(oid);
+        let Some((table, loading)) = self.tables.get_mut(&oid).zip(loading) else { return };
+        table.successor = Some(Successor { loading, loaded: None });
+    }
+
+    fn ask_for(&mut self, oid: Oid) -> Option<Loading> {
         self.last_load += 1;
         let load = self.last_load;
         let bytes_max = self.bytes_max.saturating_sub(self.bytes());
-        let Some(table) = self.tables.get_mut(&oid) else { return };
-        table.standing = Standing::Loading { load, kept: Vec::new(), kept_bytes: 0 };
-        table.loading_since = Instant::now();
-        table.layout = None;
+        let table = self.tables.get(&oid)?;
         let request = CopyRequest {
             table: Arc::new(table.definition.table.clone()),
             types: Arc::clone(&table.types),
@@ -315,6 +378,7 @@ impl Copies {
             // Nobody listens once the matcher has ended.
             let _ = loads.send(Loaded { table: oid, load, outcome });
         });
+        Some(Loading { load, kept: Vec::new(), kept_bytes: 0 })
     }
 
     fn forget(&mut self, oid: Oid) {
@@ -327,6 +391,7 @@ impl Copies {
         self.members.remove(oid);
         let Some(table) = self.tables.get_mut(&oid) else { return };
         table.standing = Standing::Failed { again_at: Instant::now() + again_after };
+        table.successor = None;
         tracing::warn!(
             code = "LookupNotCopied",
             schema = %table.definition.table.schema, table = %table.definition.table.name, reason,
@@ -347,7 +412,23 @@ impl Copies {
     }
 
     fn bytes(&self) -> usize {
-        self.members.iter().map(|(_, copy)| TableCopy::bytes(copy)).sum()
+        let waiting = self.tables.values().filter_map(|table| table.successor.as_ref()?.loaded.as_ref());
+        let waiting = waiting.map(|loaded| loaded.rows.bytes());
+        self.members.iter().map(|(_, copy)| TableCopy::bytes(copy)).chain(waiting).sum()
+    }
+}
+
+impl Loading {
+    /// Keeps a chunk for when the copy is there.
+    fn keep(&mut self, transaction: Xid, chunk: &Arc<Chunk>) -> Result<(), String> {
+        if self.kept.last().is_none_or(|(_, last)| !Arc::ptr_eq(last, chunk)) {
+            self.kept_bytes += chunk.bytes;
+            self.kept.push((transaction, Arc::clone(chunk)));
+        }
+        if self.kept_bytes <= KEPT_BYTES_MAX {
+            return Ok(());
+        }
+        Err("too much was written while it was copied".to_owned())
     }
 }
 
@@ -391,7 +472,7 @@ impl Table {
                 });
             kept.collect::<Vec<_>>()
         };
-        self.definition.storage == now.storage
+        (self.definition.continuity == now.continuity || self.definition.definition == now.definition)
             && before.identity == now_table.identity
             && kept(before) == kept(now_table)
             && now_table.columns.iter().all(|column| same_type(&self.types, types, column.type_oid))

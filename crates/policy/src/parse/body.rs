@@ -59,10 +59,12 @@ impl<'a> Compiler<'a> {
         let (Some(function), None) = (fitting.next(), fitting.next()) else {
             return Err(format!("the function {name} is not known or has several forms"));
         };
+        // What PostgreSQL wrote needs no looking up, and so no right on the schema.
         let by_text = self.surroundings.names != Names::Qualified;
-        let usable = |(schema, _): (&str, &str)| self.surroundings.role.schemas.contains(schema);
-        if by_text && !name.rsplit_once('.').is_some_and(usable) {
-            return Err(format!("permission denied for the schema of {name}"));
+        let schema = name.split_once('.').map_or("", |(schema, _)| schema);
+        if by_text && !self.surroundings.role.schemas.contains(schema) {
+            self.only_oracle = true;
+            return Err(format!("permission denied for schema {schema}"));
         }
         if !self.surroundings.role.executes.contains(&function.oid) {
             self.only_oracle = true;

@@ -92,9 +92,12 @@ fn with_members() -> Arc<Snapshot> {
     Arc::new(Snapshot {
         tables: [(TABLE, Arc::new(notes))].into_iter().collect(),
         roles: [("reader".to_owned(), Arc::new(role))].into_iter().collect(),
-        lookups: [(MEMBERS_TABLE, Arc::new(LookupTable { table: members, obstacle: None, storage: 1 }))]
-            .into_iter()
-            .collect(),
+        lookups: [(
+            MEMBERS_TABLE,
+            Arc::new(LookupTable { table: members, obstacle: None, continuity: 1, definition: 1 }),
+        )]
+        .into_iter()
+        .collect(),
         ..(*plain).clone()
     })
 }

@@ -1,0 +1,46 @@
+//! What the engine has logged, from warnings up.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tracing_subscriber::EnvFilter;
+
+/// What the process has logged, all tests together.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("nobody panics while logging").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts logging into memory, once.
+pub fn log() -> &'static Log {
+    static LOG: OnceLock<Log> = OnceLock::new();
+    LOG.get_or_init(|| {
+        let log = Log::default();
+        let writer = log.clone();
+        tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::new("walcast_engine=warn"))
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .init();
+        log
+    })
+}
+
+/// The lines with a code and a table.
+pub fn lines(code: &str, table: &str) -> Vec<String> {
+    let bytes = log().0.lock().expect("nobody panics while logging").clone();
+    String::from_utf8_lossy(&bytes)
+        .lines()
+        .filter(|line| line.contains(code) && line.contains(&format!("table={table} ")))
+        .map(str::to_owned)
+        .collect()
+}
