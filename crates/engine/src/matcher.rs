@@ -319,7 +319,7 @@ impl State {
             };
             let kind = receiver.kind;
             let error = show::error(relation, kind, audience.key.reads_key);
-            let old = bodies.old_record(receiver);
+            let old = bodies.old_record(*receiver);
             for group in audience.receivers.groups() {
                 let Form { topic, id, columns, serializer, legacy } = group.form();
                 let view = View { kind, columns: audiences.columns(columns), old, error };
@@ -401,12 +401,11 @@ impl SharedFrames {
     fn add(&mut self, membership: &Arc<Membership>, view: View, binding: usize, id: BindingId) {
         let is_known =
             |known: &&mut SharedFrame| known.membership.channel == membership.channel && known.view == view;
-        match self.frames.iter_mut().find(is_known) {
-            Some(known) => known.ids.push((binding, id)),
-            None => {
-                let membership = Arc::clone(membership);
-                self.frames.push(SharedFrame { membership, view, ids: vec![(binding, id)] });
-            }
+        if let Some(known) = self.frames.iter_mut().find(is_known) {
+            known.ids.push((binding, id));
+        } else {
+            let membership = Arc::clone(membership);
+            self.frames.push(SharedFrame { membership, view, ids: vec![(binding, id)] });
         }
     }
 

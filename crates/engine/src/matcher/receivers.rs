@@ -188,16 +188,11 @@ impl Many {
 
     fn add(&mut self, form: Form) -> u32 {
         let new = Together { form: form.clone(), by_shard: SmallVec::new() };
-        let group = match self.free.pop() {
-            Some(group) => {
-                self.groups[group as usize] = new;
-                group
-            }
-            None => {
-                self.groups.push(new);
-                u32::try_from(self.groups.len() - 1).unwrap_or(u32::MAX)
-            }
-        };
+        let group = self.free.pop().unwrap_or_else(|| u32::try_from(self.groups.len()).unwrap_or(u32::MAX));
+        match self.groups.get_mut(group as usize) {
+            Some(free) => *free = new,
+            None => self.groups.push(new),
+        }
         self.by_form.insert(form, group);
         group
     }
@@ -229,14 +224,12 @@ impl Together {
     /// Adds a channel and tells its place among the targets of its shard.
     fn insert(&mut self, membership: &Membership) -> u32 {
         let (shard, target) = (membership.shard, membership.target());
-        let place = match self.by_shard.iter_mut().find(|(known, _)| *known == shard) {
-            Some((_, targets)) => targets.push(target),
-            None => {
-                self.by_shard.push((shard, Targets::One(target)));
-                0
-            }
-        };
-        u32::try_from(place).unwrap_or(u32::MAX)
+        let known = self.by_shard.iter_mut().find(|(known, _)| *known == shard);
+        let place = known.map(|(_, targets)| targets.push(target));
+        if place.is_none() {
+            self.by_shard.push((shard, Targets::One(target)));
+        }
+        u32::try_from(place.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
     /// Removes the channel in a place; gives the one that is there now.
