@@ -38,7 +38,7 @@ pub struct Subscribers {
 struct Socket {
     sink: Arc<Sink>,
     session: SessionHandle,
-    identity: Identity,
+    identity: Arc<Identity>,
 }
 
 /// Resident memory that the joins took, in bytes; `None` where the system does not tell.
@@ -128,7 +128,7 @@ impl Subscribers {
 }
 
 /// Claims as Supabase's tokens have them.
-fn identity(person: &str) -> Result<Identity> {
+fn identity(person: &str) -> Result<Arc<Identity>> {
     let claims = json!({
         "aud": "authenticated",
         "exp": 4_000_000_000_u64,
@@ -141,7 +141,8 @@ fn identity(person: &str) -> Result<Identity> {
         "session_id": person,
     });
     let claims_json = serde_json::to_string(&claims)?.into();
-    Ok(Identity { role: "authenticated".into(), claims: Arc::new(claims), claims_json })
+    let (role, claims) = ("authenticated".into(), Arc::new(claims));
+    Ok(Arc::new(Identity { role, claims, claims_json }))
 }
 
 async fn join_one(
@@ -158,7 +159,7 @@ async fn join_one(
         topic: topic.into(),
         join_ref: Ref::from_text("1"),
         reference: Ref::from_text("1"),
-        identity: socket.identity.clone(),
+        identity: Arc::clone(&socket.identity),
     };
     Ok(engine.join(&socket.session, request).await?)
 }

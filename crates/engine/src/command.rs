@@ -1,13 +1,13 @@
 //! What a shard can be told. Every command is handled in the order of its arrival.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use walcast_wire::{Encoding, Frame, Ref, Serializer, Status};
 
 use crate::ids::{ChannelId, SessionId};
+use crate::membership::Membership;
 use crate::outbound::Socket;
 
 /// A command to a shard, about one of its sessions.
@@ -64,30 +64,18 @@ pub enum Command {
 
 /// A verified join.
 pub struct Joining {
-    /// The session.
-    pub session: SessionId,
-    /// The new channel's name.
-    pub channel: ChannelId,
-    /// The whole topic, `realtime:…`.
-    pub topic: Arc<str>,
-    /// The join's `join_ref`, which the channel keeps.
-    pub join_ref: Ref,
+    /// The new channel.
+    pub membership: Arc<Membership>,
     /// The join's `ref`.
     pub reference: Ref,
     /// The `response` of the ok reply, JSON text.
     pub response: String,
-    /// Own broadcasts come back.
-    pub receive_own: bool,
-    /// Broadcasts are acknowledged.
-    pub acknowledge: bool,
-    /// The presence key.
-    pub presence_key: String,
+    /// The presence key that was asked for.
+    pub presence_key: Option<String>,
     /// Presence is on from the start.
     pub presence_enabled: bool,
     /// System messages that follow the reply: extension, status, text.
     pub system: Vec<(&'static str, Status, String)>,
-    /// Set to false when the channel has ended, by whomever.
-    pub open: Arc<AtomicBool>,
     /// Told once the channel is there, so that what the client sends next finds it.
     pub joined: Option<oneshot::Sender<()>>,
 }
@@ -180,7 +168,55 @@ pub struct Delivery {
     /// The frame.
     pub frame: Frame,
     /// The channels of this shard that get it.
-    pub targets: Arc<Vec<Target>>,
+    pub targets: Targets,
+}
+
+/// Channels of one shard.
+#[derive(Clone, Debug)]
+pub enum Targets {
+    /// Just this one, as where everybody sees rows of their own.
+    One(Target),
+    /// Shared with whom they were taken from.
+    Many(Arc<Vec<Target>>),
+}
+
+impl Targets {
+    /// All of them.
+    pub fn as_slice(&self) -> &[Target] {
+        match self {
+            Targets::One(target) => std::slice::from_ref(target),
+            Targets::Many(targets) => targets,
+        }
+    }
+
+    /// Adds one, and tells its place.
+    pub(crate) fn push(&mut self, target: Target) -> usize {
+        match self {
+            Targets::One(first) => {
+                *self = Targets::Many(Arc::new(vec![*first, target]));
+                1
+            }
+            Targets::Many(targets) => {
+                Arc::make_mut(targets).push(target);
+                targets.len() - 1
+            }
+        }
+    }
+
+    /// Removes the one in a place; gives the one that is there now.
+    pub(crate) fn swap_remove(&mut self, place: usize) -> Option<Target> {
+        match self {
+            Targets::One(_) => {
+                *self = Targets::Many(Arc::default());
+                None
+            }
+            Targets::Many(targets) => {
+                let targets = Arc::make_mut(targets);
+                targets.swap_remove(place);
+                targets.get(place).copied()
+            }
+        }
+    }
 }
 
 /// What shards tell each other.

@@ -10,10 +10,12 @@ use walcast_policy::Oracle;
 use walcast_policy::schema::Snapshot;
 use walcast_wire::{Binding, Frame, JoinPayload, Ref, Serializer, Status};
 
-use crate::command::{Command, Joining, Target};
+use crate::command::{Command, Joining};
 use crate::ids::{ChannelId, SessionId, ShardId};
+use crate::interned::Interned;
 use crate::log_inbox::{LogSender, log_inbox};
 use crate::matcher::{Inputs, Matcher, Subscribing};
+use crate::membership::{Asked, Membership};
 use crate::outbound::Socket;
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::{Shard, ShardHandle};
@@ -34,6 +36,14 @@ pub struct Engine {
     shards: Arc<[ShardHandle]>,
     subscribe: mpsc::Sender<Subscribing>,
     next_shard: Arc<AtomicUsize>,
+    alike: Arc<Alike>,
+}
+
+/// What most joins have like others.
+#[derive(Default)]
+struct Alike {
+    bindings: Interned<[Binding]>,
+    asked: Interned<Asked>,
 }
 
 /// One connection, as its gateway holds it.
@@ -68,33 +78,30 @@ pub struct JoinRequest {
     /// The message's `ref`.
     pub reference: Ref,
     /// Who joins.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// What is asked.
     pub payload: JoinPayload,
 }
 
 /// A channel that has been joined, as its gateway holds it: what a new token must be applied to.
 #[derive(Clone)]
-pub struct JoinedChannel {
-    /// The channel's name.
-    pub id: ChannelId,
-    topic: Arc<str>,
-    join_ref: Ref,
-    bindings: Arc<[Binding]>,
-    legacy: bool,
-    open: Arc<AtomicBool>,
-}
+pub struct JoinedChannel(Arc<Membership>);
 
 impl JoinedChannel {
+    /// The channel's name.
+    pub fn id(&self) -> ChannelId {
+        self.0.channel
+    }
+
     /// False once the channel has ended, be it by the engine (docs/protocol.md §3.6).
     pub fn is_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed)
+        self.0.is_open()
     }
 
     /// Whether a leave with this `join_ref` is meant for this join: one of an earlier join is late, and a
     /// join made without a `join_ref` takes any (docs/protocol.md §3.7).
     pub fn is_left_by(&self, join_ref: &Ref) -> bool {
-        self.join_ref.is_null() || self.join_ref == *join_ref
+        self.0.join_ref.is_null() || self.0.join_ref == *join_ref
     }
 }
 
@@ -119,7 +126,7 @@ impl Engine {
         let (unsubscribe, unsubscribed) = mpsc::unbounded_channel();
         let mut handles = Vec::new();
         let mut inboxes = Vec::new();
-        for _ in 0..settings.shards.max(1) {
+        for _ in 0..settings.shards.clamp(1, ShardId::COUNT_MAX) {
             let (commands, command_inbox) = mpsc::channel(SHARD_INBOX);
             let (peers, peer_inbox) = mpsc::unbounded_channel();
             handles.push(ShardHandle { commands, peers });
@@ -128,7 +135,7 @@ impl Engine {
         let shards: Arc<[ShardHandle]> = handles.into();
         for (index, (commands, peers)) in inboxes.into_iter().enumerate() {
             let shard = Shard::new(
-                ShardId(index),
+                ShardId::new(index),
                 Arc::clone(&settings),
                 Arc::clone(&counters),
                 Arc::clone(&shards),
@@ -149,7 +156,8 @@ impl Engine {
         let inputs = Inputs { log, subscribe: subscribing, unsubscribe: unsubscribed, snapshots };
         tokio::spawn(matcher.run(inputs));
         let next_shard = Arc::new(AtomicUsize::new(0));
-        let engine = Engine { settings, counters, oracle, plans, shards, subscribe, next_shard };
+        let alike = Arc::default();
+        let engine = Engine { settings, counters, oracle, plans, shards, subscribe, next_shard, alike };
         (engine, log_sender)
     }
 
@@ -160,8 +168,8 @@ impl Engine {
 
     /// Opens a session that writes to `socket`.
     pub async fn connect(&self, socket: Arc<dyn Socket>, serializer: Serializer) -> SessionHandle {
-        let shard = ShardId(self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len());
-        let commands = self.shards[shard.0].commands.clone();
+        let shard = ShardId::new(self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len());
+        let commands = self.shards[shard.index()].commands.clone();
         let id = SessionId::fresh();
         let handle = SessionHandle { id, shard, serializer, commands };
         handle.send(Command::Open { session: id, socket, serializer }).await;
@@ -189,30 +197,29 @@ impl Engine {
         if let Some(reason) = payload.replay_refusal() {
             return Err(JoinRefused(reason.to_owned()));
         }
-        let channel = ChannelId::fresh();
         let response = walcast_wire::join_reply(&payload.bindings);
-        let bindings: Arc<[Binding]> = payload.bindings.into();
-        let joined = JoinedChannel {
-            id: channel,
-            topic: Arc::clone(&topic),
-            join_ref: join_ref.clone(),
-            bindings: Arc::clone(&bindings),
-            legacy: payload.legacy,
-            open: Arc::new(AtomicBool::new(true)),
-        };
-        let mut joining = Box::new(Joining {
+        let bindings = self.alike.bindings.share(payload.bindings.into());
+        let asked = Asked { topic, bindings, legacy: payload.legacy };
+        let membership = Arc::new(Membership {
             session: session.id,
-            channel,
-            topic: Arc::clone(&topic),
+            channel: ChannelId::fresh(),
+            asked: self.alike.asked.share(Arc::new(asked)),
             join_ref,
-            reference,
-            response,
+            shard: session.shard,
+            serializer: session.serializer,
             receive_own: payload.broadcast.receive_own,
             acknowledge: payload.broadcast.acknowledge,
-            presence_key: payload.presence.key.unwrap_or_else(fresh_presence_key),
+            open: AtomicBool::new(true),
+        });
+        let joined = JoinedChannel(Arc::clone(&membership));
+        let bindings = &membership.asked.bindings;
+        let mut joining = Box::new(Joining {
+            membership: Arc::clone(&membership),
+            reference,
+            response,
+            presence_key: payload.presence.key,
             presence_enabled: payload.presence.enabled,
             system: Vec::new(),
-            open: Arc::clone(&joined.open),
             joined: None,
         });
         if payload.broadcast.replication_ready {
@@ -223,7 +230,7 @@ impl Engine {
             return Ok(joined);
         }
         let snapshot_version = self.oracle.snapshot().version;
-        let resolving = self.resolve(&bindings, &identity);
+        let resolving = self.resolve(bindings, &identity);
         let resolved = match payload.wait {
             None => resolving.await,
             Some(wait) => tokio::time::timeout(Duration::from_millis(wait.timeout_ms), resolving)
@@ -245,18 +252,8 @@ impl Engine {
         };
         let (told, at_shard) = oneshot::channel();
         joining.joined = Some(told);
-        let subscribing = Subscribing {
-            shard: session.shard,
-            target: Target { session: session.id, channel },
-            topic,
-            serializer: session.serializer,
-            legacy: payload.legacy,
-            identity,
-            bindings,
-            resolved,
-            snapshot_version,
-            joining: Some(joining),
-        };
+        let joining = Some(joining);
+        let subscribing = Subscribing { membership, identity, resolved, snapshot_version, joining };
         let _ = self.subscribe.send(subscribing).await;
         // The matcher hands the channel to the shard; the client's next messages go there directly.
         let _ = at_shard.await;
@@ -265,35 +262,24 @@ impl Engine {
 
     /// Applies a new token to a joined channel: its bindings are judged by the new claims from the next
     /// transaction on.
-    pub async fn refresh(&self, session: &SessionHandle, joined: &JoinedChannel, identity: Identity) {
-        if joined.bindings.is_empty() {
+    pub async fn refresh(&self, session: &SessionHandle, joined: &JoinedChannel, identity: Arc<Identity>) {
+        let membership = Arc::clone(&joined.0);
+        if membership.asked.bindings.is_empty() {
             return;
         }
-        let target = Target { session: session.id, channel: joined.id };
         let snapshot_version = self.oracle.snapshot().version;
-        let resolved = match self.resolve(&joined.bindings, &identity).await {
+        let resolved = match self.resolve(&membership.asked.bindings, &identity).await {
             Ok(resolved) => Ok(resolved),
             Err(SubscribeError::Refused(message)) => Err(message),
             Err(SubscribeError::Unavailable(reason)) => {
                 // The old claims no longer hold, and what the new ones allow is not known.
                 tracing::warn!(code = "UnableToConnectToProject", reason, "a new token could not be applied");
                 let message = "Realtime was unable to connect to the project database".to_owned();
-                let Target { session: id, channel } = target;
-                return session.send(Command::CloseChannel { session: id, channel, message }).await;
+                let channel = membership.channel;
+                return session.send(Command::CloseChannel { session: session.id, channel, message }).await;
             }
         };
-        let subscribing = Subscribing {
-            shard: session.shard,
-            target,
-            topic: Arc::clone(&joined.topic),
-            serializer: session.serializer,
-            legacy: joined.legacy,
-            identity,
-            bindings: Arc::clone(&joined.bindings),
-            resolved,
-            snapshot_version,
-            joining: None,
-        };
+        let subscribing = Subscribing { membership, identity, resolved, snapshot_version, joining: None };
         let _ = self.subscribe.send(subscribing).await;
     }
 
@@ -322,9 +308,4 @@ impl Engine {
     ) -> Result<crate::subscription::Resolved, SubscribeError> {
         resolve(bindings, identity, &*self.oracle, &self.plans, self.settings.deletes).await
     }
-}
-
-/// docs/protocol.md §3.2: a channel without a presence key gets a version 1 UUID.
-fn fresh_presence_key() -> String {
-    uuid::Uuid::now_v1(&[0x02, 0, 0, 0, 0, 1]).to_string()
 }

@@ -12,7 +12,22 @@ pub struct ChannelId(pub u64);
 
 /// A shard, by its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ShardId(pub(crate) usize);
+pub(crate) struct ShardId(u16);
+
+impl ShardId {
+    /// There are never more: a shard is a thread's worth of work.
+    pub(crate) const COUNT_MAX: usize = u16::MAX as usize;
+
+    /// The shard with this index, which is below [`ShardId::COUNT_MAX`].
+    pub(crate) fn new(index: usize) -> Self {
+        ShardId(u16::try_from(index).unwrap_or(u16::MAX))
+    }
+
+    /// Its index.
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 

@@ -3,17 +3,20 @@
 //!
 //! It alone knows the subscriptions, so that a decision sees exactly one state, and a join, being a
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
-//! aligned to the catalog), [`subscriptions`], [`audience`] and [`groups`] (who is subscribed), [`ruling`] and
+//! aligned to the catalog), [`subscriptions`], [`audience`] and [`receivers`] (who is subscribed), [`ruling`] and
 //! [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and what that is asked),
 //! [`show`] (what they are shown).
 
 mod audience;
+mod column_sets;
 mod copied_changes;
 mod copies;
 mod docket;
-mod groups;
+mod entries;
 mod image;
+mod index;
 mod judge;
+mod receivers;
 mod ruling;
 mod show;
 mod subscriptions;
@@ -28,21 +31,23 @@ use tokio::time::Instant;
 use walcast_pgoutput::{Lsn, Oid, PgTimestamp, Relation};
 use walcast_policy::schema::Snapshot;
 use walcast_policy::{Found, Oracle, Verdict};
-use walcast_wire::{Binding, BindingId, ChangeKind, Frame, Serializer};
+use walcast_wire::{BindingId, ChangeKind, Frame, Serializer};
 
 use self::audience::Audiences;
 use self::copies::Copies;
-use self::groups::GroupKey;
+use self::entries::Entries;
 use self::image::{BoundRelation, ChangeImages};
 use self::judge::Judge;
+use self::receivers::{Form, SharedBinding};
 use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, View};
-use self::subscriptions::{Entry, Parked};
+use self::subscriptions::Parked;
 use self::window::{HeldChange, Window};
-use crate::command::{Command, Delivery, Joining, Target};
-use crate::ids::{ChannelId, ShardId};
+use crate::command::{Command, Delivery, Joining, Targets};
+use crate::ids::ChannelId;
 use crate::ingest::{IngestError, LogBatch};
 use crate::log_inbox::{LogInbox, Queued};
+use crate::membership::Membership;
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::ShardHandle;
 use crate::subscription::{Identity, PlanCache, Resolved};
@@ -53,13 +58,8 @@ const SHOWN_MAX: usize = 1_000;
 
 /// A channel's bindings, resolved, to be registered between two transactions.
 pub(crate) struct Subscribing {
-    pub(crate) shard: ShardId,
-    pub(crate) target: Target,
-    pub(crate) topic: Arc<str>,
-    pub(crate) serializer: Serializer,
-    pub(crate) legacy: bool,
-    pub(crate) identity: Identity,
-    pub(crate) bindings: Arc<[Binding]>,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) identity: Arc<Identity>,
     /// The bindings against the catalog, or the text that tells the client why they can not be subscribed.
     /// They are tried again whenever the catalog changes.
     pub(crate) resolved: Result<Resolved, String>,
@@ -92,7 +92,7 @@ struct State {
     matcher: Matcher,
     judge: Judge,
     snapshot: Arc<Snapshot>,
-    entries: FxHashMap<ChannelId, Entry>,
+    entries: Entries,
     audiences: Audiences,
     /// The relations of the log as last bound to the catalog.
     relations: FxHashMap<Oid, (Arc<Relation>, Option<Arc<BoundRelation>>)>,
@@ -123,7 +123,7 @@ impl Matcher {
         let mut state = State {
             judge,
             snapshot,
-            entries: FxHashMap::default(),
+            entries: Entries::default(),
             audiences: Audiences::default(),
             relations: FxHashMap::default(),
             window: Window::default(),
@@ -321,50 +321,40 @@ impl State {
         let mut bodies = Bodies::new(relation, images, commit_time, self.matcher.settings.record_bytes_max);
         let mut shared = SharedFrames::default();
         // Audiences of one person each mostly get the same bytes.
-        let mut last: Option<(&GroupKey, View, Frame)> = None;
+        let mut last: Option<(Form<&str>, View, Frame)> = None;
         for receiver in receivers {
             let Some(audience) = audiences.get(receiver.slot) else {
                 continue;
             };
             let kind = receiver.kind;
             let error = show::error(relation, kind, audience.key.reads_key);
-            let old = bodies.old_record(receiver);
-            for (group, members) in audience.groups.iter() {
-                let view = View { kind, columns: Arc::clone(&group.columns), old, error };
-                let same = last.as_ref().filter(|(key, known, _)| *key == group && *known == view);
-                let frame = match same {
-                    Some((_, _, frame)) => frame.clone(),
-                    None => {
-                        let data = bodies.of(&view);
-                        frame(group.serializer, group.legacy, &group.topic, &[group.id], kind, data)
-                    }
+            let old = bodies.old_record(*receiver);
+            for group in audience.receivers.groups() {
+                let form = group.form();
+                let view = View { kind, columns: audiences.columns(form.columns), old, error };
+                let same = last.take().filter(|(other, known, _)| *other == form && *known == view);
+                let frame = if let Some((_, _, frame)) = same {
+                    frame
+                } else {
+                    let Form { topic, id, serializer, legacy, .. } = form;
+                    frame(serializer, legacy, topic, &[id], kind, bodies.of(&view))
                 };
-                last = Some((group, view, frame.clone()));
-                for (shard, targets) in members.by_shard.iter().enumerate() {
-                    if !targets.is_empty() {
-                        let (frame, targets) = (frame.clone(), Arc::clone(targets));
-                        self.outgoing[shard].push(Delivery { frame, targets });
-                    }
-                }
+                group.each_target(|shard, targets| {
+                    self.outgoing[shard.index()].push(Delivery { frame: frame.clone(), targets });
+                });
+                last = Some((form, view, frame));
             }
-            for binding in &audience.shared {
-                let Some(entry) = self.entries.get(&binding.channel) else {
-                    continue;
-                };
-                let Some(placement) = entry.resolved.placements.get(binding.placement) else {
-                    continue;
-                };
-                let view = View { kind, columns: Arc::clone(&placement.columns), old, error };
-                shared.add(binding.channel, view, binding.placement, placement.id);
+            for SharedBinding { binding, member } in audience.receivers.shared() {
+                let view = View { kind, columns: audiences.columns(member.columns), old, error };
+                shared.add(&member.membership, view, *binding, member.id);
             }
         }
-        for (channel, view, ids) in shared.into_frames() {
-            let Some(Entry { address, .. }) = self.entries.get(&channel) else {
-                continue;
-            };
+        for (membership, view, ids) in shared.into_frames() {
+            let Membership { asked, serializer, shard, .. } = &*membership;
             let data = bodies.of(&view);
-            let frame = frame(address.serializer, address.legacy, &address.topic, &ids, view.kind, data);
-            self.outgoing[address.shard.0].push(Delivery { frame, targets: Arc::new(vec![address.target]) });
+            let frame = frame(*serializer, asked.legacy, &asked.topic, &ids, view.kind, data);
+            let targets = Targets::One(membership.target());
+            self.outgoing[shard.index()].push(Delivery { frame, targets });
         }
     }
 
@@ -416,26 +406,29 @@ struct SharedFrames {
 }
 
 struct SharedFrame {
-    channel: ChannelId,
+    membership: Arc<Membership>,
     view: View,
-    /// With the places of the bindings among the channel's placements.
+    /// With the places of the bindings among the channel's.
     ids: Vec<(usize, BindingId)>,
 }
 
 impl SharedFrames {
-    fn add(&mut self, channel: ChannelId, view: View, placement: usize, id: BindingId) {
-        let known = self.frames.iter_mut().find(|known| known.channel == channel && known.view == view);
-        match known {
-            Some(known) => known.ids.push((placement, id)),
-            None => self.frames.push(SharedFrame { channel, view, ids: vec![(placement, id)] }),
+    fn add(&mut self, membership: &Arc<Membership>, view: View, binding: usize, id: BindingId) {
+        let is_known =
+            |known: &&mut SharedFrame| known.membership.channel == membership.channel && known.view == view;
+        if let Some(known) = self.frames.iter_mut().find(is_known) {
+            known.ids.push((binding, id));
+        } else {
+            let membership = Arc::clone(membership);
+            self.frames.push(SharedFrame { membership, view, ids: vec![(binding, id)] });
         }
     }
 
     /// Ids in the reverse of the bindings' order (docs/protocol.md §4.1).
-    fn into_frames(self) -> impl Iterator<Item = (ChannelId, View, Vec<BindingId>)> {
-        self.frames.into_iter().map(|SharedFrame { channel, view, mut ids }| {
-            ids.sort_by_key(|&(placement, _)| std::cmp::Reverse(placement));
-            (channel, view, ids.into_iter().map(|(_, id)| id).collect())
+    fn into_frames(self) -> impl Iterator<Item = (Arc<Membership>, View, Vec<BindingId>)> {
+        self.frames.into_iter().map(|SharedFrame { membership, view, mut ids }| {
+            ids.sort_by_key(|&(binding, _)| std::cmp::Reverse(binding));
+            (membership, view, ids.into_iter().map(|(_, id)| id).collect())
         })
     }
 }

@@ -132,6 +132,8 @@ impl Outbound {
                 Err(_) => return self.abandon(),
             }
         }
+        // Most sessions wait most of the time: an empty queue takes no memory.
+        self.queue = VecDeque::new();
         if matches!(self.state, State::Closing { .. }) {
             self.state = State::Finished;
             self.socket.finish();

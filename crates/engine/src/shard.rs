@@ -225,36 +225,28 @@ impl Shard {
     // Channels.
 
     fn join(&mut self, joining: Joining) {
-        let Joining { session, channel, topic, join_ref, reference, response, .. } = joining;
+        let Joining { membership, reference, response, presence_key, .. } = joining;
+        let (target, topic) = (membership.target(), Arc::clone(membership.topic()));
+        let (session, join_ref) = (target.session, &membership.join_ref);
         let Some(found) = self.sessions.get_mut(&session) else {
             // The connection ended while its join was being decided.
-            let _ = self.unsubscribe.send(channel);
+            let _ = self.unsubscribe.send(target.channel);
             return;
         };
         let serializer = found.serializer;
-        let reply = walcast_wire::reply(serializer, &join_ref, &reference, &topic, Status::Ok, &response);
+        let reply = walcast_wire::reply(serializer, join_ref, &reference, &topic, Status::Ok, &response);
         self.write(session, &reply);
         self.close_superseded(session, &topic);
         for (extension, status, message) in &joining.system {
-            let frame = walcast_wire::system(serializer, &join_ref, &topic, extension, *status, message);
+            let frame = walcast_wire::system(serializer, join_ref, &topic, extension, *status, message);
             self.write(session, &frame);
         }
         self.counters.joins.fetch_add(1, Relaxed);
-        let target = Target { session, channel };
         self.topics.entry(Arc::clone(&topic)).or_default().push(target);
         let Some(found) = self.sessions.get_mut(&session) else {
             return;
         };
-        found.channels.push(Channel {
-            id: channel,
-            topic: Arc::clone(&topic),
-            join_ref,
-            receive_own: joining.receive_own,
-            acknowledge: joining.acknowledge,
-            presence_key: joining.presence_key,
-            presence: crate::session::ChannelPresence::default(),
-            open: joining.open,
-        });
+        found.channels.push(Channel::new(membership, presence_key));
         if joining.presence_enabled {
             self.want_state(&topic, target);
         }
@@ -266,7 +258,7 @@ impl Shard {
     fn supersede(&mut self, session: SessionId, channel: ChannelId) {
         let Some(found) = self.sessions.get_mut(&session) else { return };
         let Some(old) = found.take_channel_by_id(channel) else { return };
-        found.superseded.push((Arc::clone(&old.topic), old.join_ref.clone()));
+        found.superseded.push((Arc::clone(old.topic()), old.join_ref().clone()));
         self.forget(session, &old);
     }
 
@@ -300,13 +292,13 @@ impl Shard {
                 walcast_wire::reply(serializer, &Ref::null(), &push.reference, topic, status, response);
             return self.write(push.session, &reply);
         };
-        let target = Target { session: push.session, channel: channel.id };
+        let target = Target { session: push.session, channel: channel.id() };
         match push.kind {
             PushKind::Leave => self.leave(&push),
             PushKind::Broadcast(payload) => {
                 let answer = ReplyTo::new(channel, push.reference, serializer);
-                let acknowledge = channel.acknowledge;
-                let except = (!channel.receive_own).then_some(channel.id);
+                let acknowledge = channel.membership.acknowledge;
+                let except = (!channel.membership.receive_own).then_some(channel.id());
                 self.broadcast(&answer, target, except, acknowledge, &payload);
             }
             PushKind::Other => {}
@@ -326,13 +318,13 @@ impl Shard {
             return;
         };
         // docs/protocol.md §3.7: a leave of an earlier join is late and ignored.
-        if channel.join_ref != push.join_ref && channel.join_ref != Ref::null() {
+        if *channel.join_ref() != push.join_ref && !channel.join_ref().is_null() {
             return;
         }
         let Some(channel) = found.take_channel(&push.topic) else {
             return;
         };
-        let join_ref = &channel.join_ref;
+        let join_ref = channel.join_ref();
         let reply = walcast_wire::reply(serializer, join_ref, &push.reference, &push.topic, Status::Ok, "{}");
         let close = walcast_wire::channel_close(serializer, join_ref, &push.topic);
         self.write(push.session, &reply);
@@ -348,7 +340,7 @@ impl Shard {
         let Some(channel) = found.take_channel_by_id(channel) else {
             return;
         };
-        let (join_ref, topic) = (&channel.join_ref, &channel.topic);
+        let (join_ref, topic) = (channel.join_ref(), channel.topic());
         let system = walcast_wire::system(serializer, join_ref, topic, "system", Status::Error, message);
         let close = walcast_wire::channel_close(serializer, join_ref, topic);
         self.write(session, &system);
@@ -358,19 +350,19 @@ impl Shard {
 
     /// Removes a channel that its session has given up from everything that knows of it.
     fn forget(&mut self, session: SessionId, channel: &Channel) {
-        channel.open.store(false, Relaxed);
-        let target = Target { session, channel: channel.id };
-        if let Some(members) = self.topics.get_mut(&channel.topic) {
+        channel.membership.end();
+        let target = Target { session, channel: channel.id() };
+        if let Some(members) = self.topics.get_mut(channel.topic()) {
             members.retain(|member| *member != target);
             if members.is_empty() {
-                self.topics.remove(&channel.topic);
+                self.topics.remove(channel.topic());
             }
         }
-        if channel.presence.tracked {
-            let topic = Arc::clone(&channel.topic);
-            self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: channel.id });
+        if channel.presence().is_some_and(|presence| presence.tracked) {
+            let topic = Arc::clone(channel.topic());
+            self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: channel.id() });
         }
-        let _ = self.unsubscribe.send(channel.id);
+        let _ = self.unsubscribe.send(channel.id());
     }
 
     fn system(&mut self, message: &SystemMessage) {
@@ -383,7 +375,7 @@ impl Shard {
         };
         let SystemMessage { extension, status, message: text, .. } = message;
         let frame =
-            walcast_wire::system(serializer, &channel.join_ref, &channel.topic, extension, *status, text);
+            walcast_wire::system(serializer, channel.join_ref(), channel.topic(), extension, *status, text);
         self.write(message.session, &frame);
     }
 
@@ -394,14 +386,14 @@ impl Shard {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         // The remainder is below the number of shards.
-        ShardId(usize::try_from(hash % self.shards.len() as u64).unwrap_or(0))
+        ShardId::new(usize::try_from(hash % self.shards.len() as u64).unwrap_or(0))
     }
 
     fn tell(&mut self, shard: ShardId, command: PeerCommand) {
         if shard == self.id {
             self.handle_peer(command);
         } else {
-            let _ = self.shards[shard.0].peers.send(command);
+            let _ = self.shards[shard.index()].peers.send(command);
         }
     }
 
@@ -424,9 +416,9 @@ impl ReplyTo {
     fn new(channel: &Channel, reference: Ref, serializer: Serializer) -> Self {
         ReplyTo {
             serializer,
-            join_ref: channel.join_ref.clone(),
+            join_ref: channel.join_ref().clone(),
             reference,
-            topic: Arc::clone(&channel.topic),
+            topic: Arc::clone(channel.topic()),
         }
     }
 

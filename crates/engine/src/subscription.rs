@@ -31,14 +31,13 @@ pub struct Identity {
 /// One binding on one table, ready to be matched.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
-    pub(crate) table: Arc<Table>,
-    pub(crate) role: Arc<str>,
+    pub(crate) table: Oid,
     pub(crate) id: BindingId,
     pub(crate) event: BindingEvent,
     pub(crate) filter: Filter,
     pub(crate) plan: BoundPlan,
     /// Indices of the columns that the subscriber is shown.
-    pub(crate) columns: Arc<[usize]>,
+    pub(crate) columns: Box<[usize]>,
     /// May the role read every column of the primary key (docs/protocol.md §4.4, error 401)?
     pub(crate) reads_key: bool,
     /// Whether it is to be told of rows that an UPDATE takes out of its sight or brings into it: it asked for that, and
@@ -60,11 +59,6 @@ impl Resolved {
     /// The copies that its plans look things up in.
     pub(crate) fn copies(&self) -> impl Iterator<Item = &CopyNeed> {
         self.placements.iter().flat_map(|placement| placement.plan.copies())
-    }
-
-    /// No placement at all: nothing is delivered.
-    pub(crate) fn nothing() -> Self {
-        Resolved { placements: Vec::new(), notices: Vec::new(), snapshot_version: 0 }
     }
 }
 
@@ -270,8 +264,7 @@ impl Resolver<'_> {
             .all(|(index, column)| !column.primary_key || readable.get(index).copied().unwrap_or(false));
         let selective = !target.filter.is_empty() || plan.access() == Access::ByPolicy;
         let placement = Placement {
-            table: Arc::clone(table),
-            role: Arc::clone(&self.identity.role),
+            table: table.oid,
             id: binding.id,
             event: target.event,
             filter,

@@ -4,7 +4,6 @@
 //! subscribers with the same values in the slots are one audience.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use walcast_pgoutput::PgTimestamp;
 
@@ -143,7 +142,7 @@ pub(crate) fn hoist(expression: &mut Expression, slots: &mut Vec<Expression>) {
 }
 
 /// The values of the slots for one set of claims.
-pub(crate) fn values(slots: &[Expression], settings: Settings<'_>) -> Arc<[Outcome<'static>]> {
+pub(crate) fn values(slots: &[Expression], settings: Settings<'_>) -> Box<[Outcome<'static>]> {
     slots.iter().map(|slot| constant_value(slot, Some(settings))).collect()
 }
 

@@ -252,28 +252,18 @@ impl Plan {
     ) -> BoundPlan {
         let settings = Settings { role: &self.rules.role_name, claims_json, claims, foreign };
         let constants = constants::values(&self.rules.slots, settings);
-        let open = constants.contains(&Err(Stop::Ask));
-        BoundPlan(Arc::new(Bound {
-            may_ask: self.rules.may_ask || open,
-            rules: self.rules.clone(),
-            constants,
-            claims_json: claims_json.clone(),
-        }))
+        BoundPlan { rules: self.rules.clone(), constants, claims_json: claims_json.clone() }
     }
 }
 
 /// A plan with the values of one set of claims. Two are equal when they decide every row equally, so it
-/// is the key of an audience. Cheap to clone.
+/// is the key of an audience. There is one for each person, so it has nothing that can be told from the rest.
 #[derive(Clone, Debug)]
-pub struct BoundPlan(Arc<Bound>);
-
-#[derive(Debug)]
-struct Bound {
+pub struct BoundPlan {
     rules: Arc<Rules>,
     /// What the slots came to.
-    constants: Arc<[Outcome<'static>]>,
+    constants: Box<[Outcome<'static>]>,
     claims_json: Arc<str>,
-    may_ask: bool,
 }
 
 impl BoundPlan {
@@ -291,13 +281,13 @@ impl BoundPlan {
         members: MembersAt<'_>,
         found: Option<&Found>,
     ) -> Verdict {
-        let rules = &self.0.rules;
+        let rules = &self.rules;
         match rules.access {
             Access::Nothing => Verdict::Hidden,
             Access::Everything => Verdict::Visible,
             Access::Raises => Verdict::Failed(rules.raises.clone().unwrap_or_default()),
             Access::ByPolicy => {
-                let constants = &self.0.constants;
+                let constants = &self.constants;
                 let scope = Scope { row, now, constants, settings: None, members, frame: None, found };
                 self.judge(&scope)
             }
@@ -306,33 +296,38 @@ impl BoundPlan {
 
     /// The boolean SQL over the row that settles a [`Verdict::Ask`]; `None` when none is ever given.
     pub fn question(&self) -> Option<&str> {
-        (self.0.may_ask || !self.0.rules.copies.is_empty()).then_some(&self.0.rules.question)
+        (self.may_ask() || !self.rules.copies.is_empty()).then_some(&self.rules.question)
     }
 
     /// The columns that the question reads, by index into [`Table::columns`]: all where it reads the row as a whole.
     pub fn asked_columns(&self) -> &[usize] {
-        &self.0.rules.asked_columns
+        &self.rules.asked_columns
     }
 
     /// The copies in which it looks things up.
     pub fn copies(&self) -> &[CopyNeed] {
-        &self.0.rules.copies
+        &self.rules.copies
+    }
+
+    /// The name of the role whose plan it is.
+    pub fn role(&self) -> &str {
+        &self.rules.role_name
     }
 
     /// The columns the role may SELECT, by index into [`Table::columns`].
     pub fn readable(&self) -> &[bool] {
-        &self.0.rules.readable
+        &self.rules.readable
     }
 
     /// The claims as JSON text, for the oracle.
     pub fn claims_json(&self) -> &Arc<str> {
-        &self.0.claims_json
+        &self.claims_json
     }
 
     /// Keys one of which every row has that the plan does not hide; `None` where there are no such. An empty
     /// list: it hides every row.
     pub fn keys(&self) -> Option<Vec<Key>> {
-        let (rules, constants) = (&self.0.rules, &*self.0.constants);
+        let (rules, constants) = (&self.rules, &*self.constants);
         match rules.access {
             Access::Nothing => Some(Vec::new()),
             Access::Everything | Access::Raises => None,
@@ -347,7 +342,7 @@ impl BoundPlan {
 
     /// Every restrictive policy must hold, and one permissive one.
     fn judge(&self, scope: &Scope<'_>) -> Verdict {
-        let rules = &self.0.rules;
+        let rules = &self.rules;
         let mut open: Option<Stop> = None;
         if rules.only_oracle {
             return self.ask(scope);
@@ -380,23 +375,27 @@ impl BoundPlan {
     }
 
     fn ask(&self, scope: &Scope<'_>) -> Verdict {
-        let columns = &self.0.rules.asked_columns;
+        let columns = &self.rules.asked_columns;
         let missing = columns.iter().find(|column| scope.row.get(**column) == Datum::Missing);
         missing.map_or(Verdict::Ask, |column| Verdict::Missing { column: *column })
     }
 
     fn asked_claims(&self) -> Option<&str> {
-        self.0.may_ask.then_some(&*self.0.claims_json)
+        self.may_ask().then_some(&*self.claims_json)
+    }
+
+    /// Whether PostgreSQL may be asked although every copy is there.
+    fn may_ask(&self) -> bool {
+        self.rules.may_ask || self.constants.contains(&Err(Stop::Ask))
     }
 }
 
 impl PartialEq for BoundPlan {
     fn eq(&self, other: &Self) -> bool {
-        let same_rules = Arc::ptr_eq(&self.0.rules, &other.0.rules) || self.0.rules == other.0.rules;
-        Arc::ptr_eq(&self.0, &other.0)
-            || (same_rules
-                && self.0.constants == other.0.constants
-                && self.asked_claims() == other.asked_claims())
+        // The constants first: most plans that are compared have the same rules.
+        self.constants == other.constants
+            && (Arc::ptr_eq(&self.rules, &other.rules) || self.rules == other.rules)
+            && self.asked_claims() == other.asked_claims()
     }
 }
 
@@ -405,9 +404,9 @@ impl Eq for BoundPlan {}
 impl Hash for BoundPlan {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // The rules of one role on one table hardly ever differ: their names suffice here.
-        self.0.rules.table.hash(state);
-        self.0.rules.role.hash(state);
-        self.0.constants.hash(state);
+        self.rules.table.hash(state);
+        self.rules.role.hash(state);
+        self.constants.hash(state);
         self.asked_claims().hash(state);
     }
 }

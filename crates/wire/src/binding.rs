@@ -2,6 +2,7 @@
 //! (docs/protocol.md §3.3, §3.5, §5.1).
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -12,7 +13,7 @@ use crate::filter::{self, Condition, FilterSyntaxError};
 use crate::json_text;
 
 /// One entry of `postgres_changes`. The join itself never fails on what an entry says: a wrong one is answered with a
-/// `system` message after the join.
+/// `system` message after the join. Two are equal when the client wrote the same, but for an `id`.
 #[derive(Clone, Debug)]
 pub struct Binding {
     /// The object as the client sent it, but for an `id` of its own.
@@ -98,6 +99,21 @@ impl Binding {
     /// The object as the client sent it, plus `id`.
     pub fn echo(&self) -> String {
         json_text::with_members(&self.raw, &[("id", &self.id.to_string())])
+    }
+}
+
+// Everything else follows from the text.
+impl PartialEq for Binding {
+    fn eq(&self, other: &Self) -> bool {
+        self.raw == other.raw
+    }
+}
+
+impl Eq for Binding {}
+
+impl Hash for Binding {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.raw.hash(state);
     }
 }
 

@@ -1,29 +1,28 @@
 //! Who is subscribed to a table: subscriptions that one evaluation decides for stand together, and within
 //! them those that get the very same bytes. Audiences whose rows must have a certain value in a column are
 //! found by that value, so that a change costs as much as it has receivers.
+//!
+//! Most audiences are one person, and there is one for each: everything of it but the plan's constants is in its slot,
+//! and indexes have no more than the slot.
 
-use std::hash::Hash;
 use std::sync::Arc;
 
+use hashbrown::HashTable;
 use rustc_hash::FxHashMap;
 use walcast_pgoutput::{Oid, PgTimestamp};
-use walcast_policy::{BoundPlan, Datum, Filter, Finder, Found, Key, MembersAt, RowImage};
-use walcast_wire::{BindingEvent, ChangeKind, Serializer};
+use walcast_policy::{BoundPlan, Filter, Found, Key, MembersAt, RowImage};
+use walcast_wire::{BindingEvent, ChangeKind};
 
-use super::groups::Groups;
-use crate::command::Target;
-use crate::ids::{ChannelId, ShardId};
+use super::column_sets::{ColumnSet, ColumnSets};
+use super::index::Index;
+use super::receivers::{Member, Receivers, Removed};
+use crate::membership::Membership;
 use crate::subscription::Placement;
-
-/// Members that a row is looked up for at most, for each audience that may be among them, and in any case.
-const MEMBERS_PER_AUDIENCE: usize = 4;
-const MEMBERS_MIN: usize = 64;
 
 /// What all members of an audience share: one evaluation decides for them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct AudienceKey {
     pub(super) event: BindingEvent,
-    pub(super) role: Arc<str>,
     pub(super) filter: Filter,
     pub(super) plan: BoundPlan,
     pub(super) reads_key: bool,
@@ -35,28 +34,14 @@ pub(super) struct AudienceKey {
 #[derive(Debug)]
 pub(super) struct Audience {
     pub(super) key: AudienceKey,
-    /// Channels whose only binding on the table is in this audience.
-    pub(super) groups: Groups,
-    /// Bindings of channels that have several on the table: their ids go out in one frame.
-    pub(super) shared: Vec<SharedBinding>,
+    pub(super) receivers: Receivers,
 }
 
-/// One of several bindings that a channel has on a table.
+/// Where a binding of a channel is subscribed to a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SharedBinding {
-    pub(super) channel: ChannelId,
-    /// Index into the channel's placements.
-    pub(super) placement: usize,
-}
-
-/// Where a channel's frames go and how they are written.
-#[derive(Clone, Debug)]
-pub(super) struct Address {
-    pub(super) shard: ShardId,
-    pub(super) target: Target,
-    pub(super) topic: Arc<str>,
-    pub(super) serializer: Serializer,
-    pub(super) legacy: bool,
+pub(super) struct Place {
+    table: Oid,
+    slot: Slot,
 }
 
 /// The audiences of every table.
@@ -66,22 +51,20 @@ pub(super) struct Audiences {
 }
 
 /// An audience of a table, by its place in [`TableAudiences::slots`]. It holds until a subscription comes or goes.
-pub(super) type Slot = usize;
+pub(super) type Slot = u32;
 
 /// The audiences of one table.
 #[derive(Default)]
 pub(super) struct TableAudiences {
-    slots: Vec<Option<Box<Audience>>>,
+    slots: Vec<Option<Audience>>,
     free: Vec<Slot>,
-    by_key: FxHashMap<AudienceKey, Slot>,
+    by_key: HashTable<Slot>,
+    /// With a secret: clients choose what is in a key.
+    hasher: ahash::RandomState,
     /// How many audiences have `visibility`.
     with_visibility: usize,
-    /// Audiences that any row may be for.
-    unindexed: Vec<Slot>,
-    /// By column and value: audiences whose rows have that value there.
-    by_column: FxHashMap<usize, FxHashMap<Box<str>, Vec<Slot>>>,
-    /// By look-up and value: audiences for whom a row is only where the look-up finds that value for it.
-    by_finder: FxHashMap<Arc<Finder>, FxHashMap<Box<[u8]>, Vec<Slot>>>,
+    index: Index,
+    column_sets: ColumnSets,
 }
 
 /// What an audience is found from.
@@ -104,23 +87,26 @@ impl Audiences {
         self.tables.clear();
     }
 
-    pub(super) fn insert(&mut self, address: &Address, placements: &[Placement]) {
-        for (index, placement) in placements.iter().enumerate() {
-            let audience = self.tables.entry(placement.table.oid).or_default().audience(placement);
-            if is_only_one(placements, placement) {
-                audience.groups.insert(address, placement);
-            } else {
-                audience.shared.push(SharedBinding { channel: address.target.channel, placement: index });
-            }
-        }
+    /// Subscribes a channel to tables, and tells where.
+    pub(super) fn insert(&mut self, membership: &Arc<Membership>, placements: Vec<Placement>) -> Vec<Place> {
+        let tables: Vec<Oid> = placements.iter().map(|placement| placement.table).collect();
+        let subscribe = |(binding, placement): (usize, Placement)| {
+            let Placement { table, .. } = placement;
+            let is_only_one = tables.iter().filter(|other| **other == table).count() == 1;
+            let shared = (!is_only_one).then_some(binding);
+            let slot = self.tables.entry(table).or_default().insert(membership, placement, shared);
+            Place { table, slot }
+        };
+        placements.into_iter().enumerate().map(subscribe).collect()
     }
 
-    pub(super) fn remove(&mut self, address: &Address, placements: &[Placement]) {
-        for placement in placements {
-            let Some(table) = self.tables.get_mut(&placement.table.oid) else { continue };
-            table.remove(address, placement, is_only_one(placements, placement));
+    /// Ends what [`Audiences::insert`] began.
+    pub(super) fn remove(&mut self, membership: &Membership, places: &[Place]) {
+        for place in places {
+            let Some(table) = self.tables.get_mut(&place.table) else { continue };
+            table.remove(membership, place.slot);
             if table.by_key.is_empty() {
-                self.tables.remove(&placement.table.oid);
+                self.tables.remove(&place.table);
             }
         }
     }
@@ -128,7 +114,12 @@ impl Audiences {
 
 impl TableAudiences {
     pub(super) fn get(&self, slot: Slot) -> Option<&Audience> {
-        self.slots.get(slot)?.as_deref()
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    /// The indices of a set of columns.
+    pub(super) fn columns(&self, set: ColumnSet) -> Arc<[usize]> {
+        self.column_sets.get(set)
     }
 
     /// Whether an audience is to be told of rows that leave and enter.
@@ -138,7 +129,7 @@ impl TableAudiences {
 
     /// The audiences that a change with this image may be for, each once.
     pub(super) fn candidates(&self, kind: ChangeKind, sight: &Sight<'_>) -> Vec<Slot> {
-        let mut slots = self.found(sight);
+        let mut slots = self.index.found(sight);
         slots.retain(|slot| self.asks_for(*slot, kind));
         slots
     }
@@ -147,146 +138,82 @@ impl TableAudiences {
     /// by the one that it left, and whatever kind they ask for.
     pub(super) fn candidates_by_both(&self, before: &Sight<'_>, after: &Sight<'_>) -> Vec<Slot> {
         let with_visibility = |slot: Slot| self.get(slot).is_some_and(|audience| audience.key.visibility);
-        let mut slots = self.found(before);
+        let mut slots = self.index.found(before);
         slots.retain(|slot| with_visibility(*slot));
-        slots.extend(self.found(after));
+        slots.extend(self.index.found(after));
         slots.sort_unstable();
         slots.dedup();
         slots.retain(|slot| with_visibility(*slot) || self.asks_for(*slot, ChangeKind::Update));
         slots
     }
 
-    /// The audiences that the index has for an image, each once.
-    fn found(&self, sight: &Sight<'_>) -> Vec<Slot> {
-        let mut slots = self.unindexed.clone();
-        for (&column, values) in &self.by_column {
-            if let Datum::Text(text) = sight.row.get(column)
-                && let Some(found) = values.get(text)
-            {
-                slots.extend_from_slice(found);
-            }
-        }
-        for (finder, values) in &self.by_finder {
-            let before = slots.len();
-            // Where a row is for more people than are here, it is cheaper to go through those who are.
-            let limit = MEMBERS_PER_AUDIENCE * values.len() + MEMBERS_MIN;
-            let found = sight.found.values(finder, sight.row, sight.now, sight.members, limit, |value| {
-                slots.extend(values.get(value).into_iter().flatten());
-            });
-            if !found {
-                slots.truncate(before);
-                slots.extend(values.values().flatten());
-            }
-        }
-        if self.by_column.len() > 1 || !self.by_finder.is_empty() {
-            slots.sort_unstable();
-            slots.dedup();
-        }
-        slots
-    }
-
     /// Every audience that asks for this kind of change.
     pub(super) fn all(&self, kind: ChangeKind) -> Vec<Slot> {
-        (0..self.slots.len()).filter(|slot| self.asks_for(*slot, kind)).collect()
+        (0..).take(self.slots.len()).filter(|slot| self.asks_for(*slot, kind)).collect()
     }
 
     fn asks_for(&self, slot: Slot, kind: ChangeKind) -> bool {
         self.get(slot).is_some_and(|audience| audience.key.event.includes(kind))
     }
 
-    fn audience(&mut self, placement: &Placement) -> &mut Audience {
-        let key = audience_key(placement);
-        let slot = match self.by_key.get(&key) {
-            Some(&slot) => slot,
-            None => self.add(key),
-        };
-        self.slots[slot].get_or_insert_with(|| Box::new(Audience::new(audience_key(placement))))
+    fn insert(&mut self, membership: &Arc<Membership>, placement: Placement, shared: Option<usize>) -> Slot {
+        let columns = self.column_sets.take(&placement.columns);
+        let member = Member { membership: Arc::clone(membership), id: placement.id, columns };
+        let key = AudienceKey::of(placement);
+        let hash = self.hasher.hash_one(&key);
+        let slots = &mut self.slots;
+        let is_it = |slot: &Slot| matches!(&slots[*slot as usize], Some(audience) if audience.key == key);
+        if let Some(&slot) = self.by_key.find(hash, is_it)
+            && let Some(audience) = &mut slots[slot as usize]
+        {
+            audience.receivers.insert(member, shared);
+            return slot;
+        }
+        self.add(hash, Audience { key, receivers: Receivers::new(member, shared) })
     }
 
-    fn add(&mut self, key: AudienceKey) -> Slot {
+    fn add(&mut self, hash: u64, audience: Audience) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
-            self.slots.len() - 1
+            // Memory ends before that.
+            Slot::try_from(self.slots.len() - 1).unwrap_or(Slot::MAX)
         });
-        match key.keys() {
-            None => self.unindexed.push(slot),
-            Some(keys) => keys.into_iter().for_each(|key| self.index(slot, key)),
-        }
-        self.with_visibility += usize::from(key.visibility);
-        self.slots[slot] = Some(Box::new(Audience::new(key.clone())));
-        self.by_key.insert(key, slot);
+        self.index.insert(slot, audience.key.keys().as_deref());
+        self.with_visibility += usize::from(audience.key.visibility);
+        self.slots[slot as usize] = Some(audience);
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let rehash =
+            |slot: &Slot| slots[*slot as usize].as_ref().map_or(0, |audience| hasher.hash_one(&audience.key));
+        self.by_key.insert_unique(hash, slot, rehash);
         slot
     }
 
-    fn remove(&mut self, address: &Address, placement: &Placement, only_one: bool) {
-        let key = audience_key(placement);
-        let Some(&slot) = self.by_key.get(&key) else { return };
-        let Some(audience) = self.slots[slot].as_mut() else { return };
-        if only_one {
-            audience.groups.remove(address, placement);
-        } else {
-            audience.shared.retain(|binding| binding.channel != address.target.channel);
-        }
-        if audience.groups.is_empty() && audience.shared.is_empty() {
-            self.discard(slot, &key);
+    fn remove(&mut self, membership: &Membership, slot: Slot) {
+        let Some(Some(audience)) = self.slots.get_mut(slot as usize) else { return };
+        let Some(Removed { columns, was_last }) = audience.receivers.remove(membership) else { return };
+        self.column_sets.release(columns);
+        if was_last {
+            self.discard(slot);
         }
     }
 
-    fn discard(&mut self, slot: Slot, key: &AudienceKey) {
-        self.by_key.remove(key);
-        self.slots[slot] = None;
+    fn discard(&mut self, slot: Slot) {
+        let Some(Audience { key, .. }) = self.slots[slot as usize].take() else { return };
+        if let Ok(found) = self.by_key.find_entry(self.hasher.hash_one(&key), |other| *other == slot) {
+            found.remove();
+        }
         self.free.push(slot);
         self.with_visibility -= usize::from(key.visibility);
-        match key.keys() {
-            None => forget(&mut self.unindexed, slot),
-            Some(keys) => keys.into_iter().for_each(|key| self.unindex(slot, key)),
-        }
-    }
-
-    fn index(&mut self, slot: Slot, key: Key) {
-        match key {
-            Key::Column { column, value } => {
-                self.by_column.entry(column).or_default().entry(value).or_default().push(slot);
-            }
-            Key::Member { finder, value } => {
-                self.by_finder.entry(finder).or_default().entry(value).or_default().push(slot);
-            }
-        }
-    }
-
-    fn unindex(&mut self, slot: Slot, key: Key) {
-        match key {
-            Key::Column { column, value } => unindex(&mut self.by_column, &column, &value, slot),
-            Key::Member { finder, value } => unindex(&mut self.by_finder, &finder, &value, slot),
-        }
-    }
-}
-
-fn unindex<K: Eq + Hash, V: Eq + Hash>(
-    index: &mut FxHashMap<K, FxHashMap<V, Vec<Slot>>>,
-    place: &K,
-    value: &V,
-    slot: Slot,
-) {
-    let Some(values) = index.get_mut(place) else { return };
-    if let Some(slots) = values.get_mut(value) {
-        forget(slots, slot);
-        if slots.is_empty() {
-            values.remove(value);
-        }
-    }
-    if values.is_empty() {
-        index.remove(place);
-    }
-}
-
-fn forget(slots: &mut Vec<Slot>, slot: Slot) {
-    if let Some(place) = slots.iter().position(|other| *other == slot) {
-        slots.swap_remove(place);
+        self.index.remove(slot, key.keys().as_deref());
     }
 }
 
 impl AudienceKey {
+    fn of(placement: Placement) -> Self {
+        let Placement { event, filter, plan, reads_key, visibility, .. } = placement;
+        AudienceKey { event, filter, plan, reads_key, visibility }
+    }
+
     /// Keys one of which a row must have to be for this audience; `None` where nothing of the kind is known. The
     /// cheaper choice of policy and filter.
     fn keys(&self) -> Option<Vec<Key>> {
@@ -299,26 +226,5 @@ impl AudienceKey {
             (Some(plan), _) => Some(plan),
             (None, filter) => filter,
         }
-    }
-}
-
-impl Audience {
-    fn new(key: AudienceKey) -> Self {
-        Audience { key, groups: Groups::default(), shared: Vec::new() }
-    }
-}
-
-fn is_only_one(placements: &[Placement], placement: &Placement) -> bool {
-    placements.iter().filter(|other| other.table.oid == placement.table.oid).count() == 1
-}
-
-fn audience_key(placement: &Placement) -> AudienceKey {
-    AudienceKey {
-        event: placement.event,
-        role: Arc::clone(&placement.role),
-        filter: placement.filter.clone(),
-        plan: placement.plan.clone(),
-        reads_key: placement.reads_key,
-        visibility: placement.visibility,
     }
 }

@@ -110,7 +110,7 @@ impl<'a> Bodies<'a> {
     /// How much of the old row goes out. Under row security more than the key does only where the whole old
     /// row is known and was visible: what an index identity carries may be another person's. Of a row that went out of
     /// sight it is the key alone.
-    pub(super) fn old_record(&self, receiver: &Receiver) -> OldRecord {
+    pub(super) fn old_record(&self, receiver: Receiver) -> OldRecord {
         let judged = self.images.row_before().is_some();
         if !receiver.old_visible {
             OldRecord::NewKey

@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use walcast_policy::schema::Snapshot;
 use walcast_wire::{Binding, Status};
 
-use super::audience::Address;
+use super::entries::{Entry, Standing};
 use super::{Matcher, State, Subscribing};
 use crate::command::{Command, SystemMessage, Target};
 use crate::ids::ChannelId;
+use crate::membership::Membership;
 use crate::subscription::{Identity, Resolved, SubscribeError, resolve_in};
 
 /// The text that tells a client that its bindings are live (docs/protocol.md §3.5).
@@ -33,25 +34,6 @@ const REFRESH_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration
 pub(super) struct Parked {
     until: Instant,
     subscribing: Subscribing,
-}
-
-/// The bindings of one channel.
-pub(super) struct Entry {
-    pub(super) address: Address,
-    identity: Identity,
-    bindings: Arc<[Binding]>,
-    pub(super) resolved: Resolved,
-    standing: Standing,
-}
-
-/// Whether a channel's bindings are matched.
-#[derive(Debug, PartialEq, Eq)]
-enum Standing {
-    Live,
-    /// They can not be subscribed, and the client has been told this.
-    Refused(String),
-    /// PostgreSQL could not be asked.
-    Undecided,
 }
 
 impl State {
@@ -90,7 +72,7 @@ impl State {
             self.audiences.clear();
             self.resolve_again(|_| true).await;
         } else {
-            self.resolve_again(|entry| entry.standing != Standing::Live).await;
+            self.resolve_again(|entry| !entry.standing.is_live()).await;
         }
     }
 
@@ -100,40 +82,36 @@ impl State {
     }
 
     async fn resolve_again(&mut self, which: impl Fn(&Entry) -> bool) {
-        let channels: Vec<_> =
-            self.entries.iter().filter(|(_, entry)| which(entry)).map(|(channel, _)| *channel).collect();
+        let chosen = self.entries.iter().filter(|entry| which(entry));
+        let channels: Vec<_> = chosen.map(|entry| entry.membership.channel).collect();
         for channel in channels {
             self.resolve_entry(channel).await;
         }
-        let undecided = self.entries.values().any(|entry| entry.standing == Standing::Undecided);
+        let undecided = self.entries.iter().any(|entry| entry.standing == Standing::Undecided);
         self.resolve_undecided_at = undecided.then(|| Instant::now() + RESOLVE_AGAIN_AFTER);
     }
 
     /// Resolves an entry that is in no audience.
     async fn resolve_entry(&mut self, channel: ChannelId) {
-        let Some(entry) = self.entries.get(&channel) else {
+        let Some(entry) = self.entries.get(channel) else {
             return;
         };
-        let (identity, bindings) = (entry.identity.clone(), Arc::clone(&entry.bindings));
-        let resolved = self.resolve(&bindings, &identity).await;
-        let (resolved, standing) = self.stand(resolved);
-        self.want_copies(&resolved);
-        let Some(entry) = self.entries.get_mut(&channel) else {
+        let (membership, identity) = (Arc::clone(&entry.membership), Arc::clone(&entry.identity));
+        let resolved = self.resolve(&membership.asked.bindings, &identity).await;
+        let (standing, _) = self.stand(&membership, resolved);
+        let Some(entry) = self.entries.get_mut(channel) else {
             return;
         };
-        self.audiences.insert(&entry.address, &resolved.placements);
-        entry.resolved = resolved;
-        if entry.standing == standing {
+        let former = std::mem::replace(&mut entry.standing, standing);
+        if entry.standing.tells_as(&former) {
             return;
         }
-        let (status, message) = match &standing {
-            Standing::Live => (Status::Ok, SUBSCRIBED.to_owned()),
-            Standing::Refused(message) => (Status::Error, message.clone()),
+        let (status, message) = match &entry.standing {
+            Standing::One(_) | Standing::Several(_) => (Status::Ok, SUBSCRIBED.to_owned()),
+            Standing::Refused(refusal) => (Status::Error, refusal.message.clone()),
             Standing::Undecided => (Status::Error, UNDECIDED.to_owned()),
         };
-        entry.standing = standing;
-        let address = entry.address.clone();
-        self.tell(&address, status, message).await;
+        self.tell(&membership, status, message).await;
     }
 
     async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
@@ -190,19 +168,8 @@ impl State {
     }
 
     async fn register(&mut self, subscribing: Subscribing) {
-        let Subscribing {
-            shard,
-            target,
-            topic,
-            serializer,
-            legacy,
-            identity,
-            bindings,
-            resolved,
-            snapshot_version,
-            joining,
-        } = subscribing;
-        if joining.is_none() && !self.entries.contains_key(&target.channel) {
+        let Subscribing { membership, identity, resolved, snapshot_version, joining } = subscribing;
+        if joining.is_none() && self.entries.get(membership.channel).is_none() {
             // The channel was left while its new token was being checked.
             return;
         }
@@ -210,64 +177,73 @@ impl State {
             Ok(resolved) => resolved.snapshot_version == self.snapshot.version,
             Err(_) => snapshot_version == self.snapshot.version,
         };
-        let (resolved, standing) = if is_current {
-            self.stand(resolved.map_err(SubscribeError::Refused))
+        let resolved = if is_current {
+            resolved.map_err(SubscribeError::Refused)
         } else {
-            self.stand(self.resolve(&bindings, &identity).await)
+            self.resolve(&membership.asked.bindings, &identity).await
         };
+        self.unsubscribe(membership.channel);
+        let (standing, notices) = self.stand(&membership, resolved);
         let system = match &standing {
-            Standing::Live => {
-                let notices = resolved.notices.iter().map(|notice| (Status::Ok, notice.clone()));
+            Standing::One(_) | Standing::Several(_) => {
+                let notices = notices.into_iter().map(|notice| (Status::Ok, notice));
                 std::iter::once((Status::Ok, SUBSCRIBED.to_owned())).chain(notices).collect()
             }
-            Standing::Refused(message) => vec![(Status::Error, message.clone())],
+            Standing::Refused(refusal) => vec![(Status::Error, refusal.message.clone())],
             Standing::Undecided => {
                 self.resolve_undecided_at.get_or_insert(Instant::now() + RESOLVE_AGAIN_AFTER);
                 Vec::new()
             }
         };
-        self.want_copies(&resolved);
-        self.unsubscribe(target.channel);
-        let address = Address { shard, target, topic, serializer, legacy };
-        self.audiences.insert(&address, &resolved.placements);
-        self.matcher.counters.subscriptions.fetch_add(bindings.len() as u64, Relaxed);
-        let entry = Entry { address: address.clone(), identity, bindings, resolved, standing };
-        self.entries.insert(target.channel, entry);
+        let bindings = membership.asked.bindings.len();
+        self.matcher.counters.subscriptions.fetch_add(bindings as u64, Relaxed);
+        self.entries.insert(Entry { membership: Arc::clone(&membership), identity, standing });
         match joining {
             Some(mut joining) => {
                 let system = system.into_iter().map(|(status, text)| ("postgres_changes", status, text));
                 joining.system.extend(system);
-                let _ = self.matcher.shards[shard.0].commands.send(Command::Join(joining)).await;
+                let shard = &self.matcher.shards[membership.shard.index()];
+                let _ = shard.commands.send(Command::Join(joining)).await;
             }
             None => {
                 for (status, message) in system {
-                    self.tell(&address, status, message).await;
+                    self.tell(&membership, status, message).await;
                 }
             }
         }
     }
 
-    /// How bindings stand that were resolved just now.
-    fn stand(&self, resolved: Result<Resolved, SubscribeError>) -> (Resolved, Standing) {
+    /// Subscribes a channel that is in no audience by what its bindings have just come to. Tells how they stand, and
+    /// what the client should know.
+    fn stand(
+        &mut self,
+        membership: &Arc<Membership>,
+        resolved: Result<Resolved, SubscribeError>,
+    ) -> (Standing, Vec<String>) {
         match resolved {
-            Ok(resolved) if resolved.snapshot_version == self.snapshot.version => (resolved, Standing::Live),
+            Ok(resolved) if resolved.snapshot_version == self.snapshot.version => {
+                self.want_copies(&resolved);
+                let places = self.audiences.insert(membership, resolved.placements);
+                (Standing::live(places), resolved.notices)
+            }
             // The former was resolved against a state of the catalog that is on its way here.
-            Ok(_) | Err(SubscribeError::Unavailable(_)) => (Resolved::nothing(), Standing::Undecided),
-            Err(SubscribeError::Refused(message)) => (Resolved::nothing(), Standing::Refused(message)),
+            Ok(_) | Err(SubscribeError::Unavailable(_)) => (Standing::Undecided, Vec::new()),
+            Err(SubscribeError::Refused(message)) => (Standing::refused(message), Vec::new()),
         }
     }
 
     pub(super) fn unsubscribe(&mut self, channel: ChannelId) {
-        if let Some(entry) = self.entries.remove(&channel) {
-            self.audiences.remove(&entry.address, &entry.resolved.placements);
-            self.matcher.counters.subscriptions.fetch_sub(entry.bindings.len() as u64, Relaxed);
+        if let Some(Entry { membership, standing, .. }) = self.entries.remove(channel) {
+            self.audiences.remove(&membership, standing.places());
+            let bindings = membership.asked.bindings.len();
+            self.matcher.counters.subscriptions.fetch_sub(bindings as u64, Relaxed);
         }
     }
 
-    async fn tell(&self, address: &Address, status: Status, message: String) {
-        let Target { session, channel } = address.target;
+    async fn tell(&self, membership: &Membership, status: Status, message: String) {
+        let Target { session, channel } = membership.target();
         let message = SystemMessage { session, channel, extension: "postgres_changes", status, message };
-        let _ = self.matcher.shards[address.shard.0].commands.send(Command::System(message)).await;
+        let _ = self.matcher.shards[membership.shard.index()].commands.send(Command::System(message)).await;
     }
 }
 

@@ -5,6 +5,7 @@ mod windows;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -16,11 +17,12 @@ use walcast_policy::schema::{
 use walcast_policy::{
     Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, TableCopy, TransactionSnapshot,
 };
-use walcast_wire::{Ref, Status};
+use walcast_wire::{Binding, Ref, Serializer, Status};
 
 use super::*;
-use crate::ids::SessionId;
+use crate::ids::{SessionId, ShardId};
 use crate::log_inbox::{LogSender, log_inbox};
+use crate::membership::Asked;
 use crate::position::Position;
 use crate::subscription::resolve;
 use crate::transaction::{Change, Changes, RowChange};
@@ -288,41 +290,37 @@ impl Scene {
 
     /// The same with this binding.
     async fn join_with(&self, binding: &str, change: impl FnOnce(&Played)) {
-        let identity = Identity {
-            role: "reader".into(),
-            claims: Arc::new(serde_json::json!({})),
-            claims_json: "{}".into(),
-        };
+        let claims = Arc::new(serde_json::json!({}));
+        let identity = Arc::new(Identity { role: "reader".into(), claims, claims_json: "{}".into() });
         let binding = Binding::parse(binding).unwrap();
         let bindings: Arc<[Binding]> = Arc::from([binding]);
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
         let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
         change(&self.oracle);
-        let (session, channel) = (SessionId::fresh(), ChannelId::fresh());
-        let joining = Joining {
-            session,
-            channel,
-            topic: "realtime:room".into(),
+        let membership = Arc::new(Membership {
+            session: SessionId::fresh(),
+            channel: ChannelId::fresh(),
+            asked: Arc::new(Asked { topic: "realtime:room".into(), bindings, legacy: false }),
             join_ref: Ref::null(),
-            reference: Ref::null(),
-            response: "{}".to_owned(),
+            shard: ShardId::new(0),
+            serializer: Serializer::V2,
             receive_own: false,
             acknowledge: false,
-            presence_key: String::new(),
+            open: AtomicBool::new(true),
+        });
+        let joining = Joining {
+            membership: Arc::clone(&membership),
+            reference: Ref::null(),
+            response: "{}".to_owned(),
+            presence_key: None,
             presence_enabled: false,
             system: Vec::new(),
-            open: Arc::default(),
             joined: None,
         };
         let subscribing = Subscribing {
-            shard: ShardId(0),
-            target: Target { session, channel },
-            topic: "realtime:room".into(),
-            serializer: Serializer::V2,
-            legacy: false,
+            membership,
             identity,
-            bindings,
             resolved: resolved.map_err(|error| error.to_string()),
             snapshot_version,
             joining: Some(Box::new(joining)),

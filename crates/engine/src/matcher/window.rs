@@ -92,7 +92,7 @@ pub(super) fn docket<'a>(
         for opinion in &rulings.open {
             let Some(key) = table.get(opinion.slot).map(|audience| &audience.key) else { continue };
             let matter = |expression: Option<&'a str>, row: &'a RowImage<'a>| Matter {
-                role: &key.role,
+                role: key.plan.role(),
                 claims: key.plan.claims_json(),
                 // A verdict is open only where there is a question.
                 expression: expression.unwrap_or("false"),

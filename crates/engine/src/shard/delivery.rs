@@ -13,7 +13,7 @@ use crate::ids::{ChannelId, ShardId};
 impl Shard {
     pub(super) fn deliver(&mut self, deliveries: &[Delivery]) {
         for delivery in deliveries {
-            for target in delivery.targets.iter() {
+            for target in delivery.targets.as_slice() {
                 let Some(found) = self.sessions.get_mut(&target.session) else {
                     continue;
                 };
@@ -46,7 +46,7 @@ impl Shard {
         self.counters.broadcasts.fetch_add(1, Relaxed);
         self.fan_out(&fanout, except);
         for (index, shard) in self.shards.iter().enumerate() {
-            if ShardId(index) != self.id {
+            if ShardId::new(index) != self.id {
                 let _ = shard.peers.send(PeerCommand::Broadcast(Arc::clone(&fanout)));
             }
         }

@@ -11,6 +11,7 @@ use super::{ReplyTo, Shard};
 use crate::command::{Fanout, PeerCommand, PushKind, Target};
 use crate::ids::{ChannelId, ShardId};
 use crate::presence::{Diff, Presence, meta_members};
+use crate::session::Channel;
 
 impl Shard {
     pub(super) fn presence(&mut self, answer: &ReplyTo, sender: Target, kind: PushKind) {
@@ -21,7 +22,10 @@ impl Shard {
             return;
         };
         if !matches!(kind, PushKind::EmptyPresence)
-            && !channel.presence.calls.allows(&self.settings.presence_calls, tokio::time::Instant::now())
+            && !channel
+                .presence_mut()
+                .calls
+                .allows(&self.settings.presence_calls, tokio::time::Instant::now())
         {
             let message = "Client presence rate limit exceeded";
             return self.close_channel(sender.session, sender.channel, message);
@@ -29,7 +33,7 @@ impl Shard {
         match kind {
             PushKind::Track(payload) => self.track(answer, sender, &payload),
             PushKind::Untrack => {
-                channel.presence.tracked = false;
+                channel.presence_mut().tracked = false;
                 let topic = Arc::clone(&answer.topic);
                 self.write(sender.session, &answer.frame(Status::Ok, "{}"));
                 self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: sender.channel });
@@ -53,9 +57,9 @@ impl Shard {
         let Some(channel) = found.channel_by_id_mut(sender.channel) else {
             return;
         };
-        channel.presence.tracked = true;
-        let key = channel.presence_key.clone();
-        let follows = channel.presence.follows;
+        let presence = channel.presence_mut();
+        presence.tracked = true;
+        let (key, follows) = (presence.key().to_owned(), presence.follows);
         let topic = Arc::clone(&answer.topic);
         self.write(sender.session, &answer.frame(Status::Ok, "{}"));
         if !follows {
@@ -74,7 +78,7 @@ impl Shard {
         if let Some(channel) =
             self.sessions.get_mut(&target.session).and_then(|found| found.channel_by_id_mut(target.channel))
         {
-            channel.presence.follows = true;
+            channel.presence_mut().follows = true;
         }
         let shard = self.id;
         let wanted = PeerCommand::StateWanted { topic: Arc::clone(topic), target, shard };
@@ -89,8 +93,8 @@ impl Shard {
         let Some(channel) = found.channel_by_id_mut(target.channel) else {
             return;
         };
-        channel.presence.synced = true;
-        let frame = walcast_wire::push(serializer, &channel.join_ref, topic, "presence_state", payload);
+        channel.presence_mut().synced = true;
+        let frame = walcast_wire::push(serializer, channel.join_ref(), topic, "presence_state", payload);
         self.write(target.session, &frame);
     }
 
@@ -102,7 +106,8 @@ impl Shard {
             let Some(found) = self.sessions.get_mut(&member.session) else {
                 continue;
             };
-            let synced = found.channel_by_id(member.channel).is_some_and(|channel| channel.presence.synced);
+            let presence = found.channel_by_id(member.channel).and_then(Channel::presence);
+            let synced = presence.is_some_and(|presence| presence.synced);
             let Some(frame) = fanout.frame(found.serializer).filter(|_| synced) else {
                 continue;
             };
@@ -141,7 +146,7 @@ impl Shard {
         let (v1, v2) = (frame(Serializer::V1), frame(Serializer::V2));
         let fanout = Arc::new(Fanout { topic, v1, v2 });
         for index in 0..self.shards.len() {
-            self.tell(ShardId(index), PeerCommand::PresenceDiff(Arc::clone(&fanout)));
+            self.tell(ShardId::new(index), PeerCommand::PresenceDiff(Arc::clone(&fanout)));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A shard alone, with a socket that records.
 
 use std::io::{self, IoSlice};
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use walcast_wire::sub_topic;
@@ -8,6 +9,7 @@ use walcast_wire::sub_topic;
 use super::*;
 use crate::broadcast::fanout_of;
 use crate::command::BroadcastPayload;
+use crate::membership::{Asked, Membership};
 
 const TOPIC: &str = "realtime:room";
 
@@ -36,7 +38,7 @@ fn running() -> ShardHandle {
     let (unsubscribe, _) = mpsc::unbounded_channel();
     let handle = ShardHandle { commands, peers };
     let shards = Arc::from([handle.clone()]);
-    let shard = Shard::new(ShardId(0), Arc::default(), Arc::default(), shards, unsubscribe);
+    let shard = Shard::new(ShardId::new(0), Arc::default(), Arc::default(), shards, unsubscribe);
     tokio::spawn(shard.run(command_inbox, peer_inbox));
     handle
 }
@@ -48,19 +50,24 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
     let (recorder, mut written) = mpsc::unbounded_channel();
     let socket = Arc::new(Recorder(recorder));
     let open = Command::Open { session, socket, serializer: Serializer::V2 };
+    let asked = Asked { topic: TOPIC.into(), bindings: Arc::default(), legacy: false };
     let join = Command::Join(Box::new(Joining {
-        session,
-        channel: ChannelId::fresh(),
-        topic: TOPIC.into(),
-        join_ref: Ref::null(),
+        membership: Arc::new(Membership {
+            session,
+            channel: ChannelId::fresh(),
+            asked: Arc::new(asked),
+            join_ref: Ref::null(),
+            shard: ShardId::new(0),
+            serializer: Serializer::V2,
+            receive_own: false,
+            acknowledge: false,
+            open: AtomicBool::new(true),
+        }),
         reference: Ref::null(),
         response: "{}".to_owned(),
-        receive_own: false,
-        acknowledge: false,
-        presence_key: "key".to_owned(),
+        presence_key: None,
         presence_enabled: false,
         system: Vec::new(),
-        open: Arc::default(),
         joined: None,
     }));
     for command in [open, join] {

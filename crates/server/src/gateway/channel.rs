@@ -17,13 +17,16 @@ use crate::redact::redact_text;
 #[derive(Clone)]
 pub(super) struct Credentials {
     pub(super) token: Arc<str>,
-    pub(super) claims: Claims,
+    pub(super) identity: Arc<Identity>,
+    /// Unix time in seconds.
+    expires_at: i64,
 }
 
 impl Credentials {
-    pub(super) fn identity(&self) -> Identity {
-        let Claims { role, value, json, .. } = &self.claims;
-        Identity { role: Arc::clone(role), claims: Arc::clone(value), claims_json: Arc::clone(json) }
+    pub(super) fn new(token: Arc<str>, claims: Claims) -> Self {
+        let Claims { role, value, json, expires_at, .. } = claims;
+        let identity = Identity { role, claims: value, claims_json: json };
+        Credentials { token, identity: Arc::new(identity), expires_at }
     }
 }
 
@@ -58,7 +61,7 @@ impl ChannelState {
     /// When the channel's token expires, as time since the Unix epoch.
     pub(super) fn expires_at(&self) -> Option<Duration> {
         let at = |credentials: &Credentials| {
-            Duration::from_secs(u64::try_from(credentials.claims.expires_at).unwrap_or(0))
+            Duration::from_secs(u64::try_from(credentials.expires_at).unwrap_or(0))
         };
         match &self.stage {
             Stage::Joined { credentials, .. } => Some(at(credentials)),
@@ -114,12 +117,12 @@ impl JoinTask {
             .verify(&token, unix_seconds())
             .await
             .map_err(|error| error.join_reason())?;
-        let credentials = Credentials { token, claims };
+        let credentials = Credentials::new(token, claims);
         let request = JoinRequest {
             topic: Arc::clone(&self.topic),
             join_ref: self.join_ref.clone(),
             reference: self.reference.clone(),
-            identity: credentials.identity(),
+            identity: Arc::clone(&credentials.identity),
             payload,
         };
         let joined = self.gateway.engine.join(&self.session, request).await;

@@ -179,7 +179,7 @@ impl Connection {
             let closed = self.channels.remove(place);
             let seconds_ago = now.saturating_sub(closed.expires_at().unwrap_or(now)).as_secs();
             if let Stage::Joined { channel, .. } | Stage::Renewing { channel, .. } = closed.stage {
-                self.close_channel(channel.id, &TokenError::Expired { seconds_ago }).await;
+                self.close_channel(channel.id(), &TokenError::Expired { seconds_ago }).await;
             }
             if let Some(end) = self.resume(closed.deferred).await {
                 return Some(end);
@@ -323,7 +323,7 @@ impl Connection {
             Some(place) => {
                 let before = std::mem::replace(&mut self.channels[place].stage, Stage::Joining);
                 if let Stage::Joined { channel, .. } = before {
-                    self.session.send(Command::Supersede(self.session.id, channel.id)).await;
+                    self.session.send(Command::Supersede(self.session.id, channel.id())).await;
                 }
             }
             None => self.channels.push(ChannelState {
@@ -396,13 +396,13 @@ impl Connection {
         self.pending.push(Box::pin(async move {
             let outcome = match gateway.verifier.verify(&token, unix_seconds()).await {
                 Ok(claims) => {
-                    let credentials = Credentials { token: token.into(), claims };
-                    gateway.engine.refresh(&session, &channel, credentials.identity()).await;
+                    let credentials = Credentials::new(token.into(), claims);
+                    gateway.engine.refresh(&session, &channel, Arc::clone(&credentials.identity)).await;
                     Ok(credentials)
                 }
                 Err(error) => Err(error),
             };
-            Settled::Renewed { topic, channel: channel.id, outcome }
+            Settled::Renewed { topic, channel: channel.id(), outcome }
         }));
     }
 
@@ -424,7 +424,7 @@ impl Connection {
                 outcome.map(|(channel, credentials)| Stage::Joined { channel, credentials })
             }
             (Settled::Renewed { channel: id, outcome, .. }, Stage::Renewing { channel, .. })
-                if channel.id == id =>
+                if channel.id() == id =>
             {
                 let channel = channel.clone();
                 match outcome {

@@ -103,7 +103,7 @@ async fn admit(
         message: "Too many connected users".to_owned(),
         code: "ConnectionRateLimitReached",
     })?;
-    Ok((Credentials { token: token.into(), claims }, seat))
+    Ok((Credentials::new(token.into(), claims), seat))
 }
 
 impl From<&TokenError> for Refused {
