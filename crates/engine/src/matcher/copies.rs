@@ -338,7 +338,9 @@ impl Copies {
         let due = |table: &Table| table.again_at().is_some_and(|moment| moment <= now);
         let tables: Vec<Oid> =
             self.tables.iter().filter(|(_, table)| due(table)).map(|(&oid, _)| oid).collect();
-        tables.into_iter().for_each(|oid| self.load(oid));
+        for oid in tables {
+            self.load(oid);
+        }
     }
 
     /// Reads a copy; there is none until it has come.
