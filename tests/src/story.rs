@@ -49,11 +49,11 @@ const ROOMS: u64 = 5;
 const HANDS: u64 = 3;
 
 /// Numbers that are the same for the same seed.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     /// A number below `end`.
-    fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -369,14 +369,15 @@ impl Story {
         let mut sql = if hand.is_some() { String::new() } else { "begin;".to_owned() };
         for who in &self.people {
             let claims = json!({ "role": "authenticated", "sub": who });
-            sql += &format!("set local role authenticated; set local \"request.jwt.claims\" = '{claims}';");
-            for (_, rooms) in WRITTEN {
-                sql += &format!("select string_agg(id::text, ',') from {rooms};");
-            }
-            sql += "set local role none;";
+            let sight = WRITTEN.map(|(_, rooms)| format!("select string_agg(id::text, ',') from {rooms};"));
+            sql.push_str("set local role authenticated; set local \"request.jwt.claims\" = '");
+            sql.push_str(&claims.to_string());
+            sql.push_str("';");
+            sql.push_str(&sight.concat());
+            sql.push_str("set local role none;");
         }
         if hand.is_none() {
-            sql += "rollback";
+            sql.push_str("rollback");
         }
         let answers = client.simple_query(&sql).await?;
         let mut answers = answers.iter().filter_map(|message| match message {

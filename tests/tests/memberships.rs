@@ -1,10 +1,12 @@
 //! Rows whose policies look their readers up in another table are told as Postgres would show them at their place in
 //! the log, without asking it (docs/row-level-security.md, "Membership").
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use walcast::database::catalog_settings;
 use walcast::serve::ServeSettings;
@@ -12,7 +14,7 @@ use walcast_replication::StreamStatus;
 use walcast_testkit::database::test_settings;
 use walcast_testkit::{Cluster, Database};
 use walcast_tests::log::{lines, log};
-use walcast_tests::story::{Story, TABLES};
+use walcast_tests::story::{Random, Story, TABLES};
 use walcast_tests::watching::{MARKS, Watcher, refusal, watched, watched_with};
 use walcast_tests::{World, binding, person, role};
 
@@ -30,6 +32,113 @@ async fn members_that_come_and_go_among_rows_are_told_what_postgres_shows_them_a
         story.end(&world).await?;
         assert_eq!(world.questions().await?, questions, "seed {seed}: the copies decide");
     }
+    Ok(())
+}
+
+/// One of several writers who do not wait for each other. Every transaction ends with a line in the journal.
+async fn storm(client: tokio_postgres::Client, number: u64, transactions: u64) -> Result<()> {
+    let mut random = Random(number);
+    for transaction in 0..transactions {
+        let id = number * 10_000 + transaction;
+        let (room, other, who) = (random.below(4), random.below(4), random.below(6));
+        let older = id - random.below(transaction.min(10) + 1);
+        let members = match random.below(4) {
+            0 | 1 => format!("insert into members values ({room}, 'person {who}') on conflict do nothing"),
+            2 => format!("delete from members where room = {room} and who = 'person {who}'"),
+            _ => format!(
+                "update members set room = {other} where room = {room} and who = 'person {who}'
+                     and not exists (select from members where room = {other} and who = 'person {who}')"
+            ),
+        };
+        let rows = match random.below(4) {
+            0 | 1 => format!("insert into messages values ({id}, {room}, 'of {number}')"),
+            2 => format!("update messages set room = {other}, body = 'again' where id = {older}"),
+            _ => format!("delete from messages where id = {older}"),
+        };
+        let (first, second) = if random.below(2) == 0 { (&members, &rows) } else { (&rows, &members) };
+        let sql = format!("begin; {first}; {second}; insert into journal default values; commit");
+        // Two of them may want the same row.
+        if client.batch_execute(&sql).await.is_err() {
+            client.batch_execute("rollback").await?;
+        }
+    }
+    Ok(())
+}
+
+/// What somebody is to be told of messages, by the whole log as someone sees it whom nothing is hidden from.
+fn expected(log: &[Value], who: &str) -> Vec<Value> {
+    let (mut members, mut before, mut told) = (HashSet::new(), HashSet::new(), Vec::new());
+    // A DELETE shows the key alone, to everybody.
+    let mut rooms = HashMap::new();
+    let room = |row: &Value| row["room"].as_i64().filter(|_| row["who"].is_null() || row["who"] == who);
+    for transaction in log.split_inclusive(|change| change["table"] == "journal") {
+        for change in transaction.iter().filter(|change| change["table"] == "members") {
+            if let Some(gone) = room(&change["old_record"]) {
+                members.remove(&gone);
+            }
+            members.extend(room(&change["record"]));
+        }
+        for change in transaction.iter().filter(|change| change["table"] == "messages") {
+            let (old, new) = (&change["old_record"], &change["record"]);
+            let id = old["id"].as_i64().or(new["id"].as_i64());
+            let was = rooms.insert(id, room(new)).flatten();
+            let sees_old = was.is_some_and(|room| before.contains(&room));
+            let sees = room(new).map_or(sees_old, |room| members.contains(&room));
+            let whole = sees_old && !new.is_null() || old.is_null();
+            let old = if whole { old.clone() } else { json!({ "id": old["id"] }) };
+            if sees {
+                told.push(json!({ "table": "messages", "record": new, "old_record": old }));
+            }
+        }
+        before.clone_from(&members);
+    }
+    told
+}
+
+/// The changes up to a mark, in short.
+async fn told(watcher: &mut Watcher, mark: i32) -> Result<Vec<Value>> {
+    let payloads = watcher.payloads_until(mark).await?;
+    let short = |payload: &Value| {
+        let data = &payload["data"];
+        json!({ "table": data["table"], "record": data["record"], "old_record": data["old_record"] })
+    };
+    Ok(payloads.iter().map(short).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_while_members_and_rows_are_written_at_once_is_told_all_that_follows_in_order() -> Result<()>
+{
+    let sql = format!(
+        "{TABLES}
+         create table journal (id int generated always as identity primary key);
+         alter table members replica identity full;
+         grant select on members, messages, journal to service_role;
+         alter publication supabase_realtime add table members, journal;"
+    );
+    let world = watched("memberships_storm", &sql).await?;
+    let mut admin = Watcher::join(&world, &role("service_role"), &[json!({"schema": "public"})]).await?;
+    let mut writers = JoinSet::new();
+    for number in 1..=3 {
+        writers.spawn(storm(world.database.client().await, number, 400));
+    }
+    let mut people = Vec::new();
+    for who in (0..6).map(|number| format!("person {number}")) {
+        people.push((Watcher::join(&world, &person(&who), &[binding("*", "messages")]).await?, who));
+    }
+    while let Some(written) = writers.join_next().await {
+        written??;
+    }
+    let mark = world.mark().await?;
+    let log = told(&mut admin, mark).await?;
+    let mut all = 0;
+    for (watcher, who) in &mut people {
+        let (told, expected) = (told(watcher, mark).await?, expected(&log, who));
+        all += told.len();
+        let differs = told.iter().rev().zip(expected.iter().rev()).find(|(told, expected)| told != expected);
+        assert!(expected.ends_with(&told), "{who} was told what is not the end of the log: {differs:?}");
+    }
+    assert!(all > 300, "the storm was over too soon to prove anything: {all}");
+    assert_eq!(world.questions().await?, 0, "nobody is asked");
     Ok(())
 }
 

@@ -28,6 +28,9 @@ pub(crate) fn plan(table: &Table, policy: &Policy, role: &Role, snapshot: &Snaps
 pub(crate) fn plan_for_anybody(table: &Table, policy: &Policy, snapshot: &Snapshot) -> Option<Plan> {
     let everything = |table: &Table| Privileges { selectable: vec![true; table.columns.len()] };
     let looked_up = snapshot.lookups.iter().map(|(oid, found)| (*oid, everything(&found.table)));
+    let function_schemas =
+        snapshot.functions.keys().filter_map(|name| Some(name.split_once('.')?.0.to_owned()));
+    let table_schemas = snapshot.lookups.values().map(|found| found.table.schema.clone());
     let reader = Role {
         oid: Oid::default(),
         name: String::new(),
@@ -35,7 +38,7 @@ pub(crate) fn plan_for_anybody(table: &Table, policy: &Policy, snapshot: &Snapsh
         acts_as: policy.roles.iter().copied().collect(),
         privileges: looked_up.chain([(table.oid, everything(table))]).collect(),
         executes: snapshot.functions.values().flatten().map(|function| function.oid).collect(),
-        schemas: [table.schema.clone()].into_iter().collect(),
+        schemas: function_schemas.chain(table_schemas).chain([table.schema.clone()]).collect(),
     };
     plan(table, policy, &reader, snapshot)
 }
