@@ -3,9 +3,9 @@
 //!
 //! It alone knows the subscriptions, so that a decision sees exactly one state, and a join, being a
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
-//! aligned to the catalog), [`subscriptions`], [`audience`] and [`receivers`] (who is subscribed), [`ruling`] and
-//! [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and what that is asked),
-//! [`show`] (what they are shown).
+//! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`index`] and [`receivers`] (who is
+//! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
+//! what that is asked), [`show`] (what they are shown).
 
 mod audience;
 mod column_sets;

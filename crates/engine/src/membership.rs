@@ -33,7 +33,7 @@ pub(crate) struct Asked {
     /// The whole topic, `realtime:…`.
     pub(crate) topic: Arc<str>,
     pub(crate) bindings: Arc<[Binding]>,
-    /// Changes are written as clients of the first protocol read them.
+    /// Changes are pushed in the old form (docs/protocol.md §3.8).
     pub(crate) legacy: bool,
 }
 
