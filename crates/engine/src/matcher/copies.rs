@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use walcast_pgoutput::{Lsn, Oid, Xid};
@@ -274,15 +275,14 @@ impl Copies {
     }
 
     fn apply_chunk(&mut self, transaction: Xid, chunk: &Arc<Chunk>) {
-        let mut last = None;
+        // Each table takes all of its changes at once, wherever they stand among those of others.
+        let mut applied: SmallVec<[Oid; 4]> = SmallVec::new();
         for change in &chunk.changes {
             let oid = change.relation.oid;
-            // Neighbours are of the same table more often than not.
-            if last == Some(oid) || !self.tables.contains_key(&oid) {
-                continue;
+            if self.tables.contains_key(&oid) && !applied.contains(&oid) {
+                applied.push(oid);
+                self.apply_to(oid, transaction, chunk);
             }
-            last = Some(oid);
-            self.apply_to(oid, transaction, chunk);
         }
     }
 
