@@ -307,9 +307,13 @@ async fn an_untrack_without_a_track_is_answered_and_changes_nothing() -> Result<
     track(&mut client, &json!({})).await?;
     untrack(&mut client).await?;
     untrack(&mut client).await?;
-    acknowledged(&mut client).await?;
-    let diffs = client.unclaimed().filter(|message| message.event == "presence_diff").count();
-    assert_eq!(diffs, 2);
+    track(&mut client, &json!({})).await?;
+    // In the order of the topic: had an untrack more than it should have told, it would come before the last one.
+    for (joins, leaves) in [(1, 0), (0, 1), (1, 0)] {
+        let payload = diff(&mut client).await?.payload;
+        let count = |part: &str| payload[part].as_object().map(serde_json::Map::len);
+        assert_eq!((count("joins"), count("leaves")), (Some(joins), Some(leaves)), "{payload}");
+    }
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use walcast_pgoutput::{Lsn, Oid, PgTimestamp, Relation};
@@ -403,6 +404,8 @@ async fn reached(moment: Option<Instant>) {
 #[derive(Default)]
 struct SharedFrames {
     frames: Vec<SharedFrame>,
+    /// By channel: the places of its frames, one for each view.
+    places: FxHashMap<ChannelId, SmallVec<[usize; 2]>>,
 }
 
 struct SharedFrame {
@@ -414,11 +417,11 @@ struct SharedFrame {
 
 impl SharedFrames {
     fn add(&mut self, membership: &Arc<Membership>, view: View, binding: usize, id: BindingId) {
-        let is_known =
-            |known: &&mut SharedFrame| known.membership.channel == membership.channel && known.view == view;
-        if let Some(known) = self.frames.iter_mut().find(is_known) {
-            known.ids.push((binding, id));
+        let places = self.places.entry(membership.channel).or_default();
+        if let Some(&place) = places.iter().find(|&&place| self.frames[place].view == view) {
+            self.frames[place].ids.push((binding, id));
         } else {
+            places.push(self.frames.len());
             let membership = Arc::clone(membership);
             self.frames.push(SharedFrame { membership, view, ids: vec![(binding, id)] });
         }

@@ -468,7 +468,14 @@ impl Table {
                 .iter()
                 .filter(|column| column.identity || self.columns.contains(&column.number))
                 .map(|column| {
-                    (column.number, column.type_oid, column.type_modifier, column.collation, column.identity)
+                    (
+                        column.name.clone(),
+                        column.number,
+                        column.type_oid,
+                        column.type_modifier,
+                        column.collation,
+                        column.identity,
+                    )
                 });
             kept.collect::<Vec<_>>()
         };

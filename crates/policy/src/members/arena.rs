@@ -25,6 +25,8 @@ pub(super) struct Arena {
     freed: FxHashMap<usize, Vec<Address>>,
     freed_bytes: usize,
     used_bytes: usize,
+    /// Bytes of all chunks.
+    chunk_bytes: usize,
 }
 
 impl Arena {
@@ -39,7 +41,9 @@ impl Arena {
         }
         let fits = self.chunks.last().is_some_and(|chunk| chunk.len() + row.len() <= CHUNK);
         if !fits {
-            self.chunks.push(Vec::with_capacity(row.len().max(CHUNK)));
+            let chunk = Vec::with_capacity(row.len().max(CHUNK));
+            self.chunk_bytes += chunk.capacity();
+            self.chunks.push(chunk);
         }
         let number = self.chunks.len() - 1;
         let chunk = self.chunks.last_mut()?;
@@ -80,10 +84,9 @@ impl Arena {
 
     /// The memory it takes.
     pub(super) fn bytes(&self) -> usize {
-        let chunks: usize = self.chunks.iter().map(Vec::capacity).sum();
         let freed: usize =
             self.freed.values().map(|addresses| addresses.capacity() * size_of::<Address>()).sum();
-        chunks + freed + self.chunks.capacity() * size_of::<Vec<u8>>()
+        self.chunk_bytes + freed + self.chunks.capacity() * size_of::<Vec<u8>>()
     }
 
     fn place(address: Address) -> (usize, usize) {
