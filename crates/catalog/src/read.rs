@@ -129,10 +129,11 @@ fn with_obstacles(
 ) -> FxHashMap<Oid, LookupTable> {
     let lookups = lookups.into_iter().map(|(oid, table)| {
         let obstacle = obstacles.remove(&oid);
-        let (continuity, definition) =
-            obstacle.as_ref().map_or((0, 0), |obstacle| (obstacle.continuity, obstacle.definition));
+        let (publication, continuity, definition) = obstacle
+            .as_ref()
+            .map_or((0, 0, 0), |found| (found.publication, found.continuity, found.definition));
         let obstacle = obstacle.and_then(rows::Obstacle::clause);
-        (oid, LookupTable { table, obstacle, continuity, definition })
+        (oid, LookupTable { table, obstacle, publication, continuity, definition })
     });
     lookups.collect()
 }

@@ -97,8 +97,9 @@ pub struct LookupTable {
     /// Why no copy of it can be kept current from the log, as a clause for the operator to read (`it is a
     /// view`); `None` where one can be.
     pub obstacle: Option<String>,
-    /// Another number where the log may not tell how the rows came about: the table was emptied or written anew, or
-    /// what publishes it has changed.
+    /// Another number where what publishes the table has changed, so that the log may lack some of its changes.
+    pub publication: i64,
+    /// Another number where the table was emptied, which the log tells, or written anew.
     pub continuity: i64,
     /// Another number where columns were defined anew. Together with another `continuity` their values may be others
     /// than they were.

@@ -75,13 +75,14 @@ SELECT oid, nspname, relname, relowner, relrowsecurity, relforcerowsecurity, rel
         WHEN obstacle IS NULL AND NOT as_a_whole
             THEN format('ALTER PUBLICATION %I ADD TABLE %s;', $4::text, quoted)
     END,
-    hashtextextended(concat_ws(' ', relfilenode, (
+    hashtextextended(concat_ws(' ', relnamespace, (
         SELECT string_agg(concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin), ',' ORDER BY p.oid)
         FROM member AS m
         JOIN pg_publication AS p ON p.pubname = m.pubname
         LEFT JOIN pg_publication_rel AS r ON r.prpubid = p.oid AND r.prrelid = m.oid
         WHERE m.oid = judged.oid
     )), 0),
+    relfilenode::int8,
     hashtextextended((
         SELECT string_agg(concat_ws(' ', a.attnum, a.xmin), ',' ORDER BY a.attnum)
         FROM pg_attribute AS a WHERE a.attrelid = judged.oid AND a.attnum > 0

@@ -67,6 +67,7 @@ pub(super) struct Obstacle {
     found: Option<String>,
     /// The statement that walcast's own publication is due.
     pub(super) due: Option<String>,
+    pub(super) publication: i64,
     pub(super) continuity: i64,
     pub(super) definition: i64,
 }
@@ -85,8 +86,9 @@ pub(super) fn obstacles(rows: &[Row]) -> Result<FxHashMap<Oid, Obstacle>, Catalo
             let obstacle = Obstacle {
                 found: row.try_get(7)?,
                 due: row.try_get(8)?,
-                continuity: row.try_get(9)?,
-                definition: row.try_get(10)?,
+                publication: row.try_get(9)?,
+                continuity: row.try_get(10)?,
+                definition: row.try_get(11)?,
             };
             Ok((Oid(row.try_get(0)?), obstacle))
         })

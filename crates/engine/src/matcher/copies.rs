@@ -175,11 +175,12 @@ impl Copies {
             };
             let fits = table.fits(now, &snapshot.types);
             let goes_on = table.definition.continuity == now.continuity;
+            let carried = table.definition.publication == now.publication;
             let in_use = matches!(table.standing, Standing::Ready);
             table.definition = Arc::clone(now);
             table.types = Arc::clone(&snapshot.types);
             table.layout = None;
-            if !fits || !goes_on && !in_use {
+            if !fits || !carried || !goes_on && !in_use {
                 self.load(oid);
             } else if !goes_on {
                 self.replace(oid);

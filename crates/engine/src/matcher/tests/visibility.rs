@@ -94,7 +94,13 @@ fn with_members() -> Arc<Snapshot> {
         roles: [("reader".to_owned(), Arc::new(role))].into_iter().collect(),
         lookups: [(
             MEMBERS_TABLE,
-            Arc::new(LookupTable { table: members, obstacle: None, continuity: 1, definition: 1 }),
+            Arc::new(LookupTable {
+                table: members,
+                obstacle: None,
+                publication: 1,
+                continuity: 1,
+                definition: 1,
+            }),
         )]
         .into_iter()
         .collect(),
