@@ -89,6 +89,8 @@ struct Rules {
     slots: Vec<Expression>,
     foreign: Vec<String>,
     question: String,
+    /// What PostgreSQL is told of who asks where that makes no difference.
+    anybody: Arc<str>,
     /// The columns that the question reads.
     asked_columns: Vec<usize>,
     /// Whether PostgreSQL may be asked although every copy is there.
@@ -121,6 +123,7 @@ impl Plan {
             slots: Vec::new(),
             foreign: Vec::new(),
             question: combined(&policies),
+            anybody: serde_json::json!({ "role": role.name }).to_string().into(),
             asked_columns: asked_columns(table, &policies),
             may_ask: false,
             only_oracle: false,
@@ -252,7 +255,11 @@ impl Plan {
     ) -> BoundPlan {
         let settings = Settings { role: &self.rules.role_name, claims_json, claims, foreign };
         let constants = constants::values(&self.rules.slots, settings);
-        BoundPlan { rules: self.rules.clone(), constants, claims_json: claims_json.clone() }
+        let mut bound = BoundPlan { rules: Arc::clone(&self.rules), constants, claims_json: None };
+        if bound.question().is_some() {
+            bound.claims_json = Some(Box::new(Arc::clone(claims_json)));
+        }
+        bound
     }
 }
 
@@ -263,7 +270,8 @@ pub struct BoundPlan {
     rules: Arc<Rules>,
     /// What the slots came to.
     constants: Box<[Outcome<'static>]>,
-    claims_json: Arc<str>,
+    /// `None` where PostgreSQL is never asked.
+    claims_json: Option<Box<Arc<str>>>,
 }
 
 impl BoundPlan {
@@ -319,9 +327,9 @@ impl BoundPlan {
         &self.rules.readable
     }
 
-    /// The claims as JSON text, for the oracle.
+    /// The claims as JSON text, for the oracle; where the plan has no [question](Self::question), the role alone.
     pub fn claims_json(&self) -> &Arc<str> {
-        &self.claims_json
+        self.claims_json.as_deref().unwrap_or(&self.rules.anybody)
     }
 
     /// Keys one of which every row has that the plan does not hide; `None` where there are no such. An empty
@@ -381,7 +389,7 @@ impl BoundPlan {
     }
 
     fn asked_claims(&self) -> Option<&str> {
-        self.may_ask().then_some(&*self.claims_json)
+        self.may_ask().then_some(&**self.claims_json())
     }
 
     /// Whether PostgreSQL may be asked although every copy is there.
