@@ -15,7 +15,7 @@ use crate::ids::{ChannelId, SessionId, ShardId};
 use crate::interned::Interned;
 use crate::log_inbox::{LogSender, log_inbox};
 use crate::matcher::{Inputs, Matcher, Subscribing};
-use crate::membership::{Asked, Membership};
+use crate::membership::{Asked, Form, Membership};
 use crate::outbound::Socket;
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::{Shard, ShardHandle};
@@ -42,7 +42,7 @@ pub struct Engine {
 /// What most joins have like others.
 #[derive(Default)]
 struct Alike {
-    bindings: Interned<[Binding]>,
+    forms: Interned<Form>,
     asked: Interned<Asked>,
 }
 
@@ -198,8 +198,9 @@ impl Engine {
             return Err(JoinRefused(reason.to_owned()));
         }
         let response = walcast_wire::join_reply(&payload.bindings);
-        let bindings = self.alike.bindings.share(payload.bindings.into());
-        let asked = Asked { topic, bindings, legacy: payload.legacy };
+        let bindings = payload.bindings;
+        let (form, values) = Form::new(bindings.clone(), payload.legacy);
+        let asked = Asked { topic, form: self.alike.forms.share(Arc::new(form)), values };
         let membership = Arc::new(Membership {
             session: session.id,
             channel: ChannelId::fresh(),
@@ -212,7 +213,6 @@ impl Engine {
             open: AtomicBool::new(true),
         });
         let joined = JoinedChannel(Arc::clone(&membership));
-        let bindings = &membership.asked.bindings;
         let mut joining = Box::new(Joining {
             membership: Arc::clone(&membership),
             reference,
@@ -230,7 +230,7 @@ impl Engine {
             return Ok(joined);
         }
         let snapshot_version = self.oracle.snapshot().version;
-        let resolving = self.resolve(bindings, &identity);
+        let resolving = self.resolve(&bindings, &identity);
         let resolved = match payload.wait {
             None => resolving.await,
             Some(wait) => tokio::time::timeout(Duration::from_millis(wait.timeout_ms), resolving)
@@ -264,11 +264,11 @@ impl Engine {
     /// transaction on.
     pub async fn refresh(&self, session: &SessionHandle, joined: &JoinedChannel, identity: Arc<Identity>) {
         let membership = Arc::clone(&joined.0);
-        if membership.asked.bindings.is_empty() {
+        if membership.binding_count() == 0 {
             return;
         }
         let snapshot_version = self.oracle.snapshot().version;
-        let resolved = match self.resolve(&membership.asked.bindings, &identity).await {
+        let resolved = match self.resolve(&membership.bindings(), &identity).await {
             Ok(resolved) => Ok(resolved),
             Err(SubscribeError::Refused(message)) => Err(message),
             Err(SubscribeError::Unavailable(reason)) => {

@@ -8,6 +8,7 @@ mod delivery;
 mod presence;
 #[cfg(test)]
 mod tests;
+mod topics;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
 use self::presence::PresenceReferences;
+use self::topics::Topics;
 use crate::command::{Command, Joining, PeerCommand, Push, PushKind, SystemMessage, Target};
 use crate::ids::{ChannelId, SessionId, ShardId};
 use crate::outbound::{Outbound, Socket};
@@ -47,7 +49,7 @@ pub(crate) struct Shard {
     /// Where a channel with subscriptions is reported gone.
     unsubscribe: mpsc::UnboundedSender<ChannelId>,
     sessions: FxHashMap<SessionId, Session>,
-    topics: ahash::HashMap<Arc<str>, Vec<Target>>,
+    topics: Topics,
     presences: ahash::HashMap<Arc<str>, Presence>,
     /// Sessions whose queue has grown in this turn.
     dirty: Vec<SessionId>,
@@ -72,7 +74,7 @@ impl Shard {
             shards,
             unsubscribe,
             sessions: FxHashMap::default(),
-            topics: ahash::HashMap::default(),
+            topics: Topics::default(),
             presences: ahash::HashMap::default(),
             dirty: Vec::new(),
             overflowed: Vec::new(),
@@ -186,7 +188,7 @@ impl Shard {
         self.counters.session_gone.notify_waiters();
         found.outbound.abandon();
         for channel in std::mem::take(&mut found.channels) {
-            self.forget(session, &channel);
+            self.forget(&channel);
         }
     }
 
@@ -242,7 +244,7 @@ impl Shard {
             self.write(session, &frame);
         }
         self.counters.joins.fetch_add(1, Relaxed);
-        self.topics.entry(Arc::clone(&topic)).or_default().push(target);
+        self.topics.insert(&membership);
         let Some(found) = self.sessions.get_mut(&session) else {
             return;
         };
@@ -259,7 +261,7 @@ impl Shard {
         let Some(found) = self.sessions.get_mut(&session) else { return };
         let Some(old) = found.take_channel_by_id(channel) else { return };
         found.superseded.push((Arc::clone(old.topic()), old.join_ref().clone()));
-        self.forget(session, &old);
+        self.forget(&old);
     }
 
     /// docs/protocol.md §3.7: version 2.0.0 clients tell the late close by its `join_ref`; the Python client
@@ -329,7 +331,7 @@ impl Shard {
         let close = walcast_wire::channel_close(serializer, join_ref, &push.topic);
         self.write(push.session, &reply);
         self.write(push.session, &close);
-        self.forget(push.session, &channel);
+        self.forget(&channel);
     }
 
     fn close_channel(&mut self, session: SessionId, channel: ChannelId, message: &str) {
@@ -345,19 +347,13 @@ impl Shard {
         let close = walcast_wire::channel_close(serializer, join_ref, topic);
         self.write(session, &system);
         self.write(session, &close);
-        self.forget(session, &channel);
+        self.forget(&channel);
     }
 
     /// Removes a channel that its session has given up from everything that knows of it.
-    fn forget(&mut self, session: SessionId, channel: &Channel) {
+    fn forget(&mut self, channel: &Channel) {
         channel.membership.end();
-        let target = Target { session, channel: channel.id() };
-        if let Some(members) = self.topics.get_mut(channel.topic()) {
-            members.retain(|member| *member != target);
-            if members.is_empty() {
-                self.topics.remove(channel.topic());
-            }
-        }
+        self.topics.remove(&channel.membership);
         if channel.presence().is_some_and(|presence| presence.tracked) {
             let topic = Arc::clone(channel.topic());
             self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: channel.id() });

@@ -246,7 +246,7 @@ impl Together {
 
 fn form<T>(member: &Member, topic: T) -> Form<T> {
     let Member { membership, id, columns } = member;
-    let legacy = membership.asked.legacy;
+    let legacy = membership.is_legacy();
     Form { topic, id: *id, columns: *columns, serializer: membership.serializer, legacy }
 }
 
@@ -259,12 +259,13 @@ mod tests {
     use super::super::column_sets::ColumnSets;
     use super::*;
     use crate::ids::SessionId;
-    use crate::membership::Asked;
+    use crate::membership::{self, Asked};
 
     fn member(topic: usize, shard: usize) -> Member {
         let binding = Binding::parse(r#"{"event":"*","schema":"public"}"#).unwrap();
         let id = binding.id;
-        let asked = Asked { topic: topic.to_string().into(), bindings: Arc::new([binding]), legacy: false };
+        let (form, values) = membership::Form::new(vec![binding], false);
+        let asked = Asked { topic: topic.to_string().into(), form: Arc::new(form), values };
         let membership = Membership {
             session: SessionId::fresh(),
             channel: ChannelId::fresh(),

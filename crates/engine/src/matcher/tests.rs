@@ -22,7 +22,7 @@ use walcast_wire::{Binding, Ref, Serializer, Status};
 use super::*;
 use crate::ids::{SessionId, ShardId};
 use crate::log_inbox::{LogSender, log_inbox};
-use crate::membership::Asked;
+use crate::membership::{self, Asked};
 use crate::position::Position;
 use crate::subscription::resolve;
 use crate::transaction::{Change, Changes, RowChange};
@@ -293,15 +293,16 @@ impl Scene {
         let claims = Arc::new(serde_json::json!({}));
         let identity = Arc::new(Identity { role: "reader".into(), claims, claims_json: "{}".into() });
         let binding = Binding::parse(binding).unwrap();
-        let bindings: Arc<[Binding]> = Arc::from([binding]);
+        let bindings = vec![binding];
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
         let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
         change(&self.oracle);
+        let (form, values) = membership::Form::new(bindings, false);
         let membership = Arc::new(Membership {
             session: SessionId::fresh(),
             channel: ChannelId::fresh(),
-            asked: Arc::new(Asked { topic: "realtime:room".into(), bindings, legacy: false }),
+            asked: Arc::new(Asked { topic: "realtime:room".into(), form: Arc::new(form), values }),
             join_ref: Ref::null(),
             shard: ShardId::new(0),
             serializer: Serializer::V2,

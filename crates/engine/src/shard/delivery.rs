@@ -56,10 +56,7 @@ impl Shard {
     }
 
     pub(super) fn fan_out(&mut self, fanout: &Fanout, except: Option<ChannelId>) {
-        let Some(members) = self.topics.get(&fanout.topic) else {
-            return;
-        };
-        for member in members {
+        for member in self.topics.members(&fanout.topic) {
             if Some(member.channel) == except {
                 continue;
             }

@@ -99,10 +99,7 @@ impl Shard {
     }
 
     pub(super) fn fan_out_presence(&mut self, fanout: &Fanout) {
-        let Some(members) = self.topics.get(&fanout.topic) else {
-            return;
-        };
-        for member in members {
+        for member in self.topics.members(&fanout.topic) {
             let Some(found) = self.sessions.get_mut(&member.session) else {
                 continue;
             };

@@ -50,12 +50,11 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
     let (recorder, mut written) = mpsc::unbounded_channel();
     let socket = Arc::new(Recorder(recorder));
     let open = Command::Open { session, socket, serializer: Serializer::V2 };
-    let asked = Asked { topic: TOPIC.into(), bindings: Arc::default(), legacy: false };
     let join = Command::Join(Box::new(Joining {
         membership: Arc::new(Membership {
             session,
             channel: ChannelId::fresh(),
-            asked: Arc::new(asked),
+            asked: Arc::new(Asked { topic: TOPIC.into(), ..Asked::default() }),
             join_ref: Ref::null(),
             shard: ShardId::new(0),
             serializer: Serializer::V2,
