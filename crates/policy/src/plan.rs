@@ -15,6 +15,7 @@ use crate::keys::{self, Key};
 use crate::members::MembersAt;
 use crate::operation::Stop;
 use crate::parse::{Compiler, Names, Surroundings};
+use crate::planning::{self, Constants};
 use crate::refusal::{Refusal, refusal};
 use crate::row::{Datum, RowImage};
 use crate::schema::{Policy, PolicyCommand, Role, Snapshot, Table};
@@ -376,10 +377,26 @@ impl BoundPlan {
             }
         }
         match open {
-            None => Verdict::Visible,
+            None => self.planned(scope),
             Some(Stop::Missing(column)) => Verdict::Missing { column },
             Some(_) => self.ask(scope),
         }
+    }
+
+    /// Of a row that the policies admit, whether PostgreSQL gets to evaluate them for these claims.
+    fn planned(&self, scope: &Scope<'_>) -> Verdict {
+        if self.constants.iter().all(Result::is_ok) {
+            return Verdict::Visible;
+        }
+        let constants = Constants { slots: &self.rules.slots, values: &self.constants };
+        let conditions = || self.rules.restrictive.iter().chain(&self.rules.permissive);
+        if let Some(error) = conditions().find_map(|one| planning::raised(one, constants)) {
+            return Verdict::Failed(error.to_owned());
+        }
+        if conditions().any(|one| planning::looks_up_failing(one, constants)) {
+            return self.ask(scope);
+        }
+        Verdict::Visible
     }
 
     fn ask(&self, scope: &Scope<'_>) -> Verdict {
