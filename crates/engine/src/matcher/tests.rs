@@ -442,3 +442,14 @@ async fn a_row_that_only_the_database_can_judge_waits_while_it_is_away() {
     assert_eq!(scene.told().await, row, "the second took too long and was withheld; this is the third");
     assert!(scene.oracle.decided.lock().unwrap().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_holds_for_the_same_column_after_the_columns_have_moved() {
+    let mut scene = Scene::start(snapshot(1, &["id", "kind", "body"], "true"));
+    let binding = r#"{"event":"*","schema":"public","table":"notes","filter":"body=eq.body"}"#;
+    scene.join_with(binding, |_| {}).await;
+    assert!(scene.told().await.starts_with("Subscribed to PostgreSQL"));
+    scene.oracle.refreshed.lock().unwrap().push_back(Ok(snapshot(2, &["id", "body"], "true")));
+    assert!(scene.log.send(transaction(100, &["id", "body"], true)).await);
+    assert_eq!(scene.told().await, r#""record":{"id":"id","body":"body"},"errors":null}}]"#);
+}
