@@ -9,6 +9,7 @@
 //! - [`Plan`] and [`BoundPlan`] (`plan`): grants and policies of one role on one table, and the same with
 //!   the values of one set of claims.
 //! - [`Filter`] (`filter`, `filter::compile`): the conditions of a binding.
+//! - [`channel`]: what policies allow on a private channel, asked through a trait of its own.
 //! - [`Equality`] (`equalities`): values that a row must have to be visible or to match, by which audiences
 //!   are found.
 //!
@@ -26,6 +27,7 @@
 
 mod array;
 mod cast;
+pub mod channel;
 mod constants;
 mod copies;
 mod datetime;
