@@ -98,6 +98,10 @@ pub struct AuthSettings {
     pub jwks: Option<JwksSource>,
     /// Claims that must have these values where they are present.
     pub claim_validators: Map<String, Value>,
+    /// How long before its token expires a channel is told so.
+    pub expiry_notice: Duration,
+    /// How often tokens of joined channels are looked at again.
+    pub token_recheck: Duration,
     /// Shared secret of the tokens for `/metrics`; `None` leaves it open.
     pub metrics_jwt_secret: Option<Secret>,
 }
@@ -281,6 +285,8 @@ fn auth_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<AuthSettings, 
         jwt_secret,
         jwks,
         claim_validators: layers.get(&definitions::CLAIM_VALIDATORS)?,
+        expiry_notice: layers.get(&definitions::EXPIRY_NOTICE)?,
+        token_recheck: layers.get(&definitions::TOKEN_RECHECK)?,
         metrics_jwt_secret: layers.find(&definitions::METRICS_JWT_SECRET)?,
     })
 }

@@ -25,6 +25,8 @@ impl Settings {
         serve.limits.max_channels_per_client = self.limits.max_channels_per_client;
         serve.limits.max_bindings_per_channel = self.limits.max_bindings_per_channel;
         serve.limits.max_joins_per_second = self.limits.max_joins_per_second;
+        serve.limits.token_expiry_notice = self.auth.expiry_notice;
+        serve.limits.token_recheck = self.auth.token_recheck;
         serve.limits.connect_error_backoff = self.server.connect_error_backoff;
         serve.limits.channel_error_backoff = self.server.channel_error_backoff;
         serve.listener.connections_max = self.server.max_connections;
