@@ -33,8 +33,8 @@ use walcast_engine::Engine;
 use walcast_policy::channel::ChannelPolicies;
 
 pub(crate) use self::limits::Admission;
-use self::long_poll::Sessions;
 pub use self::limits::Limits;
+use self::long_poll::Sessions;
 
 /// What every connection shares.
 pub struct Gateway {

@@ -44,7 +44,7 @@ pub use presence::PresencePush;
 pub use reference::Ref;
 pub use serializer::{Serializer, UnsupportedVersion};
 pub use server_message::{
-    Status, broadcast, channel_close, channel_error, push, reason_response, reply, sub_topic, system,
-    user_broadcast, user_broadcast_as_text,
+    ReplayedPayload, Status, broadcast, channel_close, channel_error, push, reason_response,
+    replayed_broadcast, reply, sub_topic, system, user_broadcast, user_broadcast_as_text,
 };
 pub use value::{Shape, encode_value};

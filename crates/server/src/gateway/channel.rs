@@ -7,8 +7,8 @@ use std::time::Duration;
 use walcast_auth::Claims;
 use walcast_engine::{ChannelId, Identity, JoinedChannel};
 
-use super::{Incoming, Limits};
 use super::private::{Checked, PrivateRights, Renewal};
+use super::{Incoming, Limits};
 
 /// The token that admitted a socket or a channel, and what it says.
 #[derive(Clone)]
@@ -24,11 +24,6 @@ impl Credentials {
         let Claims { role, value, json, expires_at, .. } = claims;
         let identity = Identity { role, claims: value, claims_json: json };
         Credentials { token, identity: Arc::new(identity), expires_at }
-    }
-
-    /// The claim `sub`.
-    pub(super) fn subject(&self) -> Option<Arc<str>> {
-        self.identity.claims.get("sub")?.as_str().map(Arc::from)
     }
 
     /// When the token expires, as time since the Unix epoch.
@@ -111,50 +106,6 @@ impl Joined {
     /// When token and rights are to be looked at again.
     pub(super) fn recheck_at(&self) -> Duration {
         self.recheck_at
-    }
-
-    /// When the client is told that its token is about to expire, as time since the Unix epoch; `None` once it
-    /// has been told.
-    notice_at: Option<Duration>,
-    /// When token and rights are looked at again, as time since the Unix epoch: keys and policies may have changed.
-    recheck_at: Duration,
-}
-
-/// A new token that came in time may outlast the old one by so much while it is being checked, which can mean
-/// that keys have to be fetched.
-const RENEWAL_GRACE: Duration = Duration::from_secs(1);
-
-/// What was found out.
-pub(super) enum Settled {
-    /// A join is answered.
-    Joined { topic: Arc<str>, outcome: JoinOutcome },
-    /// A token is checked.
-    Renewed { topic: Arc<str>, channel: ChannelId, outcome: Result<Renewal, String> },
-    /// The policies have said what may be sent.
-    Checked { topic: Arc<str>, channel: ChannelId, outcome: Checked },
-}
-
-/// How a join was answered.
-pub(super) enum JoinOutcome {
-    Joined(Joined),
-    Refused,
-    /// Refused, and the whole connection ends: there are too many joins (docs/protocol.md §10.1).
-    TooManyJoins,
-}
-
-impl Joined {
-    /// A channel that has just been joined, or renewed, at this time since the Unix epoch. Tokens that live
-    /// longer than `notice` are announced to expire so long before.
-    pub(super) fn new(
-        channel: JoinedChannel,
-        credentials: Credentials,
-        rights: Option<Box<PrivateRights>>,
-        notice: Duration,
-        now: Duration,
-    ) -> Self {
-        let notice_at = credentials.expires_at().saturating_sub(notice);
-        let notice_at = (!notice.is_zero() && notice_at > now).then_some(notice_at);
-        Joined { channel, credentials, rights, notice_at }
     }
 
     /// When the client is told that its token is about to expire.

@@ -46,13 +46,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) async fn open(
-        gateway: &Arc<Gateway>,
-        socket: Arc<dyn Socket>,
-        admitted: Admitted,
-    ) -> Client {
+    pub(super) async fn open(gateway: &Arc<Gateway>, socket: Arc<dyn Socket>, admitted: Admitted) -> Client {
         let Admitted { serializer, credentials, headers } = admitted;
-        let session = gateway.engine.connect(socket, serializer, credentials.subject()).await;
+        let session = gateway.engine.connect(socket, serializer, credentials.identity.subject()).await;
         Client {
             gateway: Arc::clone(gateway),
             session,
@@ -277,16 +273,16 @@ impl Client {
         walcast_wire::reply(serializer, join_ref, &message.reference, &message.topic, status, response)
     }
 
-    pub(super) async fn write(&self, frame: &Frame) {
+    pub(super) async fn write(&mut self, frame: &Frame) {
         self.session.send(Command::Write(self.session.id, frame.bytes().clone())).await;
     }
 
-    pub(super) async fn close(&self, code: u16, reason: &str) {
+    pub(super) async fn close(&mut self, code: u16, reason: &str) {
         self.session.send(Command::Close(self.session.id, Frame::close(code, reason))).await;
     }
 
     /// Ends a channel with a `system` error.
-    pub(super) async fn close_channel(&self, channel: ChannelId, message: String) {
+    pub(super) async fn close_channel(&mut self, channel: ChannelId, message: String) {
         let session = self.session.id;
         self.session.send(Command::CloseChannel { session, channel, message }).await;
     }

@@ -9,7 +9,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use walcast_engine::Command;
+use walcast_engine::{Command, Departure};
 
 use super::client::{Admitted, Client};
 use super::socket::{Reader, SharedStream};
@@ -57,7 +57,9 @@ impl Connection {
         if !matches!(end, End::Gone) {
             self.farewell().await;
         }
-        self.client.session.send(Command::Gone(self.client.session.id)).await;
+        // docs/protocol.md §7.1: who is gone without a close frame may come back in a moment.
+        let departure = if matches!(end, End::Gone) { Departure::Lost } else { Departure::Closed };
+        self.client.session.send(Command::Gone(self.client.session.id, departure)).await;
     }
 
     async fn serve(&mut self) -> End {

@@ -85,12 +85,7 @@ pub(crate) async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Re
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
-async fn serve(
-    gateway: Arc<Gateway>,
-    upgrade: OnUpgrade,
-    admitted: Admitted,
-    _seat: Seat,
-) {
+async fn serve(gateway: Arc<Gateway>, upgrade: OnUpgrade, admitted: Admitted, _seat: Seat) {
     let Ok(upgraded) = upgrade.await else { return };
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
         tracing::error!(code = "ErrorConnectingToWebsocket", "the upgraded connection is not a TCP stream");
@@ -99,8 +94,7 @@ async fn serve(
     let stream = parts.io.into_inner();
     // Small frames must not wait for one another; a socket that refuses the option works all the same.
     let _ = stream.set_nodelay(true);
-    let connection =
-        Connection::open(&gateway, SharedStream::new(stream), parts.read_buf, admitted).await;
+    let connection = Connection::open(&gateway, SharedStream::new(stream), parts.read_buf, admitted).await;
     connection.run().await;
 }
 
@@ -125,13 +119,17 @@ pub(super) async fn admit(
     let too_many = |message: String, code| Refused { status: StatusCode::TOO_MANY_REQUESTS, message, code };
     let limits = &gateway.limits;
     let seat = gateway.admission.seat(limits).ok_or_else(|| {
-        let message =
-            format!("Too many connected users (limits.max_concurrent_users = {})", limits.max_concurrent_users);
+        let message = format!(
+            "Too many connected users (limits.max_concurrent_users = {})",
+            limits.max_concurrent_users
+        );
         too_many(message, "ConnectionRateLimitReached")
     })?;
     if !gateway.admission.takes_joins(limits, std::time::Instant::now()) {
-        let message =
-            format!("Too many joins per second (limits.max_joins_per_second = {})", limits.max_joins_per_second);
+        let message = format!(
+            "Too many joins per second (limits.max_joins_per_second = {})",
+            limits.max_joins_per_second
+        );
         return Err(too_many(message, "JoinsRateLimitReached"));
     }
     let headers = headers_for_policies(headers);

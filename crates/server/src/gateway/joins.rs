@@ -190,8 +190,7 @@ impl JoinTask {
             rights: read,
             replay,
         };
-        let channel =
-            self.gateway.engine.join(&self.session, request).await.map_err(|refused| refused.0)?;
+        let channel = self.gateway.engine.join(&self.session, request).await.map_err(|refused| refused.0)?;
         Ok(Joined::new(channel, credentials, rights, &self.gateway.limits, since_epoch()))
     }
 
@@ -221,7 +220,8 @@ impl JoinTask {
         &self,
         since_unix_ms: i64,
         limit: u8,
-    ) -> impl Future<Output = Result<Vec<walcast_policy::channel::StoredMessage>, String>> + Send + use<> {
+    ) -> impl Future<Output = Result<Vec<walcast_policy::channel::StoredMessage>, String>> + Send + use<>
+    {
         let policies = Arc::clone(&self.gateway.policies);
         let request = ReplayRequest { topic: Arc::from(self.sub_topic()), since_unix_ms, limit };
         async move {

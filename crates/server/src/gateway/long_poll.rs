@@ -70,13 +70,12 @@ async fn poll(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
         return open(&gateway, &parameters, request.headers()).await;
     };
     let Some(session) = gateway.polls.find(&token) else {
-        return answer(PollStatus::Gone, None, Vec::new());
+        return answer(PollStatus::Gone, None, &[]);
     };
-    let messages = session.messages(WINDOW).await;
-    match messages {
-        Some(messages) if messages.is_empty() => answer(PollStatus::NoContent, Some(&token), messages),
-        Some(messages) => answer(PollStatus::Ok, Some(&token), messages),
-        None => answer(PollStatus::Gone, None, Vec::new()),
+    match session.messages(WINDOW).await {
+        Some(messages) if messages.is_empty() => answer(PollStatus::NoContent, Some(&token), &[]),
+        Some(messages) => answer(PollStatus::Ok, Some(&token), &messages),
+        None => answer(PollStatus::Gone, None, &[]),
     }
 }
 
@@ -87,7 +86,7 @@ async fn open(gateway: &Arc<Gateway>, parameters: &Parameters, headers: &HeaderM
     match handshake::admit(gateway, headers, parameters.apikey.clone(), serializer).await {
         Ok((admitted, seat)) => {
             let token = PollSession::start(gateway, admitted, seat).await;
-            answer(PollStatus::Gone, Some(&token), Vec::new())
+            answer(PollStatus::Gone, Some(&token), &[])
         }
         Err(refused) => {
             refused.wait(gateway).await;
@@ -99,7 +98,12 @@ async fn open(gateway: &Arc<Gateway>, parameters: &Parameters, headers: &HeaderM
 }
 
 /// `POST`: one message, or several as lines.
-async fn send(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, uri: http::Uri, body: Bytes) -> Response {
+async fn send(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+    uri: http::Uri,
+    body: Bytes,
+) -> Response {
     let parameters = Parameters::of(uri.query().unwrap_or_default());
     let session = token_of(&parameters, &headers).and_then(|token| gateway.polls.find(&token));
     let Some(session) = session else {
@@ -166,7 +170,7 @@ fn token_of(parameters: &Parameters, headers: &HeaderMap) -> Option<Arc<str>> {
     (!token.is_empty() && token != "null").then(|| Arc::from(token))
 }
 
-fn answer(status: PollStatus, token: Option<&str>, messages: Vec<String>) -> Response {
+fn answer(status: PollStatus, token: Option<&str>, messages: &[String]) -> Response {
     json(&serde_json::json!({ "status": status as u16, "token": token, "messages": messages }))
 }
 

@@ -83,12 +83,7 @@ pub(super) struct Asker {
 
 impl Asker {
     /// In the name of `identity`, about the topic without its prefix.
-    pub(super) fn new(
-        gateway: &Gateway,
-        identity: &Identity,
-        sub_topic: &str,
-        headers: &Arc<str>,
-    ) -> Self {
+    pub(super) fn new(gateway: &Gateway, identity: &Identity, sub_topic: &str, headers: &Arc<str>) -> Self {
         let request = ChannelRequest {
             role: Arc::clone(&identity.role),
             claims: Arc::clone(&identity.claims),
@@ -223,7 +218,10 @@ mod tests {
 
     #[test]
     fn to_untrack_needs_no_permission() {
-        assert_eq!(rights(false, Some(ChannelRights::default())).permits(&PushKind::Untrack), Permission::Granted);
+        assert_eq!(
+            rights(false, Some(ChannelRights::default())).permits(&PushKind::Untrack),
+            Permission::Granted
+        );
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Client {
     }
 
     /// Ends a channel whose token has expired.
-    pub(super) async fn end_by_token(&self, channel: ChannelId, seconds_ago: u64) {
+    pub(super) async fn end_by_token(&mut self, channel: ChannelId, seconds_ago: u64) {
         let error = TokenError::Expired { seconds_ago };
         tracing::info!(code = error.code(), %error, "a channel was closed for its token");
         self.close_channel(channel, error.close_message()).await;

@@ -22,9 +22,11 @@ impl Client {
     /// Asks the policies what may be sent; messages on the topic wait meanwhile.
     pub(super) fn check_sending(&mut self, place: usize, tracks: bool) {
         let Some(joined) = self.channels[place].take_joined() else { return };
-        let asker = Asker::new(&self.gateway, &joined.credentials.identity, self.sub_topic(place), &self.headers);
+        let asker =
+            Asker::new(&self.gateway, &joined.credentials.identity, self.sub_topic(place), &self.headers);
         let (topic, channel) = (Arc::clone(&self.channels[place].topic), joined.channel.id());
-        let with_presence_read = tracks && joined.rights.as_ref().is_some_and(|rights| !rights.presence_asked);
+        let with_presence_read =
+            tracks && joined.rights.as_ref().is_some_and(|rights| !rights.presence_asked);
         self.channels[place].stage = Stage::Checking(joined);
         self.pending.push(Box::pin(async move {
             let outcome = asker.write(with_presence_read).await;
@@ -72,7 +74,7 @@ impl Client {
 
     /// Answers a message that may not be sent: a broadcast only if it asked to be acknowledged, as everywhere.
     pub(super) async fn refuse_push(
-        &self,
+        &mut self,
         place: usize,
         message: &ClientMessage<'_>,
         kind: &PushKind,

@@ -39,8 +39,14 @@ impl Mailbox {
     pub(super) async fn take(&self) -> Option<Vec<String>> {
         loop {
             let told = self.filled.notified();
-            if let Some(taken) = self.take_now() {
-                return taken;
+            // Asked first: what comes before the end must not be left behind.
+            let finished = self.contents().finished;
+            let messages = self.take_now();
+            if !messages.is_empty() {
+                return Some(messages);
+            }
+            if finished {
+                return None;
             }
             told.await;
         }
@@ -51,17 +57,14 @@ impl Mailbox {
         self.contents().messages.is_empty()
     }
 
-    /// `None` when it has to be waited for.
-    fn take_now(&self) -> Option<Option<Vec<String>>> {
+    /// What is there.
+    fn take_now(&self) -> Vec<String> {
         let mut contents = self.contents();
-        if contents.messages.is_empty() {
-            return contents.finished.then_some(None);
-        }
         contents.bytes = 0;
         if std::mem::take(&mut contents.writer_waits) {
             self.drained.notify_one();
         }
-        Some(Some(std::mem::take(&mut contents.messages).into()))
+        std::mem::take(&mut contents.messages).into()
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {

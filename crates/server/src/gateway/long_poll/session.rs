@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
-use walcast_engine::Command;
+use walcast_engine::{Command, Departure};
 
 use super::super::client::{Admitted, Client};
 use super::super::limits::Seat;
@@ -116,7 +116,8 @@ impl Serving {
         if !matches!(end, End::Gone) {
             self.farewell().await;
         }
-        self.client.session.send(Command::Gone(self.client.session.id)).await;
+        let departure = if matches!(end, End::Gone) { Departure::Lost } else { Departure::Closed };
+        self.client.session.send(Command::Gone(self.client.session.id, departure)).await;
     }
 
     async fn serve(&mut self) -> End {
