@@ -123,7 +123,13 @@ impl Server {
         let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
 
-        let gateway = Gateway::new(engine.clone(), Arc::clone(&verifier), settings.limits.clone());
+        let gateway = Gateway::new(
+            engine.clone(),
+            Arc::clone(&verifier),
+            settings.limits.clone(),
+            Arc::clone(&catalog) as _,
+            catalog.channel_policies_changed(),
+        );
         let health: Arc<dyn HealthSource> = Arc::new(Health {
             replication: pipeline.status.clone(),
             progress: Arc::clone(&progress),
