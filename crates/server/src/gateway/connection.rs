@@ -91,7 +91,7 @@ impl Connection {
         let early = if early.is_empty() { Bytes::new() } else { early };
         let reader = Reader::new(Arc::clone(&shared), early);
         let socket = WebSocketStream::from_raw_socket(reader, Role::Server, Some(config)).await;
-        let subject = credentials.identity.subject();
+        let subject = credentials.identity.subject().map(Arc::from);
         let session = gateway.engine.connect(Arc::clone(&shared) as _, serializer, subject).await;
         Connection {
             gateway: Arc::clone(gateway),
