@@ -9,6 +9,7 @@ mod handshake;
 mod limits;
 mod push;
 mod socket;
+mod tls_socket;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

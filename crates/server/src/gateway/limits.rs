@@ -24,6 +24,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of one WebSocket message.
     pub message_bytes_max: usize,
+    /// Public channels are refused (docs/protocol.md §8.4).
+    pub private_only: bool,
+    /// The project serves nobody: handshakes are refused (docs/protocol.md §1.4).
+    pub suspended: bool,
 }
 
 impl Default for Limits {
@@ -37,6 +41,8 @@ impl Default for Limits {
             channel_error_backoff: Duration::from_secs(5),
             idle_timeout: Duration::from_mins(1),
             message_bytes_max: 5_000_000,
+            private_only: false,
+            suspended: false,
         }
     }
 }
