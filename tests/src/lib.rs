@@ -81,7 +81,7 @@ impl World {
         let mut client = database.client().await;
         walcast_testkit::demo::apply(&mut client).await?;
         let mut settings = settings(&database)?;
-        settings.demo = Some(Secret::new(SECRET));
+        settings.project.demo = Some(Secret::new(SECRET));
         let server = Box::pin(Server::start(settings.clone())).await?;
         Ok(World { database, client, settings, server })
     }
@@ -154,11 +154,11 @@ fn settings(database: &Database) -> Result<ServeSettings> {
     let flags = Flags::default();
     let environment = [("DATABASE_URL".to_owned(), database.url().to_owned())].into();
     let mut settings = ServeSettings::new(DatabaseSettings::load(&flags, &environment)?, verifier);
-    settings.replication.slot = database.slot_name();
-    settings.engine.shards = 2;
-    settings.limits.connect_error_backoff = Duration::ZERO;
-    settings.limits.channel_error_backoff = Duration::ZERO;
-    settings.catalog_poll = Duration::from_millis(200);
+    settings.project.replication.slot = database.slot_name();
+    settings.project.engine.shards = 2;
+    settings.project.limits.connect_error_backoff = Duration::ZERO;
+    settings.project.limits.channel_error_backoff = Duration::ZERO;
+    settings.project.catalog_poll = Duration::from_millis(200);
     Ok(settings)
 }
 

@@ -146,7 +146,7 @@ async fn a_bad_key_a_lost_session_and_a_bad_body_are_told_in_the_answer() -> Res
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_with_the_server_and_a_full_house_lets_none_in() -> Result<()> {
     let world = World::with_settings("poll_limits", "create publication supabase_realtime", |settings| {
-        settings.limits.max_concurrent_users = 1;
+        settings.project.limits.max_concurrent_users = 1;
     })
     .await?;
     let poller = Poller::open(&world, "ana", "2.0.0").await?;

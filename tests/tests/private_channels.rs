@@ -275,7 +275,8 @@ async fn without_the_table_a_private_join_says_what_to_install() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_for_private_channels_only_takes_no_public_ones() -> Result<()> {
     let world =
-        World::installed("private_only", POLICIES, |settings| settings.limits.private_only = true).await?;
+        World::installed("private_only", POLICIES, |settings| settings.project.limits.private_only = true)
+            .await?;
     let mut client = world.connect(&person("ana")).await?;
     let reply = client.join("realtime:listen", &json!({ "config": {} })).await?;
     let reason = "PrivateOnly: This project only allows private channels";
@@ -286,7 +287,7 @@ async fn a_project_for_private_channels_only_takes_no_public_ones() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_about_to_expire_is_announced_and_then_ends_the_channel() -> Result<()> {
     let world = World::installed("private_expiry", POLICIES, |settings| {
-        settings.limits.token_expiry_notice = Duration::from_secs(2);
+        settings.project.limits.token_expiry_notice = Duration::from_secs(2);
     })
     .await?;
     let mut claims = member_of("ana", "1");
