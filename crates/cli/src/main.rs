@@ -17,7 +17,7 @@ use walcast::settings::{
     DatabaseSettings, Environment, Flags, LogSettings, Purpose, ReplicationSettings, Settings,
 };
 use walcast::{health_check, logging, open_files, signal};
-use walcast_catalog::install;
+use walcast_catalog::{MESSAGES_PUBLICATION, install};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -164,6 +164,15 @@ async fn install(options: InstallOptions, environment: &Environment) -> Result<(
         println!(
             "this role may not create event triggers: changes of policies and grants take effect at the next \
              poll of the catalog, not at their place in the log"
+        );
+    }
+    if !installed.left.is_empty() {
+        println!("left as they are, since walcast did not make them: {}", installed.left.join(", "));
+    }
+    if !installed.publishes_messages {
+        println!(
+            "realtime.messages is not in a publication that walcast reads, so that what realtime.send sends reaches \
+             nobody; run as its owner: ALTER PUBLICATION {MESSAGES_PUBLICATION} ADD TABLE realtime.messages;"
         );
     }
     Ok(())

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use walcast_auth::{Secret, Verifier, VerifierSettings};
+use walcast_catalog::janitor::JanitorSettings;
 use walcast_catalog::{Catalog, preflight};
 use walcast_engine::{Engine, EngineSettings};
 use walcast_replication::{Progress, StreamSettings, StreamStatus};
@@ -38,6 +39,8 @@ pub struct ServeSettings {
     pub replication: ReplicationSettings,
     /// How often the catalog is looked at for changes that the log does not announce.
     pub catalog_poll: Duration,
+    /// When the partitions of `realtime.messages` are tidied.
+    pub janitor: JanitorSettings,
     /// The keys that tokens are verified with.
     pub verifier: VerifierSettings,
     /// The secret of the tokens that `/metrics` asks for; `None` leaves it open.
@@ -64,6 +67,7 @@ impl ServeSettings {
             database,
             replication: ReplicationSettings::default(),
             catalog_poll: Duration::from_secs(5),
+            janitor: JanitorSettings::default(),
             verifier,
             metrics_secret: None,
             engine: EngineSettings::default(),
@@ -122,6 +126,8 @@ impl Server {
         let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
         let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
+        // Ends with `reading`; nothing waits for it.
+        tokio::spawn(Arc::clone(&catalog).keep_messages_tidy(settings.janitor, reading.clone()));
 
         let gateway = Gateway::new(engine.clone(), Arc::clone(&verifier), settings.limits.clone());
         let health: Arc<dyn HealthSource> = Arc::new(Health {

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use walcast_auth::{JwksSource, Secret, refuse_sample_secret};
+use walcast_catalog::janitor::JanitorSettings;
 use walcast_engine::{Deletes, RateLimit};
 use walcast_replication::ConnectionSettings;
 
@@ -66,6 +67,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// Slot and publications.
     pub replication: ReplicationSettings,
+    /// The partitions of `realtime.messages`.
+    pub janitor: JanitorSettings,
     /// Row changes.
     pub changes: ChangeSettings,
     /// What clients may do.
@@ -201,6 +204,11 @@ impl Settings {
             auth: auth_settings(&layers, purpose)?,
             server: server_settings(&layers)?,
             replication: replication_settings(&layers)?,
+            janitor: JanitorSettings {
+                enabled: layers.find(&definitions::JANITOR)?,
+                first_after: layers.get(&definitions::JANITOR_FIRST)?,
+                every: layers.get(&definitions::JANITOR_EVERY)?,
+            },
             changes: ChangeSettings {
                 deletes: layers.get(&definitions::DELETES)?,
                 catalog_poll: layers.get(&definitions::CATALOG_POLL)?,
@@ -373,6 +381,7 @@ mod tests {
         assert_eq!(settings.server.outbound_bytes_max, 16 << 20);
         assert_eq!(settings.server.connect_error_backoff, Duration::from_secs(2));
         assert!(settings.log.health_checks);
+        assert_eq!(settings.janitor, JanitorSettings::default());
         assert!(settings.warnings.is_empty());
     }
 
@@ -412,6 +421,7 @@ mod tests {
         assert_eq!(settings.server.open_files, Some(10000));
         assert!(settings.auth.metrics_jwt_secret.is_some());
         assert!(!settings.log.health_checks);
+        assert_eq!(settings.janitor.enabled, Some(true));
     }
 
     #[test]

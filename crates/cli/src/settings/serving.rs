@@ -20,6 +20,7 @@ impl Settings {
         serve.health_requests =
             if self.log.health_checks { HealthRequests::Logged } else { HealthRequests::LeftOut };
         serve.catalog_poll = self.changes.catalog_poll;
+        serve.janitor = self.janitor;
         serve.engine = self.engine();
         serve.limits.max_concurrent_users = self.limits.max_concurrent_users;
         serve.limits.max_channels_per_client = self.limits.max_channels_per_client;
