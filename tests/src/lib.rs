@@ -56,6 +56,12 @@ impl World {
         World::in_database(walcast_testkit::database(name).await, sql, change).await
     }
 
+    /// A database with what `walcast install` puts into it besides (docs/protocol.md §13), then `sql`.
+    pub async fn installed(name: &str, sql: &str, change: impl FnOnce(&mut ServeSettings)) -> Result<World> {
+        let installation = walcast_catalog::install::sql(&["supabase_realtime".to_owned()]);
+        World::with_settings(name, &format!("{installation}\n;\n{sql}"), change).await
+    }
+
     /// The same in a database that there is, such as one of a cluster that the test may stop.
     pub async fn in_database(
         database: Database,

@@ -124,7 +124,13 @@ impl Project {
             stopping,
         });
 
-        let gateway = Gateway::new(engine.clone(), Arc::clone(&verifier), settings.limits.clone());
+        let gateway = Gateway::new(
+            engine.clone(),
+            Arc::clone(&verifier),
+            settings.limits.clone(),
+            Arc::clone(&catalog) as _,
+            catalog.channel_policies_changed(),
+        );
         let sockets = walcast_server::gateway_router(gateway);
         let mut app = origins::guarded(sockets, settings.allowed_origins.clone())
             .merge(walcast_server::health::router(Arc::clone(&health) as Arc<dyn HealthSource>));

@@ -29,6 +29,7 @@ mod serving;
 mod setting;
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
@@ -92,6 +93,8 @@ pub struct ProjectConfiguration {
     pub changes: ChangeSettings,
     /// What clients may do.
     pub limits: Limits,
+    /// Presence.
+    pub presence: PresenceSettings,
 }
 
 /// The database that is followed.
@@ -116,6 +119,10 @@ pub struct AuthSettings {
     pub jwks: Option<JwksSource>,
     /// Claims that must have these values where they are present.
     pub claim_validators: Map<String, Value>,
+    /// How long before its token expires a channel is told so.
+    pub expiry_notice: Duration,
+    /// How often tokens of joined channels are looked at again.
+    pub token_recheck: Duration,
     /// Pages that may open a socket; empty stands for all.
     pub allowed_origins: Vec<AllowedOrigin>,
     /// Public channels are refused.
@@ -200,6 +207,21 @@ pub struct Limits {
     pub payload_bytes_max: usize,
     /// Presence calls of one channel.
     pub presence_calls: RateLimit,
+    /// Messages per second, of all clients.
+    pub max_events_per_second: Option<NonZeroU32>,
+    /// Messages per second of one socket.
+    pub max_client_events_per_second: Option<NonZeroU32>,
+    /// Presence events per second, of all channels.
+    pub max_presence_events_per_second: Option<NonZeroU32>,
+}
+
+/// Presence (docs/protocol.md §7).
+#[derive(Debug)]
+pub struct PresenceSettings {
+    /// Every channel is told who is present.
+    pub enabled: bool,
+    /// How long the presence of a lost socket stays.
+    pub grace: Duration,
 }
 
 /// The log.
@@ -325,6 +347,8 @@ fn auth_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<AuthSettings, 
         jwt_secret,
         jwks,
         claim_validators: layers.get(&definitions::CLAIM_VALIDATORS)?,
+        expiry_notice: layers.get(&definitions::EXPIRY_NOTICE)?,
+        token_recheck: layers.get(&definitions::TOKEN_RECHECK)?,
         allowed_origins: layers.find(&definitions::ALLOWED_ORIGINS)?.unwrap_or_default(),
         private_only: layers.get(&definitions::PRIVATE_ONLY)?,
         suspended: layers.get(&definitions::SUSPENDED)?,
@@ -402,6 +426,9 @@ fn limits(layers: &Layers<'_>) -> Result<Limits, SettingsError> {
             calls: layers.get(&definitions::PRESENCE_CALLS)?,
             window: layers.get(&definitions::PRESENCE_WINDOW)?,
         },
+        max_events_per_second: layers.get(&definitions::MAX_EVENTS)?,
+        max_client_events_per_second: layers.get(&definitions::MAX_CLIENT_EVENTS)?,
+        max_presence_events_per_second: layers.get(&definitions::MAX_PRESENCE_EVENTS)?,
     })
 }
 
@@ -504,11 +531,13 @@ mod tests {
             ("TENANT_MAX_JOINS_PER_SECOND", "3"),
             ("CLIENT_PRESENCE_MAX_CALLS", "5"),
             ("CLIENT_PRESENCE_WINDOW_MS", "6000"),
+            ("TENANT_MAX_EVENTS_PER_SECOND", "7"),
         ]);
         let limits = resolve(&variables, "").unwrap().project.limits;
         assert_eq!((limits.max_concurrent_users, limits.max_channels_per_client), (1, 2));
         assert_eq!(limits.max_joins_per_second, 3);
         assert_eq!(limits.presence_calls, RateLimit { calls: 5, window: Duration::from_secs(6) });
+        assert_eq!(limits.max_events_per_second, NonZeroU32::new(7));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use super::file::{ConfigurationFile, ProjectTable};
 use super::flags::Flags;
 use super::layers::Layers;
 use super::{
-    ChangeSettings, ProjectConfiguration, Purpose, auth_settings, database_settings, definitions, limits,
-    replication_settings,
+    ChangeSettings, PresenceSettings, ProjectConfiguration, Purpose, auth_settings, database_settings,
+    definitions, limits, replication_settings,
 };
 
 /// Every project that is to be served, at least one.
@@ -118,6 +118,10 @@ fn configuration(
             copy_bytes_max: layers.get(&definitions::COPY_BYTES_MAX)?,
         },
         limits: limits(layers)?,
+        presence: PresenceSettings {
+            enabled: layers.get(&definitions::PRESENCE_ENABLED)?,
+            grace: layers.get(&definitions::PRESENCE_GRACE)?,
+        },
     })
 }
 

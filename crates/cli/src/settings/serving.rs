@@ -49,6 +49,8 @@ impl Settings {
         settings.limits.max_channels_per_client = project.limits.max_channels_per_client;
         settings.limits.max_bindings_per_channel = project.limits.max_bindings_per_channel;
         settings.limits.max_joins_per_second = project.limits.max_joins_per_second;
+        settings.limits.token_expiry_notice = project.auth.expiry_notice;
+        settings.limits.token_recheck = project.auth.token_recheck;
         settings.limits.connect_error_backoff = self.server.connect_error_backoff;
         settings.limits.channel_error_backoff = self.server.channel_error_backoff;
         settings.limits.private_only = project.auth.private_only;
@@ -65,6 +67,11 @@ impl Settings {
             record_bytes_max: project.changes.record_bytes_max,
             copy_bytes_max: project.changes.copy_bytes_max,
             presence_calls: project.limits.presence_calls,
+            max_events_per_second: project.limits.max_events_per_second,
+            max_client_events_per_second: project.limits.max_client_events_per_second,
+            max_presence_events_per_second: project.limits.max_presence_events_per_second,
+            presence_enabled: project.presence.enabled,
+            presence_grace: project.presence.grace,
             deletes: project.changes.deletes,
             // One connection is left for joins.
             questions_max: project.database.pool_size.saturating_sub(1).max(1),
@@ -111,6 +118,10 @@ mod tests {
             ("TENANT_MAX_CHANNELS_PER_CLIENT", "7"),
             ("CHANNEL_ERROR_BACKOFF_MS", "10"),
             ("MAX_HEADER_LENGTH", "4096"),
+            ("WALCAST_MAX_CLIENT_EVENTS_PER_SECOND", "0"),
+            ("WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND", "9"),
+            ("WALCAST_PRESENCE_ENABLED", "true"),
+            ("WALCAST_PRESENCE_GRACE_MS", "0"),
         ])
         .serve();
         assert_eq!(serve.listen.port(), 4100);
@@ -120,5 +131,9 @@ mod tests {
         assert_eq!(serve.project.limits.max_channels_per_client, 7);
         assert_eq!(serve.project.limits.channel_error_backoff.as_millis(), 10);
         assert_eq!(serve.listener.head_bytes_max, 8192);
+        let engine = serve.project.engine;
+        assert_eq!(engine.max_client_events_per_second, None, "0 is no limit");
+        assert_eq!(engine.max_presence_events_per_second.map(NonZero::get), Some(9));
+        assert!(engine.presence_enabled && engine.presence_grace.is_zero());
     }
 }
