@@ -27,6 +27,7 @@ mod serving;
 mod setting;
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub struct Settings {
     pub changes: ChangeSettings,
     /// What clients may do.
     pub limits: Limits,
+    /// Presence.
+    pub presence: PresenceSettings,
     /// The log.
     pub log: LogSettings,
     /// Sentences for the log about settings that were given and mean nothing.
@@ -160,6 +163,21 @@ pub struct Limits {
     pub payload_bytes_max: usize,
     /// Presence calls of one channel.
     pub presence_calls: RateLimit,
+    /// Messages per second, of all clients.
+    pub max_events_per_second: Option<NonZeroU32>,
+    /// Messages per second of one socket.
+    pub max_client_events_per_second: Option<NonZeroU32>,
+    /// Presence events per second, of all channels.
+    pub max_presence_events_per_second: Option<NonZeroU32>,
+}
+
+/// Presence (docs/protocol.md §7).
+#[derive(Debug)]
+pub struct PresenceSettings {
+    /// Every channel is told who is present.
+    pub enabled: bool,
+    /// How long the presence of a lost socket stays.
+    pub grace: Duration,
 }
 
 /// The log.
@@ -208,6 +226,10 @@ impl Settings {
                 copy_bytes_max: layers.get(&definitions::COPY_BYTES_MAX)?,
             },
             limits: limits(&layers)?,
+            presence: PresenceSettings {
+                enabled: layers.get(&definitions::PRESENCE_ENABLED)?,
+                grace: layers.get(&definitions::PRESENCE_GRACE)?,
+            },
             log: log_settings(&layers)?,
             warnings: layers::mistyped_variables(environment),
         })
@@ -324,6 +346,9 @@ fn limits(layers: &Layers<'_>) -> Result<Limits, SettingsError> {
             calls: layers.get(&definitions::PRESENCE_CALLS)?,
             window: layers.get(&definitions::PRESENCE_WINDOW)?,
         },
+        max_events_per_second: layers.get(&definitions::MAX_EVENTS)?,
+        max_client_events_per_second: layers.get(&definitions::MAX_CLIENT_EVENTS)?,
+        max_presence_events_per_second: layers.get(&definitions::MAX_PRESENCE_EVENTS)?,
     })
 }
 
@@ -423,11 +448,13 @@ mod tests {
             ("TENANT_MAX_JOINS_PER_SECOND", "3"),
             ("CLIENT_PRESENCE_MAX_CALLS", "5"),
             ("CLIENT_PRESENCE_WINDOW_MS", "6000"),
+            ("TENANT_MAX_EVENTS_PER_SECOND", "7"),
         ]);
         let limits = resolve(&variables, "").unwrap().limits;
         assert_eq!((limits.max_concurrent_users, limits.max_channels_per_client), (1, 2));
         assert_eq!(limits.max_joins_per_second, 3);
         assert_eq!(limits.presence_calls, RateLimit { calls: 5, window: Duration::from_secs(6) });
+        assert_eq!(limits.max_events_per_second, NonZeroU32::new(7));
     }
 
     #[test]

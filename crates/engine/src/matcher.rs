@@ -44,7 +44,7 @@ use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, View};
 use self::subscriptions::Parked;
 use self::window::{HeldChange, Window};
-use crate::command::{Command, Delivery, Joining, Targets};
+use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
 use crate::ids::ChannelId;
 use crate::ingest::{IngestError, LogBatch};
 use crate::log_inbox::{LogInbox, Queued};
@@ -102,7 +102,9 @@ struct State {
     /// Who gets the change at hand: here so that its memory is used again.
     rulings: Rulings,
     /// Frames by shard, on their way.
-    outgoing: Vec<Vec<Delivery>>,
+    outgoing: Vec<Vec<FromLog>>,
+    /// When the first of these was committed.
+    outgoing_since: Option<PgTimestamp>,
     /// Up to where the log has been handled.
     handled: Lsn,
     /// The commit LSN of the last transaction; what a new connection sends again is passed over.
@@ -130,6 +132,7 @@ impl Matcher {
             window: Window::default(),
             rulings: Rulings::default(),
             outgoing: vec![Vec::new(); self.shards.len()],
+            outgoing_since: None,
             handled: Lsn::ZERO,
             last_commit: Lsn::ZERO,
             resolve_undecided_at: None,
@@ -319,6 +322,7 @@ impl State {
         let Some(audiences) = self.audiences.of(relation.table.oid) else {
             return;
         };
+        self.outgoing_since.get_or_insert(commit_time);
         let mut bodies = Bodies::new(relation, images, commit_time, self.matcher.settings.record_bytes_max);
         let mut shared = SharedFrames::default();
         // Audiences of one person each mostly get the same bytes.
@@ -341,7 +345,8 @@ impl State {
                     frame(serializer, legacy, topic, &[id], kind, bodies.of(&view))
                 };
                 group.each_target(|shard, targets| {
-                    self.outgoing[shard.index()].push(Delivery { frame: frame.clone(), targets });
+                    let delivery = Delivery { frame: frame.clone(), targets };
+                    self.outgoing[shard.index()].push(FromLog::Change(delivery));
                 });
                 last = Some((form, view, frame));
             }
@@ -353,18 +358,20 @@ impl State {
         for (membership, view, ids) in shared.into_frames() {
             let Membership { asked, serializer, shard, .. } = &*membership;
             let data = bodies.of(&view);
-            let frame = frame(*serializer, asked.legacy, &asked.topic, &ids, view.kind, data);
+            let frame = frame(*serializer, asked.legacy, &asked.topic.topic, &ids, view.kind, data);
             let targets = Targets::One(membership.target());
-            self.outgoing[shard.index()].push(Delivery { frame, targets });
+            self.outgoing[shard.index()].push(FromLog::Change(Delivery { frame, targets }));
         }
     }
 
     /// Hands the frames that have been made to the shards.
     async fn flush(&mut self) {
-        for (shard, deliveries) in self.matcher.shards.iter().zip(&mut self.outgoing) {
-            if !deliveries.is_empty() {
+        let Some(committed) = self.outgoing_since.take() else { return };
+        for (shard, outgoing) in self.matcher.shards.iter().zip(&mut self.outgoing) {
+            if !outgoing.is_empty() {
+                let batch = FromLogBatch { items: std::mem::take(outgoing), committed };
                 // A shard that is behind holds the matcher up, and so the reading of the log.
-                let _ = shard.commands.send(Command::Deliver(std::mem::take(deliveries))).await;
+                let _ = shard.commands.send(Command::Deliver(batch)).await;
             }
         }
     }

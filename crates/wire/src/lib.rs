@@ -42,7 +42,7 @@ pub use presence::PresencePush;
 pub use reference::Ref;
 pub use serializer::{Serializer, UnsupportedVersion};
 pub use server_message::{
-    Status, broadcast, channel_close, channel_error, push, reason_response, reply, sub_topic, system,
-    user_broadcast,
+    ReplayedPayload, Status, broadcast, channel_close, channel_error, push, reason_response,
+    replayed_broadcast, reply, sub_topic, system, user_broadcast,
 };
 pub use value::{Shape, encode_value};

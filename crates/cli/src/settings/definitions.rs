@@ -1,6 +1,7 @@
 //! Every setting there is, in the order of the reference.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -295,6 +296,48 @@ pub(super) static PRESENCE_WINDOW: Setting<Duration> =
         .environment(&["CLIENT_PRESENCE_WINDOW_MS"])
         .default("30000");
 
+pub(super) static MAX_EVENTS: Setting<Option<NonZeroU32>> = Setting::new(
+    "limits.max_events_per_second",
+    parse::rate,
+    "Messages that clients send, or publish over HTTP, per second, all together; what is more is refused. 0: any number.",
+)
+.environment(&["TENANT_MAX_EVENTS_PER_SECOND"])
+.default("100000");
+
+pub(super) static MAX_CLIENT_EVENTS: Setting<Option<NonZeroU32>> = Setting::new(
+    "limits.max_client_events_per_second",
+    parse::rate,
+    "Messages that one socket sends per second; the channel on which it sends more is closed. 0: any number.",
+)
+.environment(&["WALCAST_MAX_CLIENT_EVENTS_PER_SECOND"])
+.default("10000");
+
+pub(super) static MAX_PRESENCE_EVENTS: Setting<Option<NonZeroU32>> = Setting::new(
+    "limits.max_presence_events_per_second",
+    parse::rate,
+    "Tracks, and presence states sent at joins, per second, of all channels together; the channel with one more is \
+     closed. 0: any number.",
+)
+.environment(&["WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND"])
+.default("10000");
+
+pub(super) static PRESENCE_ENABLED: Setting<bool> = Setting::new(
+    "presence.enabled",
+    parse::boolean,
+    "Whether every channel is told who is present, also where its join does not ask for it.",
+)
+.environment(&["WALCAST_PRESENCE_ENABLED"])
+.default("false");
+
+pub(super) static PRESENCE_GRACE: Setting<Duration> = Setting::new(
+    "presence.grace_ms",
+    parse::milliseconds,
+    "How long the presence of a socket stays that was lost without a close frame, so that nobody notices a reconnect. \
+     0: it leaves at once.",
+)
+.environment(&["WALCAST_PRESENCE_GRACE_MS"])
+.default("2000");
+
 pub(super) static LOG_LEVEL: Setting<String> = Setting::new(
     "log.level",
     parse::log_filter,
@@ -359,6 +402,11 @@ pub(super) static ALL: &[&About] = &[
     &PAYLOAD_BYTES_MAX.about,
     &PRESENCE_CALLS.about,
     &PRESENCE_WINDOW.about,
+    &MAX_EVENTS.about,
+    &MAX_CLIENT_EVENTS.about,
+    &MAX_PRESENCE_EVENTS.about,
+    &PRESENCE_ENABLED.about,
+    &PRESENCE_GRACE.about,
     &LOG_LEVEL.about,
     &LOG_FORMAT.about,
     &DISABLE_HEALTH_LOGGING.about,

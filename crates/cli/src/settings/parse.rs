@@ -1,6 +1,7 @@
 //! Texts into values. Every error is what was expected, as the end of "expected …".
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -33,6 +34,12 @@ pub(super) fn count<const MIN: usize, const MAX: usize>(text: &str) -> Result<us
 pub(super) fn count32(text: &str) -> Result<u32, String> {
     count::<1, 1_000_000_000>(text)
         .and_then(|number| u32::try_from(number).map_err(|error| error.to_string()))
+}
+
+/// A number per second; 0 means that there is no limit.
+pub(super) fn rate(text: &str) -> Result<Option<NonZeroU32>, String> {
+    let number = count::<0, 1_000_000_000>(text)?;
+    Ok(u32::try_from(number).ok().and_then(NonZeroU32::new))
 }
 
 /// Bytes of a request's head; the HTTP library's least is 8,192, and self-hosters have smaller values set.

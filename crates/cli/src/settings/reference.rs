@@ -48,6 +48,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("replication", "The slot and the publications."),
     ("changes", "Row changes (docs/protocol.md §4)."),
     ("limits", "What clients may do (docs/protocol.md §10)."),
+    ("presence", "Presence (docs/protocol.md §7)."),
     ("log", "The log, on standard error."),
 ];
 
@@ -97,7 +98,6 @@ const IGNORED: &[&str] = &[
     "SELF_HOST_TENANT_NAME",
     "TENANT_CACHE_EXPIRATION_IN_MS",
     "TENANT_MAX_BYTES_PER_SECOND",
-    "TENANT_MAX_EVENTS_PER_SECOND",
     "*_PARTITION_SLOTS",
     "*_SCOPE_SHARDS",
 ];

@@ -50,6 +50,11 @@ impl Settings {
             record_bytes_max: self.changes.record_bytes_max,
             copy_bytes_max: self.changes.copy_bytes_max,
             presence_calls: self.limits.presence_calls,
+            max_events_per_second: self.limits.max_events_per_second,
+            max_client_events_per_second: self.limits.max_client_events_per_second,
+            max_presence_events_per_second: self.limits.max_presence_events_per_second,
+            presence_enabled: self.presence.enabled,
+            presence_grace: self.presence.grace,
             deletes: self.changes.deletes,
             // One connection is left for joins.
             questions_max: self.database.pool_size.saturating_sub(1).max(1),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_tungstenite::tungstenite::Message;
 use walcast_auth::{Claims, TokenError};
-use walcast_engine::{ChannelId, Command, Identity, JoinRequest, JoinedChannel, SessionHandle};
+use walcast_engine::{ChannelId, Command, Identity, JoinRequest, JoinedChannel, ReadRights, SessionHandle};
 use walcast_wire::{ChannelToken, JoinPayload, Ref, Status};
 
 use super::Gateway;
@@ -118,12 +118,19 @@ impl JoinTask {
             .await
             .map_err(|error| error.join_reason())?;
         let credentials = Credentials::new(token, claims);
+        if payload.private {
+            return Err("Unauthorized: private channels are not available on this server yet; \
+                        join with config.private = false"
+                .to_owned());
+        }
         let request = JoinRequest {
             topic: Arc::clone(&self.topic),
             join_ref: self.join_ref.clone(),
             reference: self.reference.clone(),
             identity: Arc::clone(&credentials.identity),
             payload,
+            rights: ReadRights::ALL,
+            replay: None,
         };
         let joined = self.gateway.engine.join(&self.session, request).await;
         joined.map(|channel| (channel, credentials)).map_err(|refused| refused.0)

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use walcast_auth::TokenError;
-use walcast_engine::{ChannelId, Command, Push, PushKind, SessionHandle};
+use walcast_engine::{ChannelId, Command, Departure, Push, PushKind, SessionHandle};
 use walcast_wire::{
     AccessTokenPush, ClientMessage, ClientPayload, Frame, JoinPayload, Ref, Serializer, Status,
 };
@@ -91,7 +91,8 @@ impl Connection {
         let early = if early.is_empty() { Bytes::new() } else { early };
         let reader = Reader::new(Arc::clone(&shared), early);
         let socket = WebSocketStream::from_raw_socket(reader, Role::Server, Some(config)).await;
-        let session = gateway.engine.connect(Arc::clone(&shared) as _, serializer).await;
+        let subject = credentials.identity.subject();
+        let session = gateway.engine.connect(Arc::clone(&shared) as _, serializer, subject).await;
         Connection {
             gateway: Arc::clone(gateway),
             shared,
@@ -115,7 +116,9 @@ impl Connection {
         if !matches!(end, End::Gone) {
             self.farewell().await;
         }
-        self.session.send(Command::Gone(self.session.id)).await;
+        // docs/protocol.md §7.1: who is gone without a close frame may come back in a moment.
+        let departure = if matches!(end, End::Gone) { Departure::Lost } else { Departure::Closed };
+        self.session.send(Command::Gone(self.session.id, departure)).await;
     }
 
     async fn serve(&mut self) -> End {
