@@ -9,19 +9,23 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use walcast_auth::{Secret, Verifier, VerifierSettings};
+use walcast_auth::{OperatorKeys, OperatorSettings, Secret, Verifier, VerifierSettings};
 use walcast_catalog::{Catalog, preflight};
 use walcast_engine::{Engine, EngineSettings};
 use walcast_replication::{Progress, StreamSettings, StreamStatus};
+use walcast_server::api::ProjectApi;
 use walcast_server::health::HealthSource;
-use walcast_server::metrics::Metrics;
+use walcast_server::metrics::{Metrics, MetricsSettings};
 use walcast_server::{Gateway, HealthRequests, Limits, ListenerSettings};
 use walcast_wire::Frame;
 
 use crate::database::catalog_settings;
 use crate::demo::CatalogDemo;
+use crate::directory::{Directory, Project};
 use crate::health::Health;
+use crate::lag::Lag;
 use crate::pipeline::Pipeline;
+use crate::policies::NotInstalled;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
 
 /// RFC 6455 §7.4.1 and its registry: "Service Restart"; clients reconnect.
@@ -40,8 +44,12 @@ pub struct ServeSettings {
     pub catalog_poll: Duration,
     /// The keys that tokens are verified with.
     pub verifier: VerifierSettings,
-    /// The secret of the tokens that `/metrics` asks for; `None` leaves it open.
-    pub metrics_secret: Option<Secret>,
+    /// What the project is called in addresses.
+    pub project: String,
+    /// Public broadcasts are refused.
+    pub private_only: bool,
+    /// What operators may ask, and how.
+    pub operations: OperationsSettings,
     /// The engine's limits.
     pub engine: EngineSettings,
     /// The gateway's limits.
@@ -56,6 +64,54 @@ pub struct ServeSettings {
     pub demo: Option<Secret>,
 }
 
+/// What operators may ask, and how.
+#[derive(Clone, Debug)]
+pub struct OperationsSettings {
+    /// The secrets of the tokens that operations ask for; without one they are closed.
+    pub secrets: Vec<Secret>,
+    /// Tokens that are refused although they verify.
+    pub blocked: Vec<Secret>,
+    /// The secret of the tokens that `/metrics` asks for; `None` leaves it open.
+    pub metrics_secret: Option<Secret>,
+    /// Tokens of this secret that are refused.
+    pub metrics_blocked: Vec<Secret>,
+    /// Where this process runs, in the words of whoever runs it.
+    pub region: Option<String>,
+    /// The key of the `baggage` header under which a request has its name.
+    pub request_id_baggage_key: String,
+}
+
+impl Default for OperationsSettings {
+    fn default() -> Self {
+        OperationsSettings {
+            secrets: Vec::new(),
+            blocked: Vec::new(),
+            metrics_secret: None,
+            metrics_blocked: Vec::new(),
+            region: None,
+            request_id_baggage_key: "request-id".to_owned(),
+        }
+    }
+}
+
+impl OperationsSettings {
+    /// Keys of the operators of a project whose users' tokens have this secret.
+    fn operators(&self, of_users: Option<&Secret>) -> Result<OperatorKeys> {
+        Ok(OperatorKeys::new(&OperatorSettings {
+            secrets: self.secrets.clone(),
+            blocked: self.blocked.clone(),
+            shared_with_users: of_users.into_iter().cloned().collect(),
+        })?)
+    }
+
+    fn metrics_readers(&self) -> Result<Option<OperatorKeys>> {
+        let Some(secret) = &self.metrics_secret else { return Ok(None) };
+        let (secrets, blocked) = (vec![secret.clone()], self.metrics_blocked.clone());
+        let settings = OperatorSettings { secrets, blocked, shared_with_users: Vec::new() };
+        Ok(Some(OperatorKeys::new(&settings)?))
+    }
+}
+
 impl ServeSettings {
     /// Defaults for all but the database and the keys.
     pub fn new(database: DatabaseSettings, verifier: VerifierSettings) -> Self {
@@ -65,7 +121,9 @@ impl ServeSettings {
             replication: ReplicationSettings::default(),
             catalog_poll: Duration::from_secs(5),
             verifier,
-            metrics_secret: None,
+            project: "realtime-dev".to_owned(),
+            private_only: false,
+            operations: OperationsSettings::default(),
             engine: EngineSettings::default(),
             limits: Limits::default(),
             listener: ListenerSettings::default(),
@@ -123,32 +181,54 @@ impl Server {
         let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
 
+        let lag = Lag::new(Arc::clone(&progress));
+        tokio::spawn(Arc::clone(&lag).watch(reading.clone()));
+
         let gateway = Gateway::new(engine.clone(), Arc::clone(&verifier), settings.limits.clone());
         let health: Arc<dyn HealthSource> = Arc::new(Health {
             replication: pipeline.status.clone(),
             progress: Arc::clone(&progress),
+            lag: Arc::clone(&lag),
             catalog: Arc::clone(&catalog),
             catalog_poll: settings.catalog_poll,
             stopping: accepting.clone(),
         });
-        let metrics_verifier = settings
-            .metrics_secret
-            .map(|secret| Verifier::new(VerifierSettings { secret: Some(secret), ..Default::default() }))
-            .transpose()?;
+        let operations = &settings.operations;
+        let operators = Arc::new(operations.operators(settings.verifier.secret.as_ref())?);
+        let api = Arc::new(ProjectApi {
+            engine: engine.clone(),
+            verifier: Arc::clone(&verifier),
+            policies: Arc::new(NotInstalled),
+            private_only: settings.private_only,
+            operators: Arc::clone(&operators),
+        });
+        let metrics = MetricsSettings {
+            project: settings.project.clone(),
+            region: operations.region.clone(),
+            readers: operations.metrics_readers()?,
+        };
+        let project = Project {
+            settings: settings.clone(),
+            engine: engine.clone(),
+            verifier: Arc::clone(&verifier),
+            health: Arc::clone(&health),
+        };
+        let directory = Arc::new(Directory { projects: vec![project] });
+        let metrics = Metrics::new(engine.clone(), Arc::clone(&health), metrics);
         let mut app = walcast_server::gateway_router(gateway)
-            .merge(walcast_server::metrics::router(Metrics::new(
-                engine.clone(),
-                Arc::clone(&health),
-                metrics_verifier,
-            )))
+            .merge(walcast_server::api::project_router(api))
+            .merge(walcast_server::api::tenants_router(directory, operators))
+            .merge(walcast_server::api::openapi_router())
+            .merge(walcast_server::metrics::router(metrics))
             .merge(walcast_server::health::router(health));
-        if let Some(secret) = settings.demo {
+        if let Some(secret) = settings.demo.clone() {
             let database = Arc::new(CatalogDemo(catalog));
             app = app.merge(walcast_server::demo::router(walcast_server::demo::Demo::new(
                 database, verifier, secret,
             )));
         }
         let app = walcast_server::logged(app, settings.health_requests);
+        let app = walcast_server::request_id::identified(app, &settings.operations.request_id_baggage_key);
         let socket = TcpListener::bind(settings.listen)
             .await
             .with_context(|| format!("cannot listen on {}: choose another PORT", settings.listen))?;

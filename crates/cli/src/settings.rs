@@ -103,6 +103,16 @@ pub struct AuthSettings {
     pub claim_validators: Map<String, Value>,
     /// Shared secret of the tokens for `/metrics`; `None` leaves it open.
     pub metrics_jwt_secret: Option<Secret>,
+    /// Tokens for `/metrics` that are refused.
+    pub metrics_token_blocklist: Vec<Secret>,
+    /// Shared secret of operators' tokens; without it operations are closed.
+    pub api_jwt_secret: Option<Secret>,
+    /// The secret that is to take its place.
+    pub api_jwt_secret_next: Option<Secret>,
+    /// Operators' tokens that are refused.
+    pub api_token_blocklist: Vec<Secret>,
+    /// Public broadcasts are refused.
+    pub private_only: bool,
 }
 
 /// Sockets and HTTP.
@@ -124,6 +134,12 @@ pub struct ServerSettings {
     pub connect_error_backoff: Duration,
     /// Delay of the answer to a refused join.
     pub channel_error_backoff: Duration,
+    /// What the project is called in addresses.
+    pub project: String,
+    /// Where the process runs.
+    pub region: Option<String>,
+    /// The key of the `baggage` header under which a request has its name.
+    pub request_id_baggage_key: String,
 }
 
 /// Slot and publications.
@@ -293,17 +309,30 @@ fn auth_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<AuthSettings, 
     if jwt_secret.is_none() && jwks.is_none() {
         return Err(SettingsError::MissingTokenKey);
     }
-    if let (Purpose::Serve, Some(secret), Some(origin)) =
-        (purpose, &jwt_secret, layers.origin(&definitions::JWT_SECRET.about))
-    {
-        refuse_sample_secret(secret.expose())
-            .map_err(|problem| SettingsError::WeakSecret { origin, problem })?;
+    let api_jwt_secret = layers.find(&definitions::API_JWT_SECRET)?;
+    let api_jwt_secret_next = layers.find(&definitions::API_JWT_SECRET_NEXT)?;
+    let signing = [
+        (&jwt_secret, &definitions::JWT_SECRET),
+        (&api_jwt_secret, &definitions::API_JWT_SECRET),
+        (&api_jwt_secret_next, &definitions::API_JWT_SECRET_NEXT),
+    ];
+    for (secret, setting) in signing {
+        if let (Purpose::Serve, Some(secret), Some(origin)) = (purpose, secret, layers.origin(&setting.about))
+        {
+            refuse_sample_secret(secret.expose())
+                .map_err(|problem| SettingsError::WeakSecret { origin, problem })?;
+        }
     }
     Ok(AuthSettings {
         jwt_secret,
         jwks,
         claim_validators: layers.get(&definitions::CLAIM_VALIDATORS)?,
         metrics_jwt_secret: layers.find(&definitions::METRICS_JWT_SECRET)?,
+        metrics_token_blocklist: layers.find(&definitions::METRICS_TOKEN_BLOCKLIST)?.unwrap_or_default(),
+        api_jwt_secret,
+        api_jwt_secret_next,
+        api_token_blocklist: layers.find(&definitions::API_TOKEN_BLOCKLIST)?.unwrap_or_default(),
+        private_only: layers.get(&definitions::PRIVATE_ONLY)?,
     })
 }
 
@@ -318,6 +347,9 @@ fn server_settings(layers: &Layers<'_>) -> Result<ServerSettings, SettingsError>
         outbound_bytes_max: layers.get(&definitions::OUTBOUND_BYTES_MAX)?,
         connect_error_backoff: layers.get(&definitions::CONNECT_ERROR_BACKOFF)?,
         channel_error_backoff: layers.get(&definitions::CHANNEL_ERROR_BACKOFF)?,
+        project: layers.get(&definitions::PROJECT)?,
+        region: layers.find(&definitions::REGION)?,
+        request_id_baggage_key: layers.get(&definitions::REQUEST_ID_BAGGAGE_KEY)?,
     })
 }
 

@@ -45,8 +45,12 @@ impl Gateway {
 
 /// The WebSocket's addresses: as the server has them, and as the usual gateway in front of it does.
 pub fn router(gateway: Arc<Gateway>) -> Router {
+    routes().with_state(gateway)
+}
+
+/// The same without their state. Each is described in `api/openapi.rs`.
+pub(crate) fn routes() -> Router<Arc<Gateway>> {
     Router::new()
         .route("/socket/websocket", get(handshake::upgrade))
         .route("/realtime/v1/websocket", get(handshake::upgrade))
-        .with_state(gateway)
 }

@@ -123,6 +123,47 @@ pub(super) static METRICS_JWT_SECRET: Setting<Secret> = Setting::new(
 .environment(&["METRICS_JWT_SECRET"])
 .secret();
 
+pub(super) static METRICS_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
+    "auth.metrics_token_blocklist",
+    parse::secrets,
+    "Tokens that `/metrics` refuses although they are signed with that secret; a list, in the environment with commas.",
+)
+.environment(&["METRICS_TOKEN_BLOCKLIST"])
+.secret();
+
+pub(super) static API_JWT_SECRET: Setting<Secret> = Setting::new(
+    "auth.api_jwt_secret",
+    parse::secret,
+    "Secret of operators' tokens (HS256, HS384, HS512) for the projects, users and topics of the HTTP API, which is \
+     closed without it. Where it is also `auth.jwt_secret`, an operator's token has the role `service_role`.",
+)
+.environment(&["API_JWT_SECRET"])
+.secret();
+
+pub(super) static API_JWT_SECRET_NEXT: Setting<Secret> = Setting::new(
+    "auth.api_jwt_secret_next",
+    parse::secret,
+    "The secret that is to take its place; tokens of both are accepted.",
+)
+.environment(&["API_JWT_SECRET_NEXT"])
+.secret();
+
+pub(super) static API_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
+    "auth.api_token_blocklist",
+    parse::secrets,
+    "Operators' tokens that are refused although they verify; a list, in the environment with commas.",
+)
+.environment(&["API_TOKEN_BLOCKLIST"])
+.secret();
+
+pub(super) static PRIVATE_ONLY: Setting<bool> = Setting::new(
+    "auth.private_only",
+    parse::boolean,
+    "Whether public broadcasts are refused, so that policies on `realtime.messages` guard every message.",
+)
+.environment(&["WALCAST_PRIVATE_ONLY"])
+.default("false");
+
 pub(super) static LISTEN_HOST: Setting<IpAddr> =
     Setting::new("server.host", parse::address, "IP address to listen on.")
         .environment(&["WALCAST_HOST"])
@@ -188,6 +229,29 @@ pub(super) static CHANNEL_ERROR_BACKOFF: Setting<Duration> = Setting::new(
 )
 .environment(&["CHANNEL_ERROR_BACKOFF_MS"])
 .default("5000");
+
+pub(super) static PROJECT: Setting<String> = Setting::new(
+    "server.project",
+    parse::text,
+    "What the project is called in addresses such as `/api/tenants/realtime-dev`, and in metrics.",
+)
+.environment(&["SELF_HOST_TENANT_NAME"])
+.default("realtime-dev");
+
+pub(super) static REGION: Setting<String> = Setting::new(
+    "server.region",
+    parse::text,
+    "Where this process runs, in your own words; `/metrics/{region}` answers for this one.",
+)
+.environment(&["REGION"]);
+
+pub(super) static REQUEST_ID_BAGGAGE_KEY: Setting<String> = Setting::new(
+    "server.request_id_baggage_key",
+    parse::text,
+    "Key of the `baggage` header whose value names a request in the log and in `x-request-id`.",
+)
+.environment(&["REQUEST_ID_BAGGAGE_KEY"])
+.default("request-id");
 
 pub(super) static SLOT: Setting<String> = Setting::new(
     "replication.slot",
@@ -379,6 +443,11 @@ pub(super) static ALL: &[&About] = &[
     &JWKS.about,
     &CLAIM_VALIDATORS.about,
     &METRICS_JWT_SECRET.about,
+    &METRICS_TOKEN_BLOCKLIST.about,
+    &API_JWT_SECRET.about,
+    &API_JWT_SECRET_NEXT.about,
+    &API_TOKEN_BLOCKLIST.about,
+    &PRIVATE_ONLY.about,
     &LISTEN_HOST.about,
     &LISTEN_PORT.about,
     &MAX_CONNECTIONS.about,
@@ -388,6 +457,9 @@ pub(super) static ALL: &[&About] = &[
     &OUTBOUND_BYTES_MAX.about,
     &CONNECT_ERROR_BACKOFF.about,
     &CHANNEL_ERROR_BACKOFF.about,
+    &PROJECT.about,
+    &REGION.about,
+    &REQUEST_ID_BAGGAGE_KEY.about,
     &SLOT.about,
     &SLOT_SUFFIX.about,
     &PUBLICATIONS.about,
@@ -430,7 +502,9 @@ mod tests {
             assert!(names.insert(about.key.to_owned()), "{}", about.key);
             assert!(about.flag.is_none_or(|flag| names.insert(format!("--{flag}"))), "{:?}", about.flag);
             for name in about.environment {
-                assert!(names.insert((*name).to_owned()), "{name}");
+                // As upstream has it, one variable for the tokens of users and of operators.
+                let is_for_both = about.key == "auth.api_jwt_secret" && *name == "API_JWT_SECRET";
+                assert!(names.insert((*name).to_owned()) || is_for_both, "{name}");
             }
         }
     }

@@ -103,6 +103,11 @@ pub(super) fn names(text: &str) -> Result<Vec<String>, String> {
     if names.is_empty() { Err("one name or several with commas between them".to_owned()) } else { Ok(names) }
 }
 
+/// Secret texts with commas between them.
+pub(super) fn secrets(text: &str) -> Result<Vec<Secret>, String> {
+    names(text).map(|texts| texts.into_iter().map(Secret::new).collect())
+}
+
 /// A part of a slot's name (PostgreSQL documentation, "Replication Slots").
 pub(super) fn slot(text: &str) -> Result<String, String> {
     let name = text.trim();

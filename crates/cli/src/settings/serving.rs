@@ -8,7 +8,7 @@ use walcast_engine::EngineSettings;
 use walcast_server::HealthRequests;
 
 use super::Settings;
-use crate::serve::ServeSettings;
+use crate::serve::{OperationsSettings, ServeSettings};
 
 impl Settings {
     /// The settings of a server without the demo.
@@ -16,7 +16,9 @@ impl Settings {
         let mut serve = ServeSettings::new(self.database.clone(), self.verifier());
         serve.listen = self.server.listen;
         serve.replication = self.replication.clone();
-        serve.metrics_secret.clone_from(&self.auth.metrics_jwt_secret);
+        serve.project.clone_from(&self.server.project);
+        serve.private_only = self.auth.private_only;
+        serve.operations = self.operations();
         serve.health_requests =
             if self.log.health_checks { HealthRequests::Logged } else { HealthRequests::LeftOut };
         serve.catalog_poll = self.changes.catalog_poll;
@@ -38,6 +40,18 @@ impl Settings {
             secret: self.auth.jwt_secret.clone(),
             jwks: self.auth.jwks.clone(),
             claim_validators: self.auth.claim_validators.clone(),
+        }
+    }
+
+    fn operations(&self) -> OperationsSettings {
+        let auth = &self.auth;
+        OperationsSettings {
+            secrets: auth.api_jwt_secret.iter().chain(&auth.api_jwt_secret_next).cloned().collect(),
+            blocked: auth.api_token_blocklist.clone(),
+            metrics_secret: auth.metrics_jwt_secret.clone(),
+            metrics_blocked: auth.metrics_token_blocklist.clone(),
+            region: self.server.region.clone(),
+            request_id_baggage_key: self.server.request_id_baggage_key.clone(),
         }
     }
 
@@ -90,6 +104,12 @@ mod tests {
             ("TENANT_MAX_CHANNELS_PER_CLIENT", "7"),
             ("CHANNEL_ERROR_BACKOFF_MS", "10"),
             ("MAX_HEADER_LENGTH", "4096"),
+            ("API_JWT_SECRET_NEXT", "Yk3vQ8sLw1Zt6Rn0Xb5Jc9Hd2Mf7Gp4a"),
+            ("API_TOKEN_BLOCKLIST", "a.b.c, d.e.f"),
+            ("METRICS_TOKEN_BLOCKLIST", "g.h.i"),
+            ("SELF_HOST_TENANT_NAME", "blue"),
+            ("REGION", "mars"),
+            ("REQUEST_ID_BAGGAGE_KEY", "trace"),
         ])
         .serve();
         assert_eq!(serve.listen.port(), 4100);
@@ -99,5 +119,10 @@ mod tests {
         assert_eq!(serve.limits.max_channels_per_client, 7);
         assert_eq!(serve.limits.channel_error_backoff.as_millis(), 10);
         assert_eq!(serve.listener.head_bytes_max, 8192);
+        let operations = serve.operations;
+        assert_eq!(operations.secrets.len(), 1, "JWT_SECRET is for users");
+        assert_eq!((operations.blocked.len(), operations.metrics_blocked.len()), (2, 1));
+        assert_eq!((&*serve.project, operations.region.as_deref()), ("blue", Some("mars")));
+        assert_eq!(operations.request_id_baggage_key, "trace");
     }
 }
