@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`settings`] (what can be set), [`logging`], [`serve`] (one
 //! running server), [`pipeline`] (the log to the engine), [`database`] (one URL for both kinds of connection),
-//! `health`, `lag`, `directory` (the projects, for operators), `policies`; then [`dev`] (a server with a database of its own), `demo` (the demo's
+//! `health`, `lag`, `directory` (the projects, for operators); then [`dev`] (a server with a database of its own), `demo` (the demo's
 //! door to the database), [`doctor`] and [`explain`] (a database looked at, a row decided), [`health_check`],
 //! [`open_files`], [`signal`].
 
@@ -18,7 +18,6 @@ mod lag;
 pub mod logging;
 pub mod open_files;
 pub mod pipeline;
-mod policies;
 pub mod serve;
 pub mod settings;
 pub mod signal;

@@ -25,7 +25,6 @@ use crate::directory::{Directory, Project};
 use crate::health::Health;
 use crate::lag::Lag;
 use crate::pipeline::Pipeline;
-use crate::policies::NotInstalled;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
 
 /// RFC 6455 §7.4.1 and its registry: "Service Restart"; clients reconnect.
@@ -46,8 +45,6 @@ pub struct ServeSettings {
     pub verifier: VerifierSettings,
     /// What the project is called in addresses.
     pub project: String,
-    /// Public broadcasts are refused.
-    pub private_only: bool,
     /// What operators may ask, and how.
     pub operations: OperationsSettings,
     /// The engine's limits.
@@ -122,7 +119,6 @@ impl ServeSettings {
             catalog_poll: Duration::from_secs(5),
             verifier,
             project: "realtime-dev".to_owned(),
-            private_only: false,
             operations: OperationsSettings::default(),
             engine: EngineSettings::default(),
             limits: Limits::default(),
@@ -184,7 +180,13 @@ impl Server {
         let lag = Lag::new(Arc::clone(&progress));
         tokio::spawn(Arc::clone(&lag).watch(reading.clone()));
 
-        let gateway = Gateway::new(engine.clone(), Arc::clone(&verifier), settings.limits.clone());
+        let gateway = Gateway::new(
+            engine.clone(),
+            Arc::clone(&verifier),
+            settings.limits.clone(),
+            Arc::clone(&catalog) as _,
+            catalog.channel_policies_changed(),
+        );
         let health: Arc<dyn HealthSource> = Arc::new(Health {
             replication: pipeline.status.clone(),
             progress: Arc::clone(&progress),
@@ -198,8 +200,9 @@ impl Server {
         let api = Arc::new(ProjectApi {
             engine: engine.clone(),
             verifier: Arc::clone(&verifier),
-            policies: Arc::new(NotInstalled),
-            private_only: settings.private_only,
+            policies: Arc::clone(&catalog) as _,
+            private_only: settings.limits.private_only,
+            suspended: settings.limits.suspended,
             operators: Arc::clone(&operators),
         });
         let metrics = MetricsSettings {

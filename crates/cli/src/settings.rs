@@ -101,6 +101,10 @@ pub struct AuthSettings {
     pub jwks: Option<JwksSource>,
     /// Claims that must have these values where they are present.
     pub claim_validators: Map<String, Value>,
+    /// How long before its token expires a channel is told so.
+    pub expiry_notice: Duration,
+    /// How often tokens of joined channels are looked at again.
+    pub token_recheck: Duration,
     /// Shared secret of the tokens for `/metrics`; `None` leaves it open.
     pub metrics_jwt_secret: Option<Secret>,
     /// Tokens for `/metrics` that are refused.
@@ -111,7 +115,7 @@ pub struct AuthSettings {
     pub api_jwt_secret_next: Option<Secret>,
     /// Operators' tokens that are refused.
     pub api_token_blocklist: Vec<Secret>,
-    /// Public broadcasts are refused.
+    /// Public channels and broadcasts are refused.
     pub private_only: bool,
 }
 
@@ -327,6 +331,8 @@ fn auth_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<AuthSettings, 
         jwt_secret,
         jwks,
         claim_validators: layers.get(&definitions::CLAIM_VALIDATORS)?,
+        expiry_notice: layers.get(&definitions::EXPIRY_NOTICE)?,
+        token_recheck: layers.get(&definitions::TOKEN_RECHECK)?,
         metrics_jwt_secret: layers.find(&definitions::METRICS_JWT_SECRET)?,
         metrics_token_blocklist: layers.find(&definitions::METRICS_TOKEN_BLOCKLIST)?.unwrap_or_default(),
         api_jwt_secret,

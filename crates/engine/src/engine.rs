@@ -108,6 +108,16 @@ impl JoinedChannel {
         self.0.channel
     }
 
+    /// The join's `join_ref`, which every reply on the channel carries.
+    pub fn join_ref(&self) -> &Ref {
+        &self.0.join_ref
+    }
+
+    /// Whether its broadcasts are acknowledged.
+    pub fn acknowledges(&self) -> bool {
+        self.0.acknowledge
+    }
+
     /// False once the channel has ended, be it by the engine (docs/protocol.md §3.6).
     pub fn is_open(&self) -> bool {
         self.0.is_open()
@@ -187,6 +197,11 @@ impl Engine {
     /// Bytes of one broadcast or presence payload.
     pub fn payload_bytes_max(&self) -> usize {
         self.settings.payload_bytes_max
+    }
+
+    /// Whether presence is on for channels that do not ask for it.
+    pub fn presence_enabled(&self) -> bool {
+        self.settings.presence_enabled
     }
 
     /// Opens a session that writes to `socket`; `subject` is the `sub` claim of the socket's token.

@@ -51,6 +51,8 @@ pub struct ProjectApi {
     pub policies: Arc<dyn ChannelPolicies>,
     /// Public messages are refused.
     pub private_only: bool,
+    /// Nobody may send.
+    pub suspended: bool,
     /// Verifies the tokens of operators.
     pub operators: Arc<OperatorKeys>,
 }

@@ -126,6 +126,26 @@ pub fn user_broadcast(
     if encoding == Encoding::Binary {
         return None;
     }
+    user_broadcast_text(serializer, topic, event, metadata, payload)
+}
+
+/// A binary user broadcast as the text message that it would be where there are no binary ones, such as over
+/// long polling; `payload` is a frame's payload. `None` for one that carries bytes, or is none.
+pub fn user_broadcast_as_text(payload: &[u8]) -> Option<Frame> {
+    let sent = binary::parse_sent_user_broadcast(payload)?;
+    if sent.encoding == Encoding::Binary {
+        return None;
+    }
+    user_broadcast_text(Serializer::V2, sent.topic, sent.event, Some(sent.metadata), sent.payload)
+}
+
+fn user_broadcast_text(
+    serializer: Serializer,
+    topic: &str,
+    event: &str,
+    metadata: Option<&str>,
+    payload: &[u8],
+) -> Option<Frame> {
     let payload = std::str::from_utf8(payload).ok()?;
     let envelope =
         Envelope { serializer, join_ref: &Ref::NULL, reference: &Ref::NULL, topic, event: "broadcast" };

@@ -115,6 +115,24 @@ pub(super) static CLAIM_VALIDATORS: Setting<Map<String, Value>> = Setting::new(
 .environment(&["JWT_CLAIM_VALIDATORS"])
 .default("{}");
 
+pub(super) static EXPIRY_NOTICE: Setting<Duration> = Setting::new(
+    "auth.expiry_notice_ms",
+    parse::milliseconds,
+    "How long before its token expires, which ends it, a channel is told so by a `system` message; 0 for never. \
+     Tokens that live no longer are not announced.",
+)
+.environment(&["WALCAST_EXPIRY_NOTICE_MS"])
+.default("30000");
+
+pub(super) static TOKEN_RECHECK: Setting<Duration> = Setting::new(
+    "auth.recheck_ms",
+    parse::milliseconds_above_zero,
+    "How often the token of a joined channel, and what it allows on a private one, is looked at again, so that a \
+     withdrawn key ends open channels.",
+)
+.environment(&["WALCAST_TOKEN_RECHECK_MS"])
+.default("300000");
+
 pub(super) static METRICS_JWT_SECRET: Setting<Secret> = Setting::new(
     "auth.metrics_jwt_secret",
     parse::secret,
@@ -159,7 +177,7 @@ pub(super) static API_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
 pub(super) static PRIVATE_ONLY: Setting<bool> = Setting::new(
     "auth.private_only",
     parse::boolean,
-    "Whether public broadcasts are refused, so that policies on `realtime.messages` guard every message.",
+    "Whether public channels and broadcasts are refused, so that policies on `realtime.messages` guard them all.",
 )
 .environment(&["WALCAST_PRIVATE_ONLY"])
 .default("false");
@@ -442,6 +460,8 @@ pub(super) static ALL: &[&About] = &[
     &JWT_SECRET.about,
     &JWKS.about,
     &CLAIM_VALIDATORS.about,
+    &EXPIRY_NOTICE.about,
+    &TOKEN_RECHECK.about,
     &METRICS_JWT_SECRET.about,
     &METRICS_TOKEN_BLOCKLIST.about,
     &API_JWT_SECRET.about,

@@ -17,7 +17,6 @@ impl Settings {
         serve.listen = self.server.listen;
         serve.replication = self.replication.clone();
         serve.project.clone_from(&self.server.project);
-        serve.private_only = self.auth.private_only;
         serve.operations = self.operations();
         serve.health_requests =
             if self.log.health_checks { HealthRequests::Logged } else { HealthRequests::LeftOut };
@@ -27,6 +26,9 @@ impl Settings {
         serve.limits.max_channels_per_client = self.limits.max_channels_per_client;
         serve.limits.max_bindings_per_channel = self.limits.max_bindings_per_channel;
         serve.limits.max_joins_per_second = self.limits.max_joins_per_second;
+        serve.limits.token_expiry_notice = self.auth.expiry_notice;
+        serve.limits.token_recheck = self.auth.token_recheck;
+        serve.limits.private_only = self.auth.private_only;
         serve.limits.connect_error_backoff = self.server.connect_error_backoff;
         serve.limits.channel_error_backoff = self.server.channel_error_backoff;
         serve.listener.connections_max = self.server.max_connections;

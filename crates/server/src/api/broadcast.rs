@@ -89,7 +89,7 @@ async fn broadcast_batch(
     request: Request,
 ) -> Result<StatusCode, Refusal> {
     let (parts, body) = request.into_parts();
-    let caller = Caller::of(&project.verifier, &parts.headers).await?;
+    let caller = project.caller(&parts.headers).await?;
     let body = body::read(&parts.headers, body).await?;
     let messages = Message::parse_all(&body, project.engine.payload_bytes_max())?;
     if project.private_only && messages.iter().any(|message| !message.private) {
@@ -150,7 +150,7 @@ async fn broadcast(
     request: Request,
 ) -> Result<StatusCode, Refusal> {
     let (parts, body) = request.into_parts();
-    let caller = Caller::of(&project.verifier, &parts.headers).await?;
+    let caller = project.caller(&parts.headers).await?;
     let encoding = encoding_of(&parts.headers)?;
     let asked = Asked::of(parts.uri.query().unwrap_or_default());
     if asked.persist {
@@ -214,6 +214,14 @@ impl Asked {
 }
 
 impl ProjectApi {
+    /// Who sends, where anybody may.
+    async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        if self.suspended {
+            return Err(Refusal::Suspended);
+        }
+        Caller::of(&self.verifier, headers).await
+    }
+
     /// Takes messages from the project's rate.
     fn admit(&self, count: usize, too_many: &'static str) -> Result<(), Refusal> {
         let count = u32::try_from(count).unwrap_or(u32::MAX);

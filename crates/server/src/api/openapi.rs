@@ -22,7 +22,7 @@ use crate::{health, metrics};
         description = "Row changes of PostgreSQL, Broadcast and Presence. What goes over the WebSocket is described \
                        in docs/protocol.md. `/api/ping` and `/api/broadcast…` answer under `/realtime/v1` too."
     ),
-    paths(websocket, websocket_behind_base),
+    paths(websocket, websocket_behind_base, long_poll, long_poll_behind_base, long_poll_send, long_poll_send_behind_base),
     modifiers(&Keys)
 )]
 struct Described;
@@ -62,6 +62,38 @@ fn websocket() {}
               (status = 403, description = "There is no such serializer"), (status = 429, description = "Too many sockets")))]
 #[allow(dead_code)]
 fn websocket_behind_base() {}
+
+/// Messages without a socket, as standalone clients address it: opens a session, or waits for its messages.
+#[utoipa::path(get, path = "/socket/longpoll", tag = "WebSocket",
+    params(("apikey" = Option<String>, Query, description = "The user's token, to open a session"),
+           ("vsn" = Option<String>, Query, description = "The serializer"),
+           ("token" = Option<String>, Query, description = "The session")),
+    responses((status = 200, description = "`status` says how it went")))]
+#[allow(dead_code)]
+fn long_poll() {}
+
+/// Messages without a socket, as standalone clients address it: sends some.
+#[utoipa::path(post, path = "/socket/longpoll", tag = "WebSocket",
+    params(("token" = Option<String>, Query, description = "The session")),
+    responses((status = 200, description = "`status` says how it went")))]
+#[allow(dead_code)]
+fn long_poll_send() {}
+
+/// Messages without a socket, as `supabase-js` and its siblings address it: opens a session, or waits for its messages.
+#[utoipa::path(get, path = "/realtime/v1/longpoll", tag = "WebSocket",
+    params(("apikey" = Option<String>, Query, description = "The user's token, to open a session"),
+           ("vsn" = Option<String>, Query, description = "The serializer"),
+           ("token" = Option<String>, Query, description = "The session")),
+    responses((status = 200, description = "`status` says how it went")))]
+#[allow(dead_code)]
+fn long_poll_behind_base() {}
+
+/// Messages without a socket, as `supabase-js` and its siblings address it: sends some.
+#[utoipa::path(post, path = "/realtime/v1/longpoll", tag = "WebSocket",
+    params(("token" = Option<String>, Query, description = "The session")),
+    responses((status = 200, description = "`status` says how it went")))]
+#[allow(dead_code)]
+fn long_poll_send_behind_base() {}
 
 /// `GET /api/openapi`.
 pub fn router() -> Router {

@@ -44,6 +44,8 @@ pub struct ProjectDescription {
     pub presence_enabled: bool,
     /// Public channels are refused.
     pub private_only: bool,
+    /// Nobody is let in.
+    pub suspended: bool,
     /// Sockets open now.
     pub connections: u64,
     /// How its database's side stands.

@@ -22,6 +22,8 @@ pub(super) enum Refusal {
     NotPermitted,
     #[error("{0}")]
     Policy(#[from] ChannelPolicyError),
+    #[error("Tenant is suspended")]
+    Suspended,
     #[error("This project only allows private channels")]
     PrivateOnly,
     #[error("the body has more than {BODY_BYTES_MAX} bytes")]
@@ -50,7 +52,7 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Self::Token(_) | Self::Authorization => StatusCode::UNAUTHORIZED,
-            Self::NotPermitted | Self::PrivateOnly => StatusCode::FORBIDDEN,
+            Self::NotPermitted | Self::Suspended | Self::PrivateOnly => StatusCode::FORBIDDEN,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken | Self::NotJson(_) => StatusCode::BAD_REQUEST,
@@ -74,7 +76,8 @@ impl Refusal {
                 json!({ "message": policy_words(error), "detail": error.to_string() })
             }
             Self::Policy(error) => json!({ "message": policy_words(error) }),
-            Self::PrivateOnly
+            Self::Suspended
+            | Self::PrivateOnly
             | Self::BodyTooLarge
             | Self::BodyTooSlow
             | Self::BodyBroken

@@ -201,7 +201,16 @@ impl IntoResponse for ProjectError {
 
 impl From<ProjectDescription> for Tenant {
     fn from(project: ProjectDescription) -> Self {
-        let ProjectDescription { id, database, limits, presence_enabled, private_only, region, .. } = project;
+        let ProjectDescription {
+            id,
+            database,
+            limits,
+            presence_enabled,
+            private_only,
+            suspended,
+            region,
+            ..
+        } = project;
         Tenant {
             id: id.clone(),
             external_id: id.clone(),
@@ -216,7 +225,7 @@ impl From<ProjectDescription> for Tenant {
             client_presence_window_ms: limits.presence_window_ms,
             presence_enabled,
             private_only,
-            suspend: false,
+            suspend: suspended,
             inserted_at: None,
             extensions: vec![Extension {
                 r#type: "postgres_cdc_rls",
