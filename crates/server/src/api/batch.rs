@@ -27,7 +27,8 @@ pub(super) struct Message<'a> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-const BLANK: &str = "can't be blank";
+/// What clients know as a part that is missing or empty.
+pub(super) const BLANK: &str = "can't be blank";
 const WRONG: &str = "is invalid";
 /// What clients know as an oversized payload.
 pub(super) const OVERSIZED: &str = "Payload size exceeds tenant limit";
@@ -73,7 +74,7 @@ impl<'a> Message<'a> {
             problems.insert(part.to_owned(), json!([problem]));
         };
         let part = |name: &str| parts.get(name).copied().filter(|value| value.get() != "null");
-        let mut text = |name: &str, required: bool| match part(name).map(|value| text_of(value)) {
+        let mut text = |name: &str, required: bool| match part(name).map(text_of) {
             Some(Some(text)) if !text.trim().is_empty() => Some(text),
             Some(None) => {
                 wrong(name, WRONG);

@@ -20,7 +20,7 @@ use walcast_policy::channel::ChannelExtension;
 use walcast_wire::Encoding;
 
 use super::ProjectApi;
-use super::batch::{Message, OVERSIZED};
+use super::batch::{BLANK, Message, OVERSIZED};
 use super::body;
 use super::caller::Caller;
 use super::refusal::{Refusal, policy_code};
@@ -164,6 +164,11 @@ async fn broadcast(
     }
     if project.private_only && asked.privacy == Privacy::Public {
         return Err(Refusal::PrivateOnly);
+    }
+    for (name, text) in [("topic", &topic), ("event", &event)] {
+        if text.trim().is_empty() {
+            return Err(Refusal::invalid(name, BLANK));
+        }
     }
     if encoding == Encoding::Binary {
         refuse_long_names(&topic, &event)?;

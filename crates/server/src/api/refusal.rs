@@ -57,12 +57,11 @@ impl Refusal {
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BodyBroken | Self::NotJson(_) => StatusCode::BAD_REQUEST,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Rate { .. } | Self::Policy(ChannelPolicyError::PoolExhausted(_)) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Self::Policy(ChannelPolicyError::NotInstalled(_)) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Policy(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Invalid(_) | Self::Policy(_) => StatusCode::UNPROCESSABLE_ENTITY,
         }
     }
 
@@ -129,11 +128,10 @@ pub(super) fn policy_code(error: &ChannelPolicyError) -> &'static str {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        match &self {
-            Self::Policy(error) => {
-                tracing::warn!(code = policy_code(error), %error, "a broadcast could not be authorized");
-            }
-            _ => tracing::info!(reason = %self, "broadcast refused"),
+        if let Self::Policy(error) = &self {
+            tracing::warn!(code = policy_code(error), %error, "a broadcast could not be authorized");
+        } else {
+            tracing::info!(reason = %self, "broadcast refused");
         }
         let mut response = (self.status(), Json(self.body())).into_response();
         if let Some(challenge) = self.challenge() {

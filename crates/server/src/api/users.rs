@@ -27,7 +27,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<ProjectApi>> {
 
 /// Whether a user is here.
 #[derive(Serialize, ToSchema)]
-struct User {
+struct WhetherConnected {
     /// The claim `sub`.
     user: String,
     /// Whether a socket of theirs is open.
@@ -83,12 +83,12 @@ struct Unsubscribed {
 /// All topics.
 #[derive(Serialize, ToSchema)]
 struct Topics {
-    topics: Vec<Topic>,
+    topics: Vec<JoinedTopic>,
 }
 
 /// A joined topic.
 #[derive(Serialize, ToSchema)]
-struct Topic {
+struct JoinedTopic {
     /// Without `realtime:`.
     topic: String,
     private: bool,
@@ -123,14 +123,14 @@ struct Which {
 /// Whether a user is connected.
 #[utoipa::path(get, path = "/api/users/{user}", tag = "Users and topics", security(("operator" = [])),
     params(("user" = String, Path, description = "The claim `sub`")),
-    responses((status = 200, body = User), (status = 403, description = "No token of an operator")))]
+    responses((status = 200, body = WhetherConnected), (status = 403, description = "No token of an operator")))]
 async fn get_user(
     _operator: Operator,
     State(project): State<Arc<ProjectApi>>,
     Path(user): Path<String>,
-) -> Json<User> {
+) -> Json<WhetherConnected> {
     let connections = project.engine.connections_of(&user).await.len();
-    Json(User { user, connected: connections > 0, connections })
+    Json(WhetherConnected { user, connected: connections > 0, connections })
 }
 
 /// A user's open sockets and their channels.
@@ -176,7 +176,7 @@ async fn unsubscribe_user(
 #[utoipa::path(get, path = "/api/topics", tag = "Users and topics", security(("operator" = [])),
     responses((status = 200, body = Topics), (status = 403, description = "No token of an operator")))]
 async fn list_topics(_operator: Operator, State(project): State<Arc<ProjectApi>>) -> Json<Topics> {
-    Json(Topics { topics: project.engine.topics().await.into_iter().map(Topic::from).collect() })
+    Json(Topics { topics: project.engine.topics().await.into_iter().map(JoinedTopic::from).collect() })
 }
 
 /// How many are on a topic. One that nobody has joined has no channels.
@@ -224,10 +224,10 @@ impl From<ChannelInfo> for Channel {
     }
 }
 
-impl From<TopicSummary> for Topic {
+impl From<TopicSummary> for JoinedTopic {
     fn from(found: TopicSummary) -> Self {
         let private = found.privacy == Privacy::Private;
-        Topic { topic: bare(&found.topic), private, channels: found.channels }
+        JoinedTopic { topic: bare(&found.topic), private, channels: found.channels }
     }
 }
 
