@@ -18,7 +18,7 @@ fn signed(claims: &Value, secret: &str) -> String {
 
 fn with_operators(settings: &mut ServeSettings) {
     settings.operations.secrets = vec![Secret::new(OPERATORS), Secret::new(NEXT)];
-    settings.project = "blue".to_owned();
+    settings.project = String::from("blue");
     settings.operations.region = Some("mars".to_owned());
 }
 
