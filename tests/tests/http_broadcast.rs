@@ -253,7 +253,7 @@ async fn only_a_good_token_sends_and_the_answer_to_any_other_says_why() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn more_messages_than_a_second_allows_are_refused_with_the_limit_and_its_setting() -> Result<()> {
     let world = World::with_settings("http_rate", "", |settings| {
-        settings.engine.max_events_per_second = NonZeroU32::new(1);
+        settings.project.engine.max_events_per_second = NonZeroU32::new(1);
     })
     .await?;
     let message = json!({ "topic": "room", "event": "e", "payload": {} });
@@ -395,7 +395,8 @@ async fn without_the_table_of_messages_a_private_message_is_refused_with_what_to
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_for_private_channels_only_takes_no_public_message() -> Result<()> {
     let world =
-        World::with_settings("http_private_only", "", |settings| settings.limits.private_only = true).await?;
+        World::with_settings("http_private_only", "", |settings| settings.project.limits.private_only = true)
+            .await?;
     let message = json!({ "topic": "room", "event": "e", "payload": {} });
     for answer in [
         batch(&world, &json!([message])).await?,
@@ -411,7 +412,8 @@ async fn a_project_for_private_channels_only_takes_no_public_message() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_project_takes_no_message() -> Result<()> {
     let world =
-        World::with_settings("http_suspended", "", |settings| settings.limits.suspended = true).await?;
+        World::with_settings("http_suspended", "", |settings| settings.project.limits.suspended = true)
+            .await?;
     let message = json!({ "topic": "room", "event": "e", "payload": {} });
     for answer in [
         batch(&world, &json!([message])).await?,

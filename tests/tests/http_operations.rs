@@ -18,7 +18,7 @@ fn signed(claims: &Value, secret: &str) -> String {
 
 fn with_operators(settings: &mut ServeSettings) {
     settings.operations.secrets = vec![Secret::new(OPERATORS), Secret::new(NEXT)];
-    settings.project = String::from("blue");
+    settings.project.id = "blue".parse().expect("a name");
     settings.operations.region = Some("mars".to_owned());
 }
 
@@ -214,7 +214,7 @@ async fn a_project_whose_keys_can_not_be_read_keeps_its_sockets() -> Result<()> 
     let source = JwksSource::File(file.clone());
     let world = World::with_settings("tenant_keys", "", |settings| {
         with_operators(settings);
-        settings.verifier.jwks = Some(source);
+        settings.project.verifier.jwks = Some(source);
     })
     .await?;
     let mut client = member(&world, "ana", "realtime:room", &json!({})).await?;

@@ -1,29 +1,49 @@
 //! A broadcast as its receivers get it, encoded once for each serializer (docs/protocol.md §2.4).
 
-use walcast_wire::{Serializer, json_text};
+use uuid::Uuid;
+use walcast_wire::{Encoding, Serializer, json_text};
 
 use crate::command::{BroadcastPayload, Fanout};
 use crate::topic::TopicKey;
 
 /// Encodes a broadcast for the members of `topic`. What has an `id` carries it as its metadata.
 pub(crate) fn fanout_of(topic: TopicKey, payload: &BroadcastPayload, id: Option<&str>) -> Fanout {
-    let metadata = id.map(|id| format!("{{\"id\":{}}}", json_text::quoted(id)));
-    let metadata = metadata.as_deref();
-    let name = &topic.topic;
-    let encode = |serializer| match (payload, metadata) {
-        (BroadcastPayload::Text(text), None) => Some(walcast_wire::broadcast(serializer, name, text)),
-        (BroadcastPayload::Text(text), Some(metadata)) => {
-            let text = json_text::with_members(text, &[("meta", metadata)]);
-            Some(walcast_wire::broadcast(serializer, name, &text))
-        }
-        (BroadcastPayload::User { event, encoding, payload }, metadata) => {
-            walcast_wire::user_broadcast(serializer, name, event, metadata, *encoding, payload)
+    let text = match payload {
+        BroadcastPayload::Text(text) => text,
+        BroadcastPayload::User { event, encoding, payload } => {
+            return user_fanout(topic, event, id, *encoding, payload);
         }
     };
+    let with_metadata = id.map(|id| json_text::with_members(text, &[("meta", metadata_of(id).as_str())]));
+    let text = with_metadata.as_deref().unwrap_or(text);
+    let encode = |serializer| Some(walcast_wire::broadcast(serializer, &topic.topic, text));
     let (v1, v2) = (encode(Serializer::V1), encode(Serializer::V2));
-    // Stored messages have UUIDs; nothing else can have been replayed.
-    let id = id.and_then(|id| id.parse().ok());
-    Fanout { topic, id, v1, v2 }
+    Fanout { topic, id: replayable(id), v1, v2 }
+}
+
+/// Encodes a broadcast whose event and payload are apart.
+pub(crate) fn user_fanout(
+    topic: TopicKey,
+    event: &str,
+    id: Option<&str>,
+    encoding: Encoding,
+    payload: &[u8],
+) -> Fanout {
+    let metadata = id.map(metadata_of);
+    let encode = |serializer| {
+        walcast_wire::user_broadcast(serializer, &topic.topic, event, metadata.as_deref(), encoding, payload)
+    };
+    let (v1, v2) = (encode(Serializer::V1), encode(Serializer::V2));
+    Fanout { topic, id: replayable(id), v1, v2 }
+}
+
+fn metadata_of(id: &str) -> String {
+    format!("{{\"id\":{}}}", json_text::quoted(id))
+}
+
+/// Stored messages have UUIDs; nothing else can have been replayed.
+fn replayable(id: Option<&str>) -> Option<Uuid> {
+    id.and_then(|id| id.parse().ok())
 }
 
 #[cfg(test)]
@@ -39,12 +59,9 @@ mod tests {
 
     #[test]
     fn an_id_is_the_metadata_of_a_binary_frame_and_a_member_of_an_object() {
-        let json = walcast_wire::Encoding::Json;
-        let user = BroadcastPayload::User {
-            event: "e".into(),
-            encoding: json,
-            payload: bytes::Bytes::from_static(b"{}"),
-        };
+        let encoding = Encoding::Json;
+        let user =
+            BroadcastPayload::User { event: "e".into(), encoding, payload: bytes::Bytes::from_static(b"{}") };
         assert_eq!(
             payload_of(&user, Some("7"), Serializer::V2).as_deref(),
             Some("\u{4}\u{a}\u{1}\u{a}\u{1}realtime:ae{\"id\":\"7\"}{}")

@@ -13,6 +13,7 @@ use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::operations::Operation;
 use crate::outbound::Socket;
+use crate::subscription::Identity;
 use crate::topic::{ReadRights, TopicKey};
 
 /// A command to a shard, about one of its sessions.
@@ -52,14 +53,14 @@ pub enum Command {
     Hold(Arc<Membership>),
     /// A channel is joined; see [`Joining`].
     Join(Box<Joining>),
-    /// A channel has a new token: whose it is.
+    /// A channel has a new token.
     Renew {
         /// The session.
         session: SessionId,
         /// The channel; one that is gone is passed over.
         channel: ChannelId,
-        /// The token's `sub` claim.
-        subject: Option<Arc<str>>,
+        /// Who it is from now on.
+        identity: Arc<Identity>,
     },
     /// What a channel may receive from now on.
     SetRights {
@@ -110,8 +111,8 @@ pub struct Joining {
     pub reference: Ref,
     /// The `response` of the ok reply, JSON text.
     pub response: String,
-    /// The `sub` claim of the channel's token.
-    pub subject: Option<Arc<str>>,
+    /// Who has joined.
+    pub identity: Arc<Identity>,
     /// What the channel may receive.
     pub rights: ReadRights,
     /// The stored messages that it is sent, oldest first, where it asked for a replay; a [`Command::Hold`] came before.

@@ -261,7 +261,7 @@ impl Engine {
             membership: Arc::clone(&membership),
             reference,
             response,
-            subject: identity.subject(),
+            identity: Arc::clone(&identity),
             rights,
             replayed,
             presence_key: payload.presence.key,
@@ -317,8 +317,8 @@ impl Engine {
     /// transaction on.
     pub async fn refresh(&self, session: &SessionHandle, joined: &JoinedChannel, identity: Arc<Identity>) {
         let membership = Arc::clone(&joined.0);
-        let (channel, subject) = (membership.channel, identity.subject());
-        session.send(Command::Renew { session: session.id, channel, subject }).await;
+        let (channel, renewed) = (membership.channel, Arc::clone(&identity));
+        session.send(Command::Renew { session: session.id, channel, identity: renewed }).await;
         if membership.asked.bindings.is_empty() {
             return;
         }
@@ -396,3 +396,6 @@ impl Engine {
         resolve(bindings, identity, &*self.oracle, &self.plans, self.settings.deletes).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,8 @@ pub struct Occupancy {
     pub followers: usize,
     /// Keys that are present, with those whose connection was lost a moment ago.
     pub present_keys: usize,
+    /// Joins that wait for the stored messages they asked for; they are no channels yet.
+    pub replaying: usize,
 }
 
 /// A topic that somebody has joined.
@@ -83,6 +85,7 @@ impl Occupancy {
             listeners: self.listeners + other.listeners,
             followers: self.followers + other.followers,
             present_keys: self.present_keys + other.present_keys,
+            replaying: self.replaying + other.replaying,
         }
     }
 }

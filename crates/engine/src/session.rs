@@ -13,6 +13,7 @@ use crate::membership::Membership;
 use crate::outbound::Outbound;
 use crate::rate::Bucket;
 use crate::settings::RateLimit;
+use crate::subscription::Identity;
 use crate::topic::{ReadRights, TopicKey};
 
 pub(crate) struct Session {
@@ -46,14 +47,11 @@ pub(crate) struct Channel {
     /// `None` until the channel has anything to do with its topic's presence: most never do.
     presence: Option<Box<ChannelPresence>>,
     /// `None` where the channel's token is of the same user as the socket's.
-    own_subject: Option<Box<OwnSubject>>,
+    own_identity: Option<Arc<Identity>>,
     /// Its place among those who get the topic's broadcasts.
     pub(crate) listening: Option<Place>,
     pub(crate) rights: ReadRights,
 }
-
-/// The `sub` claim of a channel's token where it is not the socket's.
-struct OwnSubject(Option<Arc<str>>);
 
 /// A place in one of a topic's lists of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +90,7 @@ impl Channel {
     pub(crate) fn new(membership: Arc<Membership>, presence_key: Option<String>, rights: ReadRights) -> Self {
         let presence = |key| Box::new(ChannelPresence { key: Some(key), ..ChannelPresence::default() });
         let presence = presence_key.map(presence);
-        Channel { membership, presence, own_subject: None, listening: None, rights }
+        Channel { membership, presence, own_identity: None, listening: None, rights }
     }
 
     pub(crate) fn id(&self) -> ChannelId {
@@ -112,15 +110,13 @@ impl Channel {
     }
 
     /// The `sub` claim of its token, on a socket whose token has this one.
-    pub(crate) fn subject<'a>(&'a self, of_socket: Option<&'a Arc<str>>) -> Option<&'a Arc<str>> {
-        match &self.own_subject {
-            Some(own) => own.0.as_ref(),
-            None => of_socket,
-        }
+    pub(crate) fn subject<'a>(&'a self, of_socket: Option<&'a str>) -> Option<&'a str> {
+        self.own_identity.as_ref().map_or(of_socket, |own| own.subject())
     }
 
-    pub(crate) fn set_subject(&mut self, subject: Option<Arc<str>>, of_socket: Option<&Arc<str>>) {
-        self.own_subject = (subject.as_ref() != of_socket).then(|| Box::new(OwnSubject(subject)));
+    /// Notes whose token it has.
+    pub(crate) fn identify(&mut self, identity: Arc<Identity>, of_socket: Option<&str>) {
+        self.own_identity = Some(identity).filter(|identity| identity.subject() != of_socket);
     }
 
     /// What it has to do with presence, if anything.

@@ -160,7 +160,7 @@ impl Shard {
             }
             Command::Hold(membership) => self.hold(&membership),
             Command::Join(joining) => self.join(*joining),
-            Command::Renew { session, channel, subject } => self.renew(session, channel, subject),
+            Command::Renew { session, channel, identity } => self.renew(session, channel, identity),
             Command::SetRights { session, channel, rights } => self.set_rights(session, channel, rights),
             Command::Push(push) => self.push(push),
             Command::System(message) => self.system(&message),

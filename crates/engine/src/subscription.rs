@@ -30,8 +30,8 @@ pub struct Identity {
 
 impl Identity {
     /// The `sub` claim, where it is a text.
-    pub fn subject(&self) -> Option<Arc<str>> {
-        self.claims.get("sub").and_then(serde_json::Value::as_str).map(Arc::from)
+    pub fn subject(&self) -> Option<&str> {
+        self.claims.get("sub").and_then(serde_json::Value::as_str)
     }
 }
 

@@ -19,6 +19,7 @@ mod push;
 mod renewals;
 mod sending;
 mod socket;
+mod tls_socket;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

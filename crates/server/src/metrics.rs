@@ -1,12 +1,11 @@
 //! `/metrics`: what the engine counts, in the text form of `OpenMetrics`.
 //!
-//! Counters live in the structs that increment them; here they are only read, when somebody asks. In reading order:
-//! [`readings`] (the numbers, and their names), [`collectors`] (from numbers to lines).
+//! Counters live in the structs that increment them; here they are only read, when somebody asks. Where several
+//! projects are listed, each number has the label `project`. In reading order: [`readings`] (the numbers, and their names), [`collectors`] (from numbers to lines).
 
 mod collectors;
 mod readings;
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,28 +20,39 @@ use utoipa_axum::routes;
 use walcast_auth::OperatorKeys;
 use walcast_engine::{Counters, Engine};
 
-use self::collectors::{EngineCollector, HealthCollector, KnownNamesCollector};
+use self::collectors::{KnownNames, OwnNames};
 use crate::clock::unix_seconds;
+use crate::front::ProjectId;
 use crate::health::HealthSource;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What has the engine's counters.
+/// What has an engine's counters.
 pub trait CountersSource: Send + Sync + 'static {
-    /// The counters, as they are.
-    fn counters(&self) -> &Counters;
+    /// Shows the counters, as they are; nothing while there is no engine.
+    fn read(&self, show: &mut dyn FnMut(&Counters));
 }
 
 impl CountersSource for Engine {
-    fn counters(&self) -> &Counters {
-        Engine::counters(self)
+    fn read(&self, show: &mut dyn FnMut(&Counters)) {
+        show(self.counters());
     }
 }
 
-/// Whose metrics they are, and who may read them.
+/// One project on the page.
+pub struct MeasuredProject {
+    /// Its label; `None` where there is only one project.
+    pub label: Option<ProjectId>,
+    /// Its name, which stands as `tenant` at the names that come from upstream.
+    pub id: ProjectId,
+    /// What its engine counts.
+    pub counters: Arc<dyn CountersSource>,
+    /// How its database's side stands.
+    pub health: Arc<dyn HealthSource>,
+}
+
+/// Where the server is, and who may read its metrics.
 pub struct MetricsSettings {
-    /// The project's id, which stands as `tenant` at the names that come from upstream.
-    pub project: String,
     /// Where this process runs; `/metrics/{region}` answers for this region only.
     pub region: Option<String>,
     /// Whoever asks must show a token of these (docs/protocol.md §11.1); `None` is for everybody.
@@ -57,20 +67,14 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of one engine and one replication stream.
-    pub fn new(
-        counters: impl CountersSource,
-        health: Arc<dyn HealthSource>,
-        settings: MetricsSettings,
-    ) -> Arc<Self> {
-        let MetricsSettings { project, region, readers } = settings;
-        let counters: Arc<dyn CountersSource> = Arc::new(counters);
+    /// Metrics of these projects.
+    pub fn new(projects: Vec<MeasuredProject>, settings: MetricsSettings) -> Arc<Self> {
+        let MetricsSettings { region, readers } = settings;
+        let projects: Arc<[MeasuredProject]> = projects.into();
         let mut registry = Registry::default();
         let own = registry.sub_registry_with_prefix("walcast");
-        own.register_collector(Box::new(EngineCollector(Arc::clone(&counters))));
-        own.register_collector(Box::new(HealthCollector(health)));
-        let known = registry.sub_registry_with_label((Cow::Borrowed("tenant"), Cow::Owned(project)));
-        known.register_collector(Box::new(KnownNamesCollector(counters)));
+        own.register_collector(Box::new(OwnNames(Arc::clone(&projects))));
+        registry.register_collector(Box::new(KnownNames(projects)));
         Arc::new(Self { registry, region, readers })
     }
 
@@ -156,8 +160,8 @@ mod tests {
     struct Fixed(Counters);
 
     impl CountersSource for Fixed {
-        fn counters(&self) -> &Counters {
-            &self.0
+        fn read(&self, show: &mut dyn FnMut(&Counters)) {
+            show(&self.0);
         }
     }
 
@@ -177,19 +181,29 @@ mod tests {
     }
 
     fn metrics(secret: Option<&str>, blocked: &[&str]) -> Arc<Metrics> {
-        let counters = Counters::default();
-        counters.sessions.store(2, Ordering::Relaxed);
-        counters.changes.store(7, Ordering::Relaxed);
-        counters.copy_bytes.store(4711, Ordering::Relaxed);
-        counters.commit_to_queue.observe(Duration::from_millis(3));
         let readers = secret.map(|secret| {
             let blocked = blocked.iter().map(|token| Secret::new(*token)).collect();
             let settings = OperatorSettings { secrets: vec![secret.into()], blocked, ..Default::default() };
             OperatorKeys::new(&settings).unwrap()
         });
-        let settings =
-            MetricsSettings { project: "blue".to_owned(), region: Some("mars".to_owned()), readers };
-        Metrics::new(Fixed(counters), Arc::new(Broken), settings)
+        Metrics::new(
+            vec![project("blue", None)],
+            MetricsSettings { region: Some("mars".to_owned()), readers },
+        )
+    }
+
+    fn project(id: &str, label: Option<&str>) -> MeasuredProject {
+        let counters = Counters::default();
+        counters.sessions.store(2, Ordering::Relaxed);
+        counters.changes.store(7, Ordering::Relaxed);
+        counters.copy_bytes.store(4711, Ordering::Relaxed);
+        counters.commit_to_queue.observe(Duration::from_millis(3));
+        MeasuredProject {
+            label: label.map(|label| label.parse().unwrap()),
+            id: id.parse().unwrap(),
+            counters: Arc::new(Fixed(counters)),
+            health: Arc::new(Broken),
+        }
     }
 
     async fn ask(path: &str, metrics: Arc<Metrics>, authorization: Option<String>) -> (StatusCode, String) {
@@ -229,6 +243,23 @@ mod tests {
         }
         assert!(!page.contains("catalog_age"), "{page}");
         assert!(page.ends_with("# EOF\n"), "{page}");
+    }
+
+    #[test]
+    fn several_projects_are_told_apart_by_a_label_under_one_name() {
+        let projects = ["blue", "green"].map(|id| project(id, Some(id))).into();
+        let page = Metrics::new(projects, MetricsSettings { region: None, readers: None }).encode().unwrap();
+        for line in [
+            "walcast_changes_decoded_total{project=\"blue\"} 7",
+            "walcast_changes_decoded_total{project=\"green\"} 7",
+            "walcast_ws_connections_active{project=\"green\"} 2",
+            "walcast_slot_lag_bytes{project=\"blue\"} 4096",
+            "walcast_ws_latency_seconds_count{project=\"green\"} 1",
+            "realtime_channel_db_events{tenant=\"green\"} 7",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+        }
+        assert_eq!(page.matches("# TYPE walcast_changes_decoded counter").count(), 1, "{page}");
     }
 
     #[test]

@@ -32,8 +32,10 @@ const answer = (push) =>
     'a reply',
   );
 
-async function joined(socket, topic, config = {}) {
+/** A joined channel; `prepare` is called before the join, since what follows it comes at once. */
+async function joined(socket, topic, config = {}, prepare = () => {}) {
   const channel = socket.channel(topic, { config });
+  prepare(channel);
   const { status, response } = await answer(channel.join());
   assert.equal(status, 'ok', JSON.stringify(response));
   return channel;
@@ -59,9 +61,11 @@ await promise('a broadcast reaches the other member, in order, and is acknowledg
 
 await promise('presence shows who is there and who leaves', async () => {
   const topic = fresh('who');
-  const hers = await joined(socketOf(ana), topic, { presence: { key: 'ana', enabled: true } });
-  const [presence, states] = [new Presence(hers), new Inbox()];
-  presence.onSync(() => states.push(presence.list((key) => key).sort().join()));
+  const states = new Inbox();
+  const hers = await joined(socketOf(ana), topic, { presence: { key: 'ana', enabled: true } }, (channel) => {
+    const presence = new Presence(channel);
+    presence.onSync(() => states.push(presence.list((key) => key).sort().join()));
+  });
   const his = await joined(socketOf(bruno), topic, { presence: { key: 'bruno', enabled: true } });
   for (const [channel, name] of [[hers, 'Ana'], [his, 'Bruno']]) {
     const tracked = await answer(channel.push('presence', { type: 'presence', event: 'track', payload: { name } }));
@@ -79,8 +83,8 @@ await promise('row changes arrive under row-level security', async () => {
   const changes = inboxOf(channel, 'postgres_changes');
   const room = randomUUID();
   await insertNotes([
-    { owner: bruno.id, room, body: 'his' },
-    { owner: ana.id, room, body: 'hers' },
+    { owner: bruno, room, body: 'his' },
+    { owner: ana, room, body: 'hers' },
   ]);
   const { data } = await changes.next('her note');
   assert.equal(data.record.body, 'hers');

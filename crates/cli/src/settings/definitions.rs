@@ -7,6 +7,9 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use walcast_auth::{JwksSource, Secret};
 use walcast_engine::Deletes;
+use walcast_server::Network;
+use walcast_server::front::ProjectId;
+use walcast_server::origins::AllowedOrigin;
 
 use super::LogFormat;
 use super::parse;
@@ -139,6 +142,7 @@ pub(super) static METRICS_JWT_SECRET: Setting<Secret> = Setting::new(
     "Where it is set, `/metrics` asks for a bearer token signed with it (HS256, HS384, HS512).",
 )
 .environment(&["METRICS_JWT_SECRET"])
+.of_process()
 .secret();
 
 pub(super) static METRICS_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
@@ -147,6 +151,7 @@ pub(super) static METRICS_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
     "Tokens that `/metrics` refuses although they are signed with that secret; a list, in the environment with commas.",
 )
 .environment(&["METRICS_TOKEN_BLOCKLIST"])
+.of_process()
 .secret();
 
 pub(super) static API_JWT_SECRET: Setting<Secret> = Setting::new(
@@ -156,6 +161,7 @@ pub(super) static API_JWT_SECRET: Setting<Secret> = Setting::new(
      closed without it. Where it is also `auth.jwt_secret`, an operator's token has the role `service_role`.",
 )
 .environment(&["API_JWT_SECRET"])
+.of_process()
 .secret();
 
 pub(super) static API_JWT_SECRET_NEXT: Setting<Secret> = Setting::new(
@@ -164,6 +170,7 @@ pub(super) static API_JWT_SECRET_NEXT: Setting<Secret> = Setting::new(
     "The secret that is to take its place; tokens of both are accepted.",
 )
 .environment(&["API_JWT_SECRET_NEXT"])
+.of_process()
 .secret();
 
 pub(super) static API_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
@@ -172,14 +179,29 @@ pub(super) static API_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
     "Operators' tokens that are refused although they verify; a list, in the environment with commas.",
 )
 .environment(&["API_TOKEN_BLOCKLIST"])
+.of_process()
 .secret();
 
-pub(super) static PRIVATE_ONLY: Setting<bool> = Setting::new(
-    "auth.private_only",
-    parse::boolean,
-    "Whether public channels and broadcasts are refused, so that policies on `realtime.messages` guard them all.",
+pub(super) static ALLOWED_ORIGINS: Setting<Vec<AllowedOrigin>> = Setting::new(
+    "auth.allowed_origins",
+    parse::origins,
+    "Pages that may open a socket, as browsers name them: `https://app.example.com`, `https://*.example.com`, or `*` \
+     for all; a list, in the environment with commas. Unset: all, and the log warns. Programs that are no browsers \
+     send no origin and are not concerned.",
 )
-.environment(&["WALCAST_PRIVATE_ONLY"])
+.environment(&["WALCAST_ALLOWED_ORIGINS"]);
+
+pub(super) static PRIVATE_ONLY: Setting<bool> =
+    Setting::new("auth.private_only", parse::boolean, "Whether public channels and broadcasts are refused.")
+        .environment(&["WALCAST_PRIVATE_ONLY"])
+        .default("false");
+
+pub(super) static SUSPENDED: Setting<bool> = Setting::new(
+    "auth.suspended",
+    parse::boolean,
+    "Whether every handshake is refused, for a project that shall serve nobody for a while.",
+)
+.environment(&["WALCAST_SUSPENDED"])
 .default("false");
 
 pub(super) static LISTEN_HOST: Setting<IpAddr> =
@@ -209,6 +231,36 @@ pub(super) static HEADER_BYTES_MAX: Setting<usize> = Setting::new(
 )
 .environment(&["MAX_HEADER_LENGTH"])
 .default("32768");
+
+pub(super) static REQUEST_LINE_BYTES_MAX: Setting<usize> = Setting::new(
+    "server.request_line_bytes_max",
+    parse::count::<1024, 65_000>,
+    "Bytes of a request's first line; the address of a WebSocket carries the token.",
+)
+.environment(&["WALCAST_REQUEST_LINE_BYTES_MAX"])
+.default("16384");
+
+pub(super) static HEADERS_MAX: Setting<usize> =
+    Setting::new("server.headers_max", parse::count::<16, 10_000>, "Header lines of a request.")
+        .environment(&["WALCAST_HEADERS_MAX"])
+        .default("100");
+
+pub(super) static HEADER_TIMEOUT: Setting<Duration> = Setting::new(
+    "server.header_timeout_ms",
+    parse::milliseconds_above_zero,
+    "How long a client may take to send a request's head, from the beginning of the connection or the end of the \
+     request before.",
+)
+.environment(&["WALCAST_HEADER_TIMEOUT_MS"])
+.default("30000");
+
+pub(super) static TRUSTED_PROXIES: Setting<Vec<Network>> = Setting::new(
+    "server.trusted_proxies",
+    parse::networks,
+    "Proxies in front of walcast, whose `X-Forwarded-For` is believed: addresses or ranges such as `10.0.0.0/8`; a \
+     list, in the environment with commas. Unset: nobody's.",
+)
+.environment(&["WALCAST_TRUSTED_PROXIES"]);
 
 pub(super) static OPEN_FILES: Setting<u64> = Setting::new(
     "server.open_files",
@@ -248,10 +300,10 @@ pub(super) static CHANNEL_ERROR_BACKOFF: Setting<Duration> = Setting::new(
 .environment(&["CHANNEL_ERROR_BACKOFF_MS"])
 .default("5000");
 
-pub(super) static PROJECT: Setting<String> = Setting::new(
+pub(super) static PROJECT: Setting<ProjectId> = Setting::new(
     "server.project",
-    parse::text,
-    "What the project is called in addresses such as `/api/tenants/realtime-dev`, and in metrics.",
+    parse::project,
+    "What the only project is called in addresses such as `/api/tenants/realtime-dev`, and in metrics.",
 )
 .environment(&["SELF_HOST_TENANT_NAME"])
 .default("realtime-dev");
@@ -270,6 +322,34 @@ pub(super) static REQUEST_ID_BAGGAGE_KEY: Setting<String> = Setting::new(
 )
 .environment(&["REQUEST_ID_BAGGAGE_KEY"])
 .default("request-id");
+
+pub(super) static TLS_CERTIFICATE: Setting<String> = Setting::new(
+    "tls.certificate",
+    parse::text,
+    "PEM file with the server's certificate and those that lead to its authority. With it and the key, the port \
+     speaks TLS and nothing else.",
+)
+.environment(&["WALCAST_TLS_CERTIFICATE"]);
+
+pub(super) static TLS_KEY: Setting<String> =
+    Setting::new("tls.key", parse::text, "PEM file with the private key of the certificate.")
+        .environment(&["WALCAST_TLS_KEY"]);
+
+pub(super) static TLS_RELOAD: Setting<Duration> = Setting::new(
+    "tls.reload_seconds",
+    parse::seconds,
+    "How often the two files are looked at; changed ones are used for new connections. SIGHUP does so at once.",
+)
+.environment(&["WALCAST_TLS_RELOAD_SECONDS"])
+.default("10");
+
+pub(super) static TLS_HANDSHAKE_TIMEOUT: Setting<Duration> = Setting::new(
+    "tls.handshake_timeout_ms",
+    parse::milliseconds_above_zero,
+    "How long a client may take for the TLS handshake.",
+)
+.environment(&["WALCAST_TLS_HANDSHAKE_TIMEOUT_MS"])
+.default("10000");
 
 pub(super) static SLOT: Setting<String> = Setting::new(
     "replication.slot",
@@ -420,6 +500,25 @@ pub(super) static PRESENCE_GRACE: Setting<Duration> = Setting::new(
 .environment(&["WALCAST_PRESENCE_GRACE_MS"])
 .default("2000");
 
+pub(super) static ADDRESS_CONNECTIONS: Setting<u32> = Setting::new(
+    "limits.max_connections_per_address",
+    parse::count32_or_off,
+    "Connections that one address may have open, WebSockets included; 0 is no limit. Behind a proxy the addresses \
+     are those of its clients, once `server.trusted_proxies` names it.",
+)
+.environment(&["WALCAST_MAX_CONNECTIONS_PER_ADDRESS"])
+.of_process()
+.default("10000");
+
+pub(super) static ADDRESS_HANDSHAKES: Setting<u32> = Setting::new(
+    "limits.max_handshakes_per_second_per_address",
+    parse::count32_or_off,
+    "Handshakes that one address may make in a second; 0 is no limit.",
+)
+.environment(&["WALCAST_MAX_HANDSHAKES_PER_SECOND_PER_ADDRESS"])
+.of_process()
+.default("1000");
+
 pub(super) static LOG_LEVEL: Setting<String> = Setting::new(
     "log.level",
     parse::log_filter,
@@ -467,11 +566,17 @@ pub(super) static ALL: &[&About] = &[
     &API_JWT_SECRET.about,
     &API_JWT_SECRET_NEXT.about,
     &API_TOKEN_BLOCKLIST.about,
+    &ALLOWED_ORIGINS.about,
     &PRIVATE_ONLY.about,
+    &SUSPENDED.about,
     &LISTEN_HOST.about,
     &LISTEN_PORT.about,
     &MAX_CONNECTIONS.about,
     &HEADER_BYTES_MAX.about,
+    &REQUEST_LINE_BYTES_MAX.about,
+    &HEADERS_MAX.about,
+    &HEADER_TIMEOUT.about,
+    &TRUSTED_PROXIES.about,
     &OPEN_FILES.about,
     &SHARDS.about,
     &OUTBOUND_BYTES_MAX.about,
@@ -480,6 +585,10 @@ pub(super) static ALL: &[&About] = &[
     &PROJECT.about,
     &REGION.about,
     &REQUEST_ID_BAGGAGE_KEY.about,
+    &TLS_CERTIFICATE.about,
+    &TLS_KEY.about,
+    &TLS_RELOAD.about,
+    &TLS_HANDSHAKE_TIMEOUT.about,
     &SLOT.about,
     &SLOT_SUFFIX.about,
     &PUBLICATIONS.about,
@@ -499,6 +608,8 @@ pub(super) static ALL: &[&About] = &[
     &MAX_PRESENCE_EVENTS.about,
     &PRESENCE_ENABLED.about,
     &PRESENCE_GRACE.about,
+    &ADDRESS_CONNECTIONS.about,
+    &ADDRESS_HANDSHAKES.about,
     &LOG_LEVEL.about,
     &LOG_FORMAT.about,
     &DISABLE_HEALTH_LOGGING.about,

@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 use tracing_subscriber::EnvFilter;
 use walcast_auth::{JwksSource, Secret};
 use walcast_engine::Deletes;
+use walcast_server::Network;
+use walcast_server::front::ProjectId;
+use walcast_server::origins::AllowedOrigin;
 
 use super::LogFormat;
 
@@ -103,9 +106,33 @@ pub(super) fn names(text: &str) -> Result<Vec<String>, String> {
     if names.is_empty() { Err("one name or several with commas between them".to_owned()) } else { Ok(names) }
 }
 
+/// A project's name.
+pub(super) fn project(text: &str) -> Result<ProjectId, String> {
+    let expected = |_| "1 to 40 lower-case letters, digits and hyphens, none at the ends".to_owned();
+    text.trim().parse().map_err(expected)
+}
+
 /// Secret texts with commas between them.
 pub(super) fn secrets(text: &str) -> Result<Vec<Secret>, String> {
     names(text).map(|texts| texts.into_iter().map(Secret::new).collect())
+}
+
+/// A count that fits 32 bits, or 0 for no limit.
+pub(super) fn count32_or_off(text: &str) -> Result<u32, String> {
+    count::<0, 1_000_000_000>(text)
+        .and_then(|number| u32::try_from(number).map_err(|error| error.to_string()))
+}
+
+/// Origins of pages with commas between them, at least one.
+pub(super) fn origins(text: &str) -> Result<Vec<AllowedOrigin>, String> {
+    let expected = || "origins such as https://app.example.com or https://*.example.com, or *".to_owned();
+    names(text).and_then(|texts| texts.iter().map(|text| text.parse().map_err(|_| expected())).collect())
+}
+
+/// Addresses or ranges of addresses with commas between them, at least one.
+pub(super) fn networks(text: &str) -> Result<Vec<Network>, String> {
+    let expected = || "IP addresses or ranges such as 10.0.0.0/8".to_owned();
+    names(text).and_then(|texts| texts.iter().map(|text| text.parse().map_err(|_| expected())).collect())
 }
 
 /// A part of a slot's name (PostgreSQL documentation, "Replication Slots").

@@ -318,7 +318,7 @@ impl Scene {
             membership: Arc::clone(&membership),
             reference: Ref::null(),
             response: "{}".to_owned(),
-            subject: None,
+            identity: Arc::clone(&identity),
             rights: ReadRights::ALL,
             replayed: None,
             presence_key: None,

@@ -9,6 +9,7 @@ use super::{ReplyTo, Shard};
 use crate::command::{Departure, Joining, PeerCommand, Push, PushKind, SystemMessage, Target};
 use crate::ids::{ChannelId, SessionId};
 use crate::session::Channel;
+use crate::subscription::Identity;
 use crate::topic::ReadRights;
 
 impl Shard {
@@ -24,7 +25,7 @@ impl Shard {
         };
         let serializer = found.serializer;
         let mut channel = Channel::new(Arc::clone(&membership), joining.presence_key.take(), joining.rights);
-        channel.set_subject(joining.subject.take(), found.subject.as_ref());
+        channel.identify(Arc::clone(&joining.identity), found.subject.as_deref());
         let old = found.take_channel(&key.topic);
         found.channels.push(channel);
         if let Some(old) = old {
@@ -200,11 +201,11 @@ impl Shard {
         let _ = self.unsubscribe.send(channel.id());
     }
 
-    pub(super) fn renew(&mut self, session: SessionId, channel: ChannelId, subject: Option<Arc<str>>) {
+    pub(super) fn renew(&mut self, session: SessionId, channel: ChannelId, identity: Arc<Identity>) {
         let Some(found) = self.sessions.get_mut(&session) else { return };
         let of_socket = found.subject.clone();
         if let Some(channel) = found.channel_by_id_mut(channel) {
-            channel.set_subject(subject, of_socket.as_ref());
+            channel.identify(identity, of_socket.as_deref());
         }
     }
 

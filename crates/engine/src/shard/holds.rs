@@ -41,6 +41,11 @@ pub(super) struct Hold {
 }
 
 impl Replays {
+    /// Joins that messages are kept for.
+    pub(super) fn joining(&self) -> usize {
+        self.holds.len()
+    }
+
     fn is_empty(&self) -> bool {
         self.holds.is_empty() && self.sent.is_empty()
     }

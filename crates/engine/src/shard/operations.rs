@@ -5,6 +5,7 @@ use std::sync::Arc;
 use walcast_wire::{Frame, Status};
 
 use super::Shard;
+use super::holds::Replays;
 use crate::command::Departure;
 use crate::ids::{ChannelId, SessionId};
 use crate::operations::{ChannelInfo, ConnectionInfo, Occupancy, Operation, TopicSummary};
@@ -45,7 +46,7 @@ impl Shard {
         }
     }
 
-    fn connections_of(&self, subject: &Arc<str>) -> Vec<ConnectionInfo> {
+    fn connections_of(&self, subject: &str) -> Vec<ConnectionInfo> {
         let belongs = |found: &Session| !matches!(share(found, subject), Share::None);
         let mut connections: Vec<ConnectionInfo> = self
             .sessions
@@ -57,7 +58,7 @@ impl Shard {
         connections
     }
 
-    fn disconnect(&mut self, subject: &Arc<str>) -> usize {
+    fn disconnect(&mut self, subject: &str) -> usize {
         let affected: Vec<(SessionId, Share)> = self
             .sessions
             .iter()
@@ -80,10 +81,10 @@ impl Shard {
         count
     }
 
-    fn unsubscribe_user(&mut self, subject: &Arc<str>, topic: &str) -> usize {
+    fn unsubscribe_user(&mut self, subject: &str, topic: &str) -> usize {
         let mut channels = Vec::new();
         for (&session, found) in &self.sessions {
-            let of_socket = found.subject.as_ref();
+            let of_socket = found.subject.as_deref();
             let theirs = found
                 .channels
                 .iter()
@@ -105,6 +106,7 @@ impl Shard {
                 listeners: topic.listeners.len(),
                 followers: topic.followers.len(),
                 present_keys,
+                replaying: topic.replays.as_deref().map_or(0, Replays::joining),
             },
         }
     }
@@ -152,8 +154,8 @@ impl Shard {
 
 /// What of a session is a user's. A socket belongs to the user of its own token; where that names nobody, as the
 /// public keys of client libraries do, to the user of its channels, if they are all of one.
-fn share(found: &Session, subject: &Arc<str>) -> Share {
-    let of_socket = found.subject.as_ref();
+fn share(found: &Session, subject: &str) -> Share {
+    let of_socket = found.subject.as_deref();
     if of_socket == Some(subject) {
         return Share::All;
     }
@@ -176,15 +178,15 @@ fn share(found: &Session, subject: &Arc<str>) -> Share {
 }
 
 fn connection(session: SessionId, found: &Session) -> ConnectionInfo {
-    let of_socket = found.subject.as_ref();
+    let of_socket = found.subject.as_deref();
     let channels = found.channels.iter().map(|channel| ChannelInfo {
         topic: Arc::clone(channel.topic()),
         privacy: channel.key().privacy,
-        subject: channel.subject(of_socket).cloned(),
+        subject: channel.subject(of_socket).map(Arc::from),
     });
     ConnectionInfo {
         session,
-        subject: of_socket.cloned(),
+        subject: found.subject.clone(),
         serializer: found.serializer,
         open_seconds: found.opened.elapsed().as_secs(),
         queued_bytes: found.outbound.queued_bytes(),

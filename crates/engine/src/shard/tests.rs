@@ -12,6 +12,7 @@ use crate::command::BroadcastPayload;
 use crate::command::Joining;
 use crate::membership::{Asked, Membership};
 use crate::outbound::Socket;
+use crate::subscription::Identity;
 use crate::topic::ReadRights;
 
 const TOPIC: &str = "realtime:room";
@@ -74,7 +75,7 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
         }),
         reference: Ref::null(),
         response: "{}".to_owned(),
-        subject: None,
+        identity: Arc::new(Identity { role: "r".into(), claims: Arc::default(), claims_json: "{}".into() }),
         rights: ReadRights::ALL,
         replayed: None,
         presence_key: None,

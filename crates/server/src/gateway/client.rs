@@ -48,7 +48,8 @@ pub(super) struct Client {
 impl Client {
     pub(super) async fn open(gateway: &Arc<Gateway>, socket: Arc<dyn Socket>, admitted: Admitted) -> Client {
         let Admitted { serializer, credentials, headers } = admitted;
-        let session = gateway.engine.connect(socket, serializer, credentials.identity.subject()).await;
+        let session =
+            gateway.engine.connect(socket, serializer, credentials.identity.subject().map(Arc::from)).await;
         Client {
             gateway: Arc::clone(gateway),
             session,

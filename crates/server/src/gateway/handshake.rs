@@ -6,8 +6,6 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use walcast_auth::{Claims, TokenError};
 use walcast_wire::Serializer;
@@ -19,6 +17,7 @@ use super::connection::Connection;
 use super::limits::Seat;
 use super::socket::SharedStream;
 use crate::clock::unix_seconds;
+use crate::edge::AddressSeat;
 
 /// Query parameters of the handshake that mean something here.
 #[derive(Default)]
@@ -76,7 +75,8 @@ pub(crate) async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Re
     };
     let upgrade = hyper::upgrade::on(&mut request);
     // Boxed, so that the handshake's future is not as large as the connection's.
-    tokio::spawn(Box::pin(serve(gateway, upgrade, admitted, seat)));
+    let seats = (seat, request.extensions_mut().remove::<AddressSeat>());
+    tokio::spawn(Box::pin(serve(gateway, upgrade, admitted, seats)));
     let headers = [
         (header::CONNECTION, "upgrade"),
         (header::UPGRADE, "websocket"),
@@ -85,16 +85,18 @@ pub(crate) async fn upgrade(State(gateway): State<Arc<Gateway>>, mut request: Re
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
-async fn serve(gateway: Arc<Gateway>, upgrade: OnUpgrade, admitted: Admitted, _seat: Seat) {
+async fn serve(
+    gateway: Arc<Gateway>,
+    upgrade: OnUpgrade,
+    admitted: Admitted,
+    _seats: (Seat, Option<AddressSeat>),
+) {
     let Ok(upgraded) = upgrade.await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+    let Some((shared, early)) = SharedStream::of(upgraded) else {
         tracing::error!(code = "ErrorConnectingToWebsocket", "the upgraded connection is not a TCP stream");
         return;
     };
-    let stream = parts.io.into_inner();
-    // Small frames must not wait for one another; a socket that refuses the option works all the same.
-    let _ = stream.set_nodelay(true);
-    let connection = Connection::open(&gateway, SharedStream::new(stream), parts.read_buf, admitted).await;
+    let connection = Connection::open(&gateway, shared, early, admitted).await;
     connection.run().await;
 }
 

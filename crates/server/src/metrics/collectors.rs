@@ -1,133 +1,175 @@
-//! From numbers to the lines of `/metrics`.
+//! From numbers to the lines of `/metrics`. One name stands once, with the numbers of all projects below it.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
-use walcast_engine::LatencyHistogram;
+use walcast_engine::{Counters, LatencyHistogram};
 
-use super::CountersSource;
+use super::MeasuredProject;
 use super::readings::{KNOWN_NAMES, Kind, READINGS};
-use crate::health::{HealthSource, ReplicationHealth};
+use crate::health::{HealthReport, ReplicationHealth};
 
-/// What the engine counts.
-pub(super) struct EngineCollector(pub(super) Arc<dyn CountersSource>);
+/// What the engines count, and how the databases' side stands.
+pub(super) struct OwnNames(pub(super) Arc<[MeasuredProject]>);
 
-/// What the engine counts, under the names that upstream has for it.
-pub(super) struct KnownNamesCollector(pub(super) Arc<dyn CountersSource>);
+/// What the engines count, under the names that upstream has for it.
+pub(super) struct KnownNames(pub(super) Arc<[MeasuredProject]>);
 
-/// How the database's side stands.
-pub(super) struct HealthCollector(pub(super) Arc<dyn HealthSource>);
+/// The label of a project, where there is one: its name and its value.
+type Label<'a> = Option<(&'static str, &'a str)>;
 
-impl Collector for EngineCollector {
+/// Numbers of one name, each with its project.
+type Values<'a, T> = Vec<(Label<'a>, T)>;
+
+impl Collector for OwnNames {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let counters = self.0.counters();
+        let encoder = &mut encoder;
         for reading in READINGS {
-            let (name, help, value) = (reading.name, reading.help, reading.value(counters));
+            let values = counted(&self.0, own_label, |counters| reading.value(counters));
+            let (kind, unit) = match reading.kind {
+                Kind::Counter => (MetricType::Counter, None),
+                Kind::Gauge => (MetricType::Gauge, None),
+                Kind::Bytes => (MetricType::Gauge, Some(&Unit::Bytes)),
+            };
+            let place = encoder.encode_descriptor(reading.name, reading.help, unit, kind)?;
             match reading.kind {
-                Kind::Gauge => encode_gauge(&mut encoder, name, help, None, value)?,
-                Kind::Bytes => encode_gauge(&mut encoder, name, help, Some(&Unit::Bytes), value)?,
-                Kind::Counter => {
-                    let counter = ConstCounter::new(value);
-                    let place = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
-                    counter.encode(place)?;
-                }
+                Kind::Counter => encode_values(place, values, ConstCounter::new)?,
+                Kind::Gauge | Kind::Bytes => encode_values(place, values, const_gauge)?,
             }
         }
-        let help = "From a commit in Postgres to the moment when its frames are in the queues of the sockets";
-        encode_histogram(&mut encoder, "ws_latency", help, &counters.commit_to_queue)
+        encode_latency(encoder, &self.0)?;
+        encode_health(encoder, &self.0)
     }
 }
 
-impl Collector for KnownNamesCollector {
+impl Collector for KnownNames {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let counters = self.0.counters();
         for reading in KNOWN_NAMES {
-            let gauge = const_gauge(reading.value(counters));
+            let values = counted(&self.0, tenant_label, |counters| reading.value(counters));
             let place = encoder.encode_descriptor(reading.name, reading.help, None, MetricType::Unknown)?;
-            gauge.encode(place)?;
+            encode_values(place, values, const_gauge)?;
         }
         Ok(())
     }
 }
 
-impl Collector for HealthCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let report = self.0.report();
-        let streaming = u64::from(report.replication == ReplicationHealth::Streaming);
-        let help = "1 while changes flow from Postgres, else 0";
-        encode_gauge(&mut encoder, "replication_streaming", help, None, streaming)?;
-        if let Some(lag) = report.lag_bytes {
-            let help = "Log that Postgres has sent and that is not confirmed yet";
-            encode_gauge(&mut encoder, "slot_lag", help, Some(&Unit::Bytes), lag)?;
-        }
-        if let Some(lag) = report.lag {
-            let help = "For how long the oldest log that is not confirmed yet has been here";
-            encode_seconds(&mut encoder, "slot_lag", help, lag.as_secs_f64())?;
-        }
-        if let Some(age) = report.catalog_age {
-            let help = "Time since the catalog was last known to be right";
-            encode_gauge(&mut encoder, "catalog_age", help, Some(&Unit::Seconds), age.as_secs())?;
-        }
-        Ok(())
+fn own_label(project: &MeasuredProject) -> Label<'_> {
+    project.label.as_ref().map(|label| ("project", label.as_str()))
+}
+
+fn tenant_label(project: &MeasuredProject) -> Label<'_> {
+    Some(("tenant", project.id.as_str()))
+}
+
+/// What the engines that are up have counted.
+fn counted<'a, T>(
+    projects: &'a [MeasuredProject],
+    label: fn(&'a MeasuredProject) -> Label<'a>,
+    read: impl Fn(&Counters) -> T,
+) -> Values<'a, T> {
+    let mut values = Vec::with_capacity(projects.len());
+    for project in projects {
+        project.counters.read(&mut |counters| values.push((label(project), read(counters))));
     }
+    values
+}
+
+fn encode_health(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProject]) -> fmt::Result {
+    let reports: Vec<_> =
+        projects.iter().map(|project| (own_label(project), project.health.report())).collect();
+    let streaming =
+        |report: &HealthReport| Some(u64::from(report.replication == ReplicationHealth::Streaming));
+    let help = "1 while changes flow from Postgres, else 0";
+    encode_gauge(encoder, "replication_streaming", help, None, told(&reports, streaming), const_gauge)?;
+    let help = "Log that Postgres has sent and that is not confirmed yet";
+    let lag = told(&reports, |report| report.lag_bytes);
+    encode_gauge(encoder, "slot_lag", help, Some(&Unit::Bytes), lag, const_gauge)?;
+    let help = "For how long the oldest log that is not confirmed yet has been here";
+    let lag = told(&reports, |report| report.lag.as_ref().map(Duration::as_secs_f64));
+    encode_gauge(encoder, "slot_lag", help, Some(&Unit::Seconds), lag, ConstGauge::new)?;
+    let help = "Time since the catalog was last known to be right";
+    let age = told(&reports, |report| report.catalog_age.map(|age| age.as_secs()));
+    encode_gauge(encoder, "catalog_age", help, Some(&Unit::Seconds), age, const_gauge)
+}
+
+/// A number of every report that has it.
+fn told<'a, T>(
+    reports: &[(Label<'a>, HealthReport)],
+    value: impl Fn(&HealthReport) -> Option<T>,
+) -> Values<'a, T> {
+    reports.iter().filter_map(|(label, report)| Some((*label, value(report)?))).collect()
+}
+
+fn encode_gauge<T, M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    values: Values<'_, T>,
+    metric: impl Fn(T) -> M,
+) -> fmt::Result {
+    if values.is_empty() {
+        return Ok(());
+    }
+    encode_values(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?, values, metric)
 }
 
 fn const_gauge(value: u64) -> ConstGauge<i64> {
     ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-fn encode_gauge(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    unit: Option<&Unit>,
-    value: u64,
+/// Without a label there is one value.
+fn encode_values<T, M: EncodeMetric>(
+    mut place: MetricEncoder<'_>,
+    values: Values<'_, T>,
+    metric: impl Fn(T) -> M,
 ) -> fmt::Result {
-    let gauge = const_gauge(value);
-    let place = encoder.encode_descriptor(name, help, unit, gauge.metric_type())?;
-    gauge.encode(place)
+    for (label, value) in values {
+        let Some(label) = label else { return metric(value).encode(place) };
+        metric(value).encode(place.encode_family(&[label])?)?;
+    }
+    Ok(())
 }
 
-fn encode_seconds(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
-    let gauge = ConstGauge::new(value);
-    let place = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), gauge.metric_type())?;
-    gauge.encode(place)
+fn encode_latency(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProject]) -> fmt::Result {
+    let help = "From a commit in Postgres to the moment when its frames are in the queues of the sockets";
+    let unit = Some(&Unit::Seconds);
+    let mut place = encoder.encode_descriptor("ws_latency", help, unit, MetricType::Histogram)?;
+    let read = |counters: &Counters| {
+        let latency = &counters.commit_to_queue;
+        (latency.sum().as_secs_f64(), latency.counts())
+    };
+    for (label, (sum, counts)) in counted(projects, own_label, read) {
+        let bounds = LatencyHistogram::BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+        let count = counts.iter().sum();
+        match label {
+            Some(label) => {
+                let labels = [label];
+                let mut place = place.encode_family(&labels)?;
+                place.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            }
+            None => place.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?,
+        }
+    }
+    Ok(())
 }
 
-fn encode_histogram(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    histogram: &LatencyHistogram,
-) -> fmt::Result {
-    let bounds = LatencyHistogram::BOUNDS.iter().map(std::time::Duration::as_secs_f64);
-    let counts = histogram.counts();
-    let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(counts).collect();
-    let mut place = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-    let sum = histogram.sum().as_secs_f64();
-    place.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
-}
-
-impl fmt::Debug for EngineCollector {
+impl fmt::Debug for OwnNames {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("EngineCollector")
+        formatter.write_str("OwnNames")
     }
 }
 
-impl fmt::Debug for KnownNamesCollector {
+impl fmt::Debug for KnownNames {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("KnownNamesCollector")
-    }
-}
-
-impl fmt::Debug for HealthCollector {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("HealthCollector")
+        formatter.write_str("KnownNames")
     }
 }
