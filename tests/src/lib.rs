@@ -3,7 +3,7 @@
 
 pub mod watching;
 
-pub mod http;
+pub mod requests;
 
 pub mod log;
 

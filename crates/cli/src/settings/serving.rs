@@ -136,6 +136,10 @@ mod tests {
             ("SELF_HOST_TENANT_NAME", "blue"),
             ("REGION", "mars"),
             ("REQUEST_ID_BAGGAGE_KEY", "trace"),
+            ("WALCAST_MAX_CLIENT_EVENTS_PER_SECOND", "0"),
+            ("WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND", "9"),
+            ("WALCAST_PRESENCE_ENABLED", "true"),
+            ("WALCAST_PRESENCE_GRACE_MS", "0"),
         ])
         .serve();
         assert_eq!(serve.listen.port(), 4100);
@@ -150,5 +154,9 @@ mod tests {
         assert_eq!((operations.blocked.len(), operations.metrics_blocked.len()), (2, 1));
         assert_eq!((serve.project.id.as_str(), operations.region.as_deref()), ("blue", Some("mars")));
         assert_eq!(operations.request_id_baggage_key, "trace");
+        let engine = serve.project.engine;
+        assert_eq!(engine.max_client_events_per_second, None, "0 is no limit");
+        assert_eq!(engine.max_presence_events_per_second.map(NonZero::get), Some(9));
+        assert!(engine.presence_enabled && engine.presence_grace.is_zero());
     }
 }
