@@ -22,7 +22,7 @@ use walcast_wire::Frame;
 use crate::database::catalog_settings;
 use crate::demo::CatalogDemo;
 use crate::health::Health;
-use crate::lag::Lag;
+use crate::lag::{Lag, Positions};
 use crate::pipeline::Pipeline;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
 
@@ -120,7 +120,8 @@ impl Project {
         let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
         let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
-        let lag = Lag::new(Arc::clone(&progress));
+        let stream = Arc::clone(&progress);
+        let lag = Lag::new(move || Positions { received: stream.received(), confirmed: stream.confirmed() });
         tokio::spawn(Arc::clone(&lag).watch(reading.clone()));
         let health = Arc::new(Health {
             replication: pipeline.status.clone(),
