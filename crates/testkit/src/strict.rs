@@ -99,7 +99,8 @@ impl StrictReader {
         if let RawFrame::Binary(_) = message.raw {
             ensure!(self.joined.contains_key(topic), "J13: bytes for a channel that is not joined");
             let meta = payload.get("meta");
-            return Ok(ensure!(meta.is_none_or(Value::is_object), "J13: metadata is empty or an object"));
+            ensure!(meta.is_none_or(Value::is_object), "J13: metadata is empty or an object");
+            return Ok(());
         }
         ensure!(!payload.is_null(), "J6: the payload is null");
         if event == "phx_reply" {
@@ -157,7 +158,8 @@ impl StrictReader {
             let channel = self.joined.get(topic).map_or(&Value::Null, |channel| &channel.join_ref);
             // A leave of a topic that is not joined repeats what it was sent.
             let matches = join_ref.is_null() || join_ref == channel || channel.is_null();
-            return Ok(ensure!(matches, "J1: the join_ref is {join_ref}, the channel's is {channel}"));
+            ensure!(matches, "J1: the join_ref is {join_ref}, the channel's is {channel}");
+            return Ok(());
         };
         let asked = self.asked.remove(asked);
         if response.get("reason").is_some_and(|reason| reason == "unmatched topic") {
@@ -188,7 +190,8 @@ impl StrictReader {
         if let Some(late) = late {
             self.replaced.remove(late);
             let compares = self.version == ProtocolVersion::V2;
-            return Ok(ensure!(compares, "P7: a late phx_close ends the channel that replaced it"));
+            ensure!(compares, "P7: a late phx_close ends the channel that replaced it");
+            return Ok(());
         }
         let channel = self.joined.remove(topic).context("phx_close of a channel that is not joined")?;
         ensure!(*reference == channel.close_reference, "J12: the ref of phx_close is {reference}");
