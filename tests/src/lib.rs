@@ -3,6 +3,12 @@
 
 pub mod watching;
 
+pub mod filtering;
+
+pub mod http;
+
+pub mod shared;
+
 pub mod log;
 
 pub mod script;
