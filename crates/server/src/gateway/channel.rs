@@ -30,6 +30,22 @@ impl Credentials {
     }
 }
 
+/// Whose token it is, for the log.
+impl Credentials {
+    pub(super) fn subject(&self) -> Option<&str> {
+        self.identity.claims["sub"].as_str()
+    }
+
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.identity.claims["iss"].as_str()
+    }
+
+    /// Unix time in seconds.
+    pub(super) fn expires_at(&self) -> i64 {
+        self.expires_at
+    }
+}
+
 /// A topic of this connection, from its join request on.
 pub(super) struct ChannelState {
     pub(super) topic: Arc<str>,
@@ -132,7 +148,15 @@ impl JoinTask {
     async fn refuse(&self, reason: &str) {
         self.gateway.count_error();
         // As a debug text: a topic is a stranger's, and may hold line breaks or a token.
-        tracing::info!(topic = ?redact_text(&self.topic), reason, "join refused");
+        let bearer = &self.socket_credentials;
+        tracing::info!(
+            topic = ?redact_text(&self.topic),
+            reason,
+            sub = bearer.subject(),
+            iss = bearer.issuer(),
+            exp = bearer.expires_at(),
+            "join refused"
+        );
         tokio::time::sleep(self.gateway.limits.channel_error_backoff).await;
         let serializer = self.session.serializer();
         let response = walcast_wire::reason_response(reason);

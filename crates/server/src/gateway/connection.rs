@@ -178,8 +178,10 @@ impl Connection {
         while let Some(place) = self.channels.iter().position(expired) {
             let closed = self.channels.remove(place);
             let seconds_ago = now.saturating_sub(closed.expires_at().unwrap_or(now)).as_secs();
-            if let Stage::Joined { channel, .. } | Stage::Renewing { channel, .. } = closed.stage {
-                self.close_channel(channel.id(), &TokenError::Expired { seconds_ago }).await;
+            if let Stage::Joined { channel, credentials } | Stage::Renewing { channel, credentials } =
+                closed.stage
+            {
+                self.close_channel(channel.id(), &credentials, &TokenError::Expired { seconds_ago }).await;
             }
             if let Some(end) = self.resume(closed.deferred).await {
                 return Some(end);
@@ -368,7 +370,14 @@ impl Connection {
         check_sizes(&payload, limits)?;
         if !payload.invalid_fields.is_empty() {
             let fields = payload.invalid_fields.join(", ");
-            tracing::warn!(code = "InvalidJoinPayload", fields, "fields of a join took their defaults");
+            tracing::warn!(
+                code = "InvalidJoinPayload",
+                fields,
+                sub = self.credentials.subject(),
+                iss = self.credentials.issuer(),
+                exp = self.credentials.expires_at(),
+                "fields of a join took their defaults"
+            );
         }
         Ok(payload)
     }
@@ -406,8 +415,16 @@ impl Connection {
         }));
     }
 
-    async fn close_channel(&mut self, channel: ChannelId, error: &TokenError) {
-        tracing::info!(code = error.code(), %error, "a channel was closed for its token");
+    /// Ends a channel for its token; `credentials` are those that it had.
+    async fn close_channel(&mut self, channel: ChannelId, credentials: &Credentials, error: &TokenError) {
+        tracing::info!(
+            code = error.code(),
+            %error,
+            sub = credentials.subject(),
+            iss = credentials.issuer(),
+            exp = credentials.expires_at(),
+            "a channel was closed for its token"
+        );
         let (session, message) = (self.session.id, error.close_message());
         self.session.send(Command::CloseChannel { session, channel, message }).await;
     }
@@ -423,14 +440,15 @@ impl Connection {
             (Settled::Joined { outcome, .. }, _) => {
                 outcome.map(|(channel, credentials)| Stage::Joined { channel, credentials })
             }
-            (Settled::Renewed { channel: id, outcome, .. }, Stage::Renewing { channel, .. })
-                if channel.id() == id =>
-            {
-                let channel = channel.clone();
+            (
+                Settled::Renewed { channel: id, outcome, .. },
+                Stage::Renewing { channel, credentials: before },
+            ) if channel.id() == id => {
+                let (channel, before) = (channel.clone(), before.clone());
                 match outcome {
                     Ok(credentials) => Some(Stage::Joined { channel, credentials }),
                     Err(error) => {
-                        self.close_channel(id, &error).await;
+                        self.close_channel(id, &before, &error).await;
                         None
                     }
                 }
