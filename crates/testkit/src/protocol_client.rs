@@ -144,6 +144,13 @@ impl ProtocolClient {
         self
     }
 
+    /// Takes any frame that can be read at all: for what a user may send and some client can not read.
+    #[must_use]
+    pub fn leniently(mut self) -> Self {
+        self.strict = None;
+        self
+    }
+
     /// Changes how long expectations wait.
     pub fn set_deadline(&mut self, deadline: Duration) {
         self.deadline = deadline;

@@ -47,7 +47,7 @@ pub(crate) async fn watch(world: &World, bindings: &[Value]) -> Result<Watcher> 
 
 /// A channel of these claims that is subscribed.
 pub(crate) async fn watch_as(world: &World, claims: &Value, bindings: &[Value]) -> Result<Watcher> {
-    let client = world.connect_as(claims, ProtocolVersion::V2).await?.strictly();
+    let client = world.connect_as(claims, ProtocolVersion::V2).await?;
     Watcher::join_on(client, &room(), bindings).await
 }
 

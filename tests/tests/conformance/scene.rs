@@ -39,18 +39,9 @@ pub(crate) fn sub_topic(topic: &str) -> &str {
     topic.strip_prefix("realtime:").unwrap_or(topic)
 }
 
-/// A connection of these claims that takes no frame which the strictest clients would not.
-pub(crate) async fn connect_as(
-    world: &World,
-    claims: &Value,
-    version: ProtocolVersion,
-) -> Result<ProtocolClient> {
-    Ok(world.connect_as(claims, version).await?.strictly())
-}
-
 /// A connection of Ana.
 pub(crate) async fn connect(world: &World, version: ProtocolVersion) -> Result<ProtocolClient> {
-    connect_as(world, &person("ana"), version).await
+    world.connect_as(&person("ana"), version).await
 }
 
 /// A connection of Ana that has joined a topic with this `config`.

@@ -308,7 +308,10 @@ impl Connection {
         };
         if let Err(reason) = check_name("the topic", sub_topic) {
             // Answered at once: what waits for its answer is kept.
-            let frame = self.reply(message, Status::Error, &walcast_wire::reason_response(&reason));
+            let response = walcast_wire::reason_response(&reason);
+            let (serializer, topic) = (self.session.serializer(), &message.topic);
+            let (join_ref, reference) = (&message.join_ref, &message.reference);
+            let frame = walcast_wire::reply(serializer, join_ref, reference, topic, Status::Error, &response);
             self.write(&frame).await;
             return None;
         }

@@ -6,7 +6,7 @@ use walcast_tests::watching::{Watcher, role_name, watched};
 use walcast_tests::{binding, person, role, token};
 
 use super::{watch, watch_as, with};
-use crate::scene::{connect_as, on_both, room, world};
+use crate::scene::{on_both, room, world};
 
 pub(crate) const SCHEMA: &str = "
     create schema hidden;
@@ -106,7 +106,7 @@ async fn case_231_after_a_new_token_its_claims_decide() -> Result<()> {
     on_both(async |version| {
         let topic = room();
         let test = topic.replace(' ', "");
-        let client = connect_as(&world, &person("ana"), version).await?;
+        let client = world.connect_as(&person("ana"), version).await?;
         let letters = with("letters", "filter", format!("test=eq.\"{test}\""));
         let mut watcher = Watcher::join_on(client, &topic, &[letters]).await?;
         let both =

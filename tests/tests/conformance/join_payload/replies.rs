@@ -7,8 +7,8 @@ use walcast_testkit::{Cluster, Database, ProtocolClient, ProtocolVersion};
 use walcast_tests::{World, binding, role};
 
 use crate::scene::{
-    acknowledged, connect, connect_as, is_joined, join, member, next_broadcast, nothing_else, on_both,
-    refused, room, world,
+    acknowledged, connect, is_joined, join, member, next_broadcast, nothing_else, on_both, refused, room,
+    world,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +81,7 @@ async fn case_045_a_join_that_needs_the_database_while_it_is_away_is_refused_and
     cluster.stop().await?;
     on_both(async |version| {
         // A role whose rights nobody has asked about yet.
-        let mut client = connect_as(&world, &role("never_seen"), version).await?;
+        let mut client = world.connect_as(&role("never_seen"), version).await?;
         client.set_deadline(std::time::Duration::from_mins(1));
         let payload = json!({ "config": { "postgres_changes": [binding("*", "notes")] } });
         let reason = refused(&mut client, &room(), &payload).await?;

@@ -6,7 +6,7 @@ use walcast::serve::ServeSettings;
 use walcast_tests::{World, log, token, unix_seconds};
 
 use super::{accepted, now, payload, refused_for};
-use crate::scene::{connect_as, end_of, on_both, refused, room, world};
+use crate::scene::{end_of, on_both, refused, room, world};
 
 /// Fails unless a join with a token of these claims is refused in general words.
 async fn unmapped(claims: &[Value]) -> Result<()> {
@@ -69,7 +69,7 @@ async fn case_084_log_lines_name_sub_iss_and_exp_of_the_token_and_never_the_toke
     let expires_at = unix_seconds() + 3_600;
     let issuer = "https://issuer-84.example";
     let claims = json!({ "role": "authenticated", "sub": "ana-84", "iss": issuer, "exp": expires_at });
-    let mut client = connect_as(&world, &claims, walcast_testkit::ProtocolVersion::V2).await?;
+    let mut client = world.connect_as(&claims, walcast_testkit::ProtocolVersion::V2).await?;
     refused(&mut client, &room(), &payload("nonsense")).await?;
     let topic = room();
     let short = json!({ "role": "authenticated", "sub": "short-84", "iss": issuer, "exp": now() + 1.0 });

@@ -6,7 +6,7 @@ use walcast_tests::{person, token};
 
 use super::{CLAIMS, NOT_A_JWT, now, refused_for, seconds_ago};
 use crate::changes::with;
-use crate::scene::{connect_as, on_both, refused, room, world};
+use crate::scene::{on_both, refused, room, world};
 
 /// Fails unless a join with these tokens, on a socket of Ana, sees the letters of this person.
 async fn speaks_for(tokens: &Value, reader: &str) -> Result<()> {
@@ -16,7 +16,7 @@ async fn speaks_for(tokens: &Value, reader: &str) -> Result<()> {
         let letters = with("letters", "filter", format!("test=eq.\"{topic}\""));
         let mut joining = tokens.clone();
         joining["config"] = json!({ "postgres_changes": [letters] });
-        let mut client = connect_as(&world, &person("ana"), version).await?;
+        let mut client = world.connect_as(&person("ana"), version).await?;
         let reply = client.join(&topic, &joining).await?;
         ensure!(reply.is_ok(), "{tokens}: {}", reply.response);
         client.expect(|message| message.system("postgres_changes").is_some()).await?;
@@ -76,7 +76,7 @@ async fn case_053_an_access_token_without_exp_is_refused() -> Result<()> {
 async fn case_054_an_expired_token_is_told_how_long_ago() -> Result<()> {
     let world = world().await?;
     on_both(async |version| {
-        let mut client = connect_as(&world, &person("ana"), version).await?;
+        let mut client = world.connect_as(&person("ana"), version).await?;
         let expired = token(&json!({ "role": "authenticated", "exp": now().floor() - 1_000.0 }));
         let reason = refused(&mut client, &room(), &super::payload(&expired)).await?;
         let message = reason.strip_prefix("InvalidJWTToken: ").with_context(|| reason.clone())?;

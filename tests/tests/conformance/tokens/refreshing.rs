@@ -11,9 +11,7 @@ use walcast_tests::{World, person, token, unix_seconds};
 
 use super::issuer::{Key, key_set};
 use super::{CLAIMS, NOT_A_JWT, accepted, now, payload, refused_for, seconds_ago, signer};
-use crate::scene::{
-    acknowledged, connect, connect_as, end_of, is_joined, nothing_else, on_both, room, world,
-};
+use crate::scene::{acknowledged, connect, end_of, is_joined, nothing_else, on_both, room, world};
 
 fn expiring(subject: &str, expires_at: f64) -> String {
     token(&json!({ "role": "authenticated", "sub": subject, "exp": expires_at }))
@@ -164,7 +162,7 @@ async fn case_083_the_token_of_a_channel_does_not_depend_on_that_of_the_handshak
     on_both(async |version| {
         let (own, of_socket) = (room(), room());
         let claims = json!({ "role": "authenticated", "sub": "ana", "exp": (now() + 2.0).ceil() });
-        let mut client = connect_as(&world, &claims, version).await?;
+        let mut client = world.connect_as(&claims, version).await?;
         let long = token(&person("ana"));
         ensure!(client.join(&own, &payload(&long)).await?.is_ok());
         ensure!(client.join(&of_socket, &json!({ "config": {} })).await?.is_ok());
