@@ -177,8 +177,10 @@ impl ProtocolClient {
 
     /// Sends a WebSocket frame of any kind (ping, close).
     pub async fn send_frame(&mut self, frame: Message) -> Result<()> {
-        if let (Message::Text(text), Some(strict)) = (&frame, &mut self.strict) {
-            strict.sent(text);
+        match (&frame, &mut self.strict) {
+            (Message::Text(text), Some(strict)) => strict.sent(text),
+            (Message::Binary(bytes), Some(strict)) => strict.sent_binary(bytes),
+            _ => {}
         }
         timeout_at(Instant::now() + self.deadline, self.socket.send(frame))
             .await

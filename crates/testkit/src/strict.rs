@@ -17,6 +17,8 @@ use crate::protocol_message::{ProtocolVersion, RawFrame, Received};
 #[derive(Debug)]
 pub struct StrictReader {
     version: ProtocolVersion,
+    /// How many messages with each reference have had no reply yet.
+    unanswered: HashMap<String, u64>,
     /// Joins that are not answered yet.
     asked: Vec<Asked>,
     joined: HashMap<String, Joined>,
@@ -57,16 +59,24 @@ struct Joined {
 impl StrictReader {
     /// For a connection that has been opened this moment.
     pub fn new(version: ProtocolVersion) -> Self {
-        Self { version, asked: Vec::new(), joined: HashMap::new(), replaced: Vec::new() }
+        Self {
+            version,
+            unanswered: HashMap::new(),
+            asked: Vec::new(),
+            joined: HashMap::new(),
+            replaced: Vec::new(),
+        }
     }
 
-    /// Takes note of a text frame of the client. Only joins matter.
+    /// Takes note of a text frame of the client: of its reference, and of a join.
     pub fn sent(&mut self, text: &str) {
         let Ok(frame) = serde_json::from_str::<Value>(text) else { return };
-        let field = |name: &str, place: usize| match self.version {
+        let version = self.version;
+        let field = |name: &str, place: usize| match version {
             ProtocolVersion::V1 => frame[name].clone(),
             ProtocolVersion::V2 => frame[place].clone(),
         };
+        self.expect_reply(&field("ref", 1));
         let topic = field("topic", 2);
         if field("event", 3) != "phx_join" {
             return;
@@ -82,6 +92,23 @@ impl StrictReader {
             reference: field("ref", 1),
             bindings,
         });
+    }
+
+    /// Takes note of a binary frame of the client: of its reference, which every kind has behind the `join_ref`
+    /// (docs/protocol.md §2.3).
+    pub fn sent_binary(&mut self, frame: &[u8]) {
+        let (strings, join_ref, reference) = match *frame {
+            [3, join_ref, reference, _, _, _, _, ..] => (7, join_ref, reference),
+            [0, join_ref, reference, _, _, ..] => (5, join_ref, reference),
+            _ => return,
+        };
+        let start = strings + usize::from(join_ref);
+        let Some(bytes) = frame.get(start..start + usize::from(reference)) else { return };
+        self.expect_reply(&String::from_utf8_lossy(bytes).into());
+    }
+
+    fn expect_reply(&mut self, reference: &Value) {
+        *self.unanswered.entry(reference.to_string()).or_default() += 1;
     }
 
     /// Checks a frame of the server.
@@ -152,6 +179,8 @@ impl StrictReader {
             let readable = response.len() <= 1 && response.values().all(Value::is_string);
             ensure!(readable, "J8: an error's response has one string");
         }
+        let unanswered = self.unanswered.get_mut(&reference.to_string()).filter(|count| **count > 0);
+        *unanswered.with_context(|| format!("J1, J17: nothing waits for a reply to {reference}"))? -= 1;
         let asked =
             self.asked.iter().position(|asked| asked.topic == *topic && asked.reference == *reference);
         let Some(asked) = asked else {
@@ -252,6 +281,7 @@ mod tests {
         let response = json!({ "postgres_changes": [entry] });
         let reply = json!(["1", "1", "realtime:a", "phx_reply", { "status": "ok", "response": response }]);
         read(&mut reader, &reply).expect("a good reply");
+        reader.sent_binary(b"\x03\x01\x01\x0a\x01\x00\x0115realtime:ae{}");
         reader
     }
 
@@ -275,7 +305,7 @@ mod tests {
             json!([null, null, "realtime:a", "broadcast", [1]]),
             json!(["1", null, "realtime:a", "presence_state", state]),
             json!([null, null, "realtime:a", "presence_diff", { "joins": {}, "leaves": state }]),
-            json!([null, "9", "phoenix", "phx_reply", { "status": "ok", "response": {} }]),
+            json!(["1", "5", "realtime:a", "phx_reply", { "status": "ok", "response": {} }]),
             json!(["1", "1", "realtime:a", "phx_close", {}]),
         ] {
             read(&mut reader, &frame).expect("readable");
@@ -319,6 +349,7 @@ mod tests {
             system(json!({ "extension": "system", "status": "fine", "message": "m", "channel": "a" })),
             reply(json!({ "status": "error", "response": "a string" })),
             reply(json!({ "status": "ok" })),
+            json!(["1", "6", "realtime:a", "phx_reply", { "status": "ok", "response": {} }]),
             json!(["1", "1", "realtime:a", "phx_close", { "reason": "x" }]),
             json!(["1", "2", "realtime:a", "phx_close", {}]),
             json!([null, null, "realtime:a", "presence_diff", { "joins": {}, "leaves": {} }]),

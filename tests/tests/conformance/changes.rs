@@ -25,7 +25,7 @@ pub(crate) const ROWS: &str = "(1, 5, 'apple pie', true), (2, 10, 'Banana', fals
 /// cases that need another.
 pub(crate) fn schema() -> String {
     let mut sql = "create publication supabase_realtime;".to_owned();
-    for number in [25, 32, 37, 38, 40].into_iter().chain(173..=243).chain(295..=300) {
+    for number in [25, 32, 37, 38, 40, 79].into_iter().chain(173..=243).chain(295..=300) {
         let _ = write!(
             sql,
             "create table case_{number:03} (id int primary key, n int, t text, b bool);

@@ -7,7 +7,7 @@ use serde_json::json;
 use walcast::serve::ServeSettings;
 use walcast_auth::JwksSource;
 use walcast_testkit::ProtocolVersion;
-use walcast_tests::{World, person, token, unix_seconds};
+use walcast_tests::{World, binding, person, token, unix_seconds};
 
 use super::issuer::{Key, key_set};
 use super::{CLAIMS, NOT_A_JWT, accepted, now, payload, refused_for, seconds_ago, signer};
@@ -88,8 +88,12 @@ async fn case_079_the_same_token_null_and_opaque_keys_are_ignored_and_the_old_ex
     on_both(async |version| {
         let topic = room();
         let mut client = connect(&world, version).await?;
-        let current = expiring("ana", (now() + 2.0).ceil());
-        ensure!(client.join(&topic, &payload(&current)).await?.is_ok());
+        let current = expiring("ana", (now() + 3.0).ceil());
+        // A token that counts is followed by another "Subscribed to PostgreSQL".
+        let mut joining = payload(&current);
+        joining["config"]["postgres_changes"] = json!([binding("INSERT", "case_079")]);
+        ensure!(client.join(&topic, &joining).await?.is_ok());
+        client.expect(|message| message.system("postgres_changes").is_some()).await?;
         for ignored in [
             json!({ "access_token": current }),
             json!({ "access_token": null }),
