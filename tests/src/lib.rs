@@ -60,6 +60,12 @@ impl World {
         World::in_database(walcast_testkit::database(name).await, sql, change).await
     }
 
+    /// A database with what `walcast install` puts into it besides (docs/protocol.md §13), then `sql`.
+    pub async fn installed(name: &str, sql: &str, change: impl FnOnce(&mut ServeSettings)) -> Result<World> {
+        let installation = walcast_catalog::install::sql(&["supabase_realtime".to_owned()]);
+        World::with_settings(name, &format!("{installation}\n;\n{sql}"), change).await
+    }
+
     /// The same in a database that there is, such as one of a cluster that the test may stop.
     pub async fn in_database(
         database: Database,
@@ -81,7 +87,7 @@ impl World {
         let mut client = database.client().await;
         walcast_testkit::demo::apply(&mut client).await?;
         let mut settings = settings(&database)?;
-        settings.demo = Some(Secret::new(SECRET));
+        settings.project.demo = Some(Secret::new(SECRET));
         let server = Box::pin(Server::start(settings.clone())).await?;
         Ok(World { database, client, settings, server })
     }
@@ -154,11 +160,11 @@ fn settings(database: &Database) -> Result<ServeSettings> {
     let flags = Flags::default();
     let environment = [("DATABASE_URL".to_owned(), database.url().to_owned())].into();
     let mut settings = ServeSettings::new(DatabaseSettings::load(&flags, &environment)?, verifier);
-    settings.replication.slot = database.slot_name();
-    settings.engine.shards = 2;
-    settings.limits.connect_error_backoff = Duration::ZERO;
-    settings.limits.channel_error_backoff = Duration::ZERO;
-    settings.catalog_poll = Duration::from_millis(200);
+    settings.project.replication.slot = database.slot_name();
+    settings.project.engine.shards = 2;
+    settings.project.limits.connect_error_backoff = Duration::ZERO;
+    settings.project.limits.channel_error_backoff = Duration::ZERO;
+    settings.project.catalog_poll = Duration::from_millis(200);
     Ok(settings)
 }
 

@@ -249,7 +249,7 @@ async fn a_push_that_says_json_and_is_none_reaches_nobody_and_harms_nobody() -> 
 // Case 120.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payload_over_the_limit_is_refused_with_ack_and_dropped_without() -> Result<()> {
-    let small = |settings: &mut ServeSettings| settings.engine.payload_bytes_max = 1_000;
+    let small = |settings: &mut ServeSettings| settings.project.engine.payload_bytes_max = 1_000;
     let world = World::with_settings("broadcast_oversize", "", small).await?;
     let mut listener = member(&world, ProtocolVersion::V2, ROOM, &config(false, false)).await?;
     let mut asking = member(&world, ProtocolVersion::V2, ROOM, &config(true, true)).await?;

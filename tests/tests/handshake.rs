@@ -111,7 +111,8 @@ async fn the_address_of_the_stock_clients_works_without_a_gateway_in_front_and_w
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_version_is_refused_at_once_with_an_empty_body_before_anything_else_is_looked_at()
 -> Result<()> {
-    let slow = |settings: &mut walcast::serve::ServeSettings| settings.limits.connect_error_backoff = NEVER;
+    let slow =
+        |settings: &mut walcast::serve::ServeSettings| settings.project.limits.connect_error_backoff = NEVER;
     let world = World::with_settings("handshake_vsn", "", slow).await?;
     for vsn in ["3.0.0", "0.9.0", "1.1.0", "2.1.0", "2", "abc", "", "%FF"] {
         let answer = ask(&world, "GET", &format!("/socket/websocket?vsn={vsn}"), UPGRADE).await?;
@@ -184,8 +185,8 @@ async fn a_public_rsa_key_is_no_hmac_secret() -> Result<()> {
     let whole = json!({ "role": "service_role", "exp": unix_seconds() + 60 });
     let forged = walcast_auth::sign(&whole, RSA_PUBLIC_PEM)?;
     let only_keys = |settings: &mut walcast::serve::ServeSettings| {
-        settings.verifier.secret = None;
-        settings.verifier.jwks = Some(rsa_key_set());
+        settings.project.verifier.secret = None;
+        settings.project.verifier.jwks = Some(rsa_key_set());
     };
     let world = World::with_settings("handshake_rsa", "", only_keys).await?;
     assert_eq!(refusal(&world, &forged).await?, told(401, SIGNER));
@@ -193,7 +194,8 @@ async fn a_public_rsa_key_is_no_hmac_secret() -> Result<()> {
     assert_eq!(refusal(&world, &with_header(HEADER_RS256_K, &whole)).await?, told(401, SIGNER_K));
     assert_eq!(refusal(&world, &token(&whole)).await?, told(401, SIGNER));
 
-    let both = |settings: &mut walcast::serve::ServeSettings| settings.verifier.jwks = Some(rsa_key_set());
+    let both =
+        |settings: &mut walcast::serve::ServeSettings| settings.project.verifier.jwks = Some(rsa_key_set());
     let world = World::with_settings("handshake_rsa_and_secret", "", both).await?;
     assert_eq!(refusal(&world, &forged).await?, told(401, SIGNATURE));
     assert_eq!(refusal(&world, &with_header(HEADER_RS256_K, &whole)).await?, told(401, SIGNER_K));
@@ -204,7 +206,7 @@ async fn a_public_rsa_key_is_no_hmac_secret() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_are_read_leniently_where_the_protocol_is_and_configured_ones_must_match() -> Result<()> {
     let validated = |settings: &mut walcast::serve::ServeSettings| {
-        settings.verifier.claim_validators.insert("iss".to_owned(), json!("https://issuer.example"));
+        settings.project.verifier.claim_validators.insert("iss".to_owned(), json!("https://issuer.example"));
     };
     let world = World::with_settings("handshake_claims", "", validated).await?;
     let soon = unix_seconds() + 60;
@@ -275,7 +277,7 @@ async fn a_head_that_is_too_large_is_refused_and_the_server_goes_on() -> Result<
 // Case 11.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_too_many_is_refused_until_another_has_ended() -> Result<()> {
-    let one = |settings: &mut walcast::serve::ServeSettings| settings.limits.max_concurrent_users = 1;
+    let one = |settings: &mut walcast::serve::ServeSettings| settings.project.limits.max_concurrent_users = 1;
     let world = World::with_settings("handshake_seats", "", one).await?;
     let token = token(&person("ana"));
     let mut first = world.connect(&person("ana")).await?;
@@ -296,7 +298,8 @@ async fn one_connection_too_many_is_refused_until_another_has_ended() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_that_come_at_once_exactly_as_many_are_admitted_as_there_are_seats() -> Result<()> {
     const SEATS: usize = 5;
-    let few = |settings: &mut walcast::serve::ServeSettings| settings.limits.max_concurrent_users = SEATS;
+    let few =
+        |settings: &mut walcast::serve::ServeSettings| settings.project.limits.max_concurrent_users = SEATS;
     let world = World::with_settings("handshake_rush", "", few).await?;
     let handshake = Handshake::new(&world.websocket(), &token(&person("ana")), ProtocolVersion::V2);
     let rush: Vec<_> = (0..50)

@@ -29,7 +29,7 @@ const NOTES: &str = "
 
 async fn world(learns: Learns, name: &str, sql: &str) -> Result<World> {
     let world = watched_with(name, sql, |settings| {
-        settings.catalog_poll = match learns {
+        settings.project.catalog_poll = match learns {
             Learns::FromTheLog => Duration::from_hours(1),
             Learns::ByPolling => Duration::from_millis(50),
         };
@@ -43,7 +43,7 @@ async fn world(learns: Learns, name: &str, sql: &str) -> Result<World> {
 
 /// Makes the log tell of changes.
 async fn install(world: &World) -> Result<()> {
-    let (database, replication) = (&world.settings.database, &world.settings.replication);
+    let (database, replication) = (&world.settings.project.database, &world.settings.project.replication);
     let settings = catalog_settings(database, &replication.publications)?;
     let installed = walcast_catalog::install::apply(&settings).await?;
     ensure!(installed.announces_catalog_changes);

@@ -359,7 +359,7 @@ async fn a_channel_that_asked_for_no_presence_gets_none_until_it_tracks() -> Res
 // Case 159.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payload_over_the_limit_closes_the_channel_and_not_the_socket() -> Result<()> {
-    let small = |settings: &mut ServeSettings| settings.engine.payload_bytes_max = 1_000;
+    let small = |settings: &mut ServeSettings| settings.project.engine.payload_bytes_max = 1_000;
     let world = World::with_settings("presence_oversize", "", small).await?;
     for version in BOTH {
         let (mut client, _) = follower(&world, version, "ana").await?;
@@ -391,7 +391,7 @@ async fn assert_closed(client: &mut ProtocolClient, message: &str, reference: &s
 // Cases 160, 162.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_call_too_many_closes_the_channel_whatever_the_calls_were() -> Result<()> {
-    let few = |settings: &mut ServeSettings| settings.engine.presence_calls.calls = 5;
+    let few = |settings: &mut ServeSettings| settings.project.engine.presence_calls.calls = 5;
     let world = World::with_settings("presence_calls", "", few).await?;
     for version in BOTH {
         let (mut client, _) = follower(&world, version, "ana").await?;
@@ -413,7 +413,7 @@ async fn one_call_too_many_closes_the_channel_whatever_the_calls_were() -> Resul
 // Case 161.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_are_counted_for_each_channel_by_itself() -> Result<()> {
-    let few = |settings: &mut ServeSettings| settings.engine.presence_calls.calls = 2;
+    let few = |settings: &mut ServeSettings| settings.project.engine.presence_calls.calls = 2;
     let world = World::with_settings("presence_channels", "", few).await?;
     let mut client = world.connect(&person("ana")).await?;
     for topic in ["realtime:a", "realtime:b"] {
@@ -505,7 +505,7 @@ fn listed(part: &Value) -> Result<Vec<(String, String)>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whenever_one_joins_the_state_and_the_diffs_after_it_add_up_to_who_is_there() -> Result<()> {
-    let many = |settings: &mut ServeSettings| settings.engine.presence_calls.calls = 10_000;
+    let many = |settings: &mut ServeSettings| settings.project.engine.presence_calls.calls = 10_000;
     let world = World::with_settings("presence_adds_up", "", many).await?;
     let mut busy = Vec::new();
     for number in 0..4 {

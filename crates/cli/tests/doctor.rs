@@ -327,7 +327,7 @@ async fn a_slot_that_nobody_reads_keeps_log_and_one_that_is_read_is_no_obstacle(
     let secret = Secret::new("a secret of the tests of the doctor, long enough");
     let verifier = VerifierSettings { secret: Some(secret), ..VerifierSettings::default() };
     let mut settings = ServeSettings::new(database_settings(database.url())?, verifier);
-    settings.replication = replication(&database);
+    settings.project.replication = replication(&database);
     let server = Server::start(settings).await?;
     let running = report(&database).await?;
     assert!(running.can_serve && state(&running).starts_with(&format!("{slot}: read by process ")));

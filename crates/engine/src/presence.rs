@@ -17,6 +17,8 @@ struct Meta {
     members: String,
     reference: String,
     previous: Option<String>,
+    /// Its connection was lost a moment ago.
+    absent: bool,
 }
 
 /// The presences of one topic.
@@ -60,7 +62,13 @@ impl Presence {
         self.keys.is_empty()
     }
 
-    /// Tracks or updates a channel's payload. `None` when it is what was tracked already.
+    /// How many keys are present.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Tracks or updates a channel's payload. `None` when it is what was tracked already. A channel that has not tracked
+    /// yet takes over what one of the same key has left behind whose connection was lost.
     pub(crate) fn track(
         &mut self,
         channel: ChannelId,
@@ -71,7 +79,10 @@ impl Presence {
         if let Some(tracked_key) = self.key_of.get(&channel).cloned() {
             return self.update(channel, &tracked_key, members, reference);
         }
-        let meta = Meta { channel, members, reference, previous: None };
+        if self.take_over(channel, key) {
+            return self.update(channel, key, members, reference);
+        }
+        let meta = Meta { channel, members, reference, previous: None, absent: false };
         let mut joins = String::new();
         append_entry(&mut joins, key, [&meta]);
         self.key_of.insert(channel, key.to_owned());
@@ -96,6 +107,15 @@ impl Presence {
         Some(Diff::new("", &leaves))
     }
 
+    /// A channel's connection was lost: its payload stays for another channel of its key to take over. False where it has
+    /// none.
+    pub(crate) fn lose(&mut self, channel: ChannelId) -> bool {
+        let Some(key) = self.key_of.get(&channel) else { return false };
+        let metas = self.keys.iter_mut().find(|(known, _)| known == key).map(|(_, metas)| metas);
+        let meta = metas.and_then(|metas| metas.iter_mut().find(|meta| meta.channel == channel));
+        meta.map(|meta| meta.absent = true).is_some()
+    }
+
     /// The payload of `presence_state`.
     pub(crate) fn state(&self) -> String {
         let mut entries = String::new();
@@ -103,6 +123,19 @@ impl Presence {
             append_entry(&mut entries, key, metas);
         }
         format!("{{{entries}}}")
+    }
+
+    /// Makes the first payload under this key whose connection was lost the channel's own.
+    fn take_over(&mut self, channel: ChannelId, key: &str) -> bool {
+        let metas = self.keys.iter_mut().find(|(known, _)| known == key).map(|(_, metas)| metas);
+        let Some(meta) = metas.and_then(|metas| metas.iter_mut().find(|meta| meta.absent)) else {
+            return false;
+        };
+        self.key_of.remove(&meta.channel);
+        meta.channel = channel;
+        meta.absent = false;
+        self.key_of.insert(channel, key.to_owned());
+        true
     }
 
     fn update(&mut self, channel: ChannelId, key: &str, members: String, reference: String) -> Option<Diff> {
@@ -113,7 +146,8 @@ impl Presence {
         }
         let mut leaves = String::new();
         append_entry(&mut leaves, key, [&*meta]);
-        *meta = Meta { channel, members, previous: Some(meta.reference.clone()), reference };
+        let previous = Some(meta.reference.clone());
+        *meta = Meta { channel, members, previous, reference, absent: false };
         let mut joins = String::new();
         append_entry(&mut joins, key, [&*meta]);
         Some(Diff::new(&joins, &leaves))

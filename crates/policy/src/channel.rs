@@ -4,6 +4,11 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use walcast_pgoutput::PgTimestamp;
+
+use crate::datetime::timestamp_text;
+use crate::row::{Datum, RowImage};
+use crate::schema::Table;
 
 /// What a message on a channel is; the column `extension` of `realtime.messages`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +78,35 @@ pub enum ChannelPolicyError {
     /// `realtime.messages` does not exist or is not what it should be. The text says how to install it.
     #[error("{0}")]
     NotInstalled(String),
+}
+
+/// The row by which a channel is judged: what is known of a message before there is one (docs/protocol.md §8.4).
+#[derive(Clone, Debug)]
+pub struct ProbeRow<'a> {
+    topic: &'a str,
+    extension: ChannelExtension,
+    /// In UTC.
+    moment: String,
+}
+
+impl<'a> ProbeRow<'a> {
+    /// A message of this kind in this topic at the moment `now`.
+    pub fn new(topic: &'a str, extension: ChannelExtension, now: PgTimestamp) -> Self {
+        ProbeRow { topic, extension, moment: timestamp_text(now.0, false) }
+    }
+
+    /// As a row of `realtime.messages`. The id is random, and of columns of somebody's own nothing is known.
+    pub fn image(&self, table: &Table) -> RowImage<'_> {
+        let values = table.columns.iter().map(|column| match column.name.as_str() {
+            "topic" => Datum::Text(self.topic),
+            "extension" => Datum::Text(self.extension.as_str()),
+            "inserted_at" | "updated_at" => Datum::Text(&self.moment),
+            "private" => Datum::Text("f"),
+            "event" | "payload" | "binary_payload" => Datum::Null,
+            _ => Datum::Missing,
+        });
+        RowImage { values: values.collect() }
+    }
 }
 
 /// Which stored messages are wanted (docs/protocol.md §6.4).

@@ -53,6 +53,7 @@ mod transactions;
 mod value;
 mod verdict;
 
+pub use constants::ChannelSettings;
 pub use copies::CopyNeed;
 pub use filter::{Filter, FilterCondition, FilterError, FilterOperator, FilterValue};
 pub use finder::{Finder, Found};

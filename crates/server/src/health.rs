@@ -1,7 +1,8 @@
 //! Whether the process lives, and whether it does its work.
 //!
 //! `/healthz` answers while the process can answer at all; `/readyz` tells the truth about the replication stream and
-//! the catalog. Sockets stay up while a server is not ready: restarting it would not mend the database.
+//! the catalog. Sockets stay up while a server is not ready: restarting it would not mend the database. Of several
+//! projects one that is ready suffices: the others' databases must not take it out of service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 
+use crate::front::ProjectId;
 use crate::redact::redact_text;
 
 /// Where the answers come from. Asked at every request, so it must be cheap and must not wait.
@@ -111,6 +113,15 @@ pub fn router(source: Arc<dyn HealthSource>) -> Router {
         .with_state(source)
 }
 
+/// The same for several projects: each is listed in `/readyz`, by name.
+pub fn projects_router(sources: Vec<(ProjectId, Arc<dyn HealthSource>)>) -> Router {
+    Router::new()
+        .route("/healthz", get(alive))
+        .route("/healthcheck", get(alive))
+        .route("/readyz", get(any_ready))
+        .with_state(sources.into())
+}
+
 /// Whether a request is one of the above, for a log that leaves them out.
 pub fn is_health_path(path: &str) -> bool {
     matches!(path, "/healthz" | "/healthcheck" | "/readyz")
@@ -123,8 +134,25 @@ async fn alive() -> &'static str {
 async fn ready(State(source): State<Arc<dyn HealthSource>>) -> Response {
     let report = source.report();
     let problems = report.problems();
-    let status = if problems.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(report.json(&problems))).into_response()
+    (status(problems.is_empty()), Json(report.json(&problems))).into_response()
+}
+
+type Sources = Arc<[(ProjectId, Arc<dyn HealthSource>)]>;
+
+async fn any_ready(State(sources): State<Sources>) -> Response {
+    let mut projects = serde_json::Map::new();
+    let mut any = false;
+    for (id, source) in sources.iter() {
+        let report = source.report();
+        let problems = report.problems();
+        any |= problems.is_empty();
+        projects.insert(id.to_string(), report.json(&problems));
+    }
+    (status(any), Json(json!({"ready": any, "projects": projects}))).into_response()
+}
+
+fn status(ready: bool) -> StatusCode {
+    if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 #[cfg(test)]
@@ -201,6 +229,27 @@ mod tests {
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{report:?}");
             assert_eq!(body["problems"].as_array().unwrap().len(), 1, "{body}");
         }
+    }
+
+    #[tokio::test]
+    async fn of_several_projects_each_is_listed_and_one_that_is_ready_suffices() {
+        let lost = HealthReport { replication: ReplicationHealth::Stopped, ..well() };
+        let ask = async |blue: HealthReport, green: HealthReport| {
+            let source =
+                |id: &str, report| (id.parse().unwrap(), Arc::new(Fixed(report)) as Arc<dyn HealthSource>);
+            let router = projects_router(vec![source("blue", blue), source("green", green)]);
+            let request = Request::builder().uri("/readyz").body(Body::empty()).unwrap();
+            let response = router.oneshot(request).await.unwrap();
+            let status = response.status();
+            let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+            (status, serde_json::from_slice::<Value>(&body).unwrap())
+        };
+        let (status, body) = ask(lost.clone(), well()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(body["projects"]["blue"]["problems"], json!(["replication has stopped"]));
+        assert_eq!((&body["projects"]["green"]["ready"], &body["ready"]), (&json!(true), &json!(true)));
+        let (status, body) = ask(lost.clone(), lost).await;
+        assert_eq!((status, &body["ready"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(false)));
     }
 
     #[tokio::test]

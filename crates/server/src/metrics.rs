@@ -1,6 +1,7 @@
 //! `/metrics`: what the engine counts, in the text form of `OpenMetrics`.
 //!
-//! Counters live in the structs that increment them; here they are only read, when somebody asks.
+//! Counters live in the structs that increment them; here they are only read, when somebody asks. Where several
+//! projects are listed, each number has the label `project`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
@@ -20,20 +21,31 @@ use walcast_auth::Verifier;
 use walcast_engine::{Counters, Engine};
 
 use crate::clock::unix_seconds;
-use crate::health::{HealthSource, ReplicationHealth};
+use crate::front::ProjectId;
+use crate::health::{HealthReport, HealthSource, ReplicationHealth};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What has the engine's counters.
+/// What has an engine's counters.
 pub trait CountersSource: Send + Sync + 'static {
-    /// The counters, as they are.
-    fn counters(&self) -> &Counters;
+    /// Shows the counters, as they are; nothing while there is no engine.
+    fn read(&self, show: &mut dyn FnMut(&Counters));
 }
 
 impl CountersSource for Engine {
-    fn counters(&self) -> &Counters {
-        Engine::counters(self)
+    fn read(&self, show: &mut dyn FnMut(&Counters)) {
+        show(self.counters());
     }
+}
+
+/// One project on the page.
+pub struct MeasuredProject {
+    /// Its label; `None` where there is only one project.
+    pub label: Option<ProjectId>,
+    /// What its engine counts.
+    pub counters: Arc<dyn CountersSource>,
+    /// How its database's side stands.
+    pub health: Arc<dyn HealthSource>,
 }
 
 /// Everything that `/metrics` shows.
@@ -44,16 +56,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of one engine and one replication stream. With a verifier, a bearer token is asked for
-    /// (docs/protocol.md §11.1).
-    pub fn new(
-        counters: impl CountersSource,
-        health: Arc<dyn HealthSource>,
-        verifier: Option<Verifier>,
-    ) -> Arc<Self> {
+    /// Metrics of these projects. With a verifier, a bearer token is asked for (docs/protocol.md §11.1).
+    pub fn new(projects: Vec<MeasuredProject>, verifier: Option<Verifier>) -> Arc<Self> {
         let mut registry = Registry::with_prefix("walcast");
-        registry.register_collector(Box::new(EngineCollector(Box::new(counters))));
-        registry.register_collector(Box::new(HealthCollector(health)));
+        registry.register_collector(Box::new(ProjectCollector(projects)));
         Arc::new(Self { registry, verifier })
     }
 
@@ -172,58 +178,67 @@ const READINGS: &[Reading] = &[
     },
 ];
 
-struct EngineCollector(Box<dyn CountersSource>);
+struct ProjectCollector(Vec<MeasuredProject>);
 
-impl fmt::Debug for EngineCollector {
+impl fmt::Debug for ProjectCollector {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("EngineCollector")
+        formatter.write_str("ProjectCollector")
     }
 }
 
-impl Collector for EngineCollector {
+/// Numbers of one name, each with its project.
+type Values = Vec<(Option<ProjectId>, u64)>;
+
+impl Collector for ProjectCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let counters = self.0.counters();
-        for reading in READINGS {
-            let value = (reading.read)(counters);
-            if reading.gauge {
-                encode_gauge(&mut encoder, reading.name, reading.help, None, value)?;
+        let encoder = &mut encoder;
+        for Reading { name, help, gauge, read } in READINGS {
+            let values = self.counted(*read);
+            if *gauge {
+                encode_gauge(encoder, name, help, None, values)?;
             } else {
-                let counter = ConstCounter::new(value);
-                let place =
-                    encoder.encode_descriptor(reading.name, reading.help, None, counter.metric_type())?;
-                counter.encode(place)?;
+                encode_counter(encoder, name, help, values)?;
             }
         }
         let help = "Memory of the copies of tables that policies look things up in";
-        let bytes = counters.copy_bytes.load(Ordering::Relaxed);
-        encode_gauge(&mut encoder, "copy", help, Some(&Unit::Bytes), bytes)
-    }
-}
+        let bytes = self.counted(|counters| counters.copy_bytes.load(Ordering::Relaxed));
+        encode_gauge(encoder, "copy", help, Some(&Unit::Bytes), bytes)?;
 
-struct HealthCollector(Arc<dyn HealthSource>);
-
-impl fmt::Debug for HealthCollector {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("HealthCollector")
-    }
-}
-
-impl Collector for HealthCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let report = self.0.report();
-        let streaming = u64::from(report.replication == ReplicationHealth::Streaming);
+        let reports: Vec<_> =
+            self.0.iter().map(|project| (project.label.clone(), project.health.report())).collect();
+        let told = |value: fn(&HealthReport) -> Option<u64>| {
+            let values = reports.iter().filter_map(|(label, report)| Some((label.clone(), value(report)?)));
+            values.collect::<Values>()
+        };
+        let streaming = told(|report| Some(u64::from(report.replication == ReplicationHealth::Streaming)));
         let help = "1 while changes flow from Postgres, else 0";
-        encode_gauge(&mut encoder, "replication_streaming", help, None, streaming)?;
-        if let Some(lag) = report.lag_bytes {
-            let help = "Log that Postgres has sent and that is not confirmed yet";
-            encode_gauge(&mut encoder, "slot_lag", help, Some(&Unit::Bytes), lag)?;
-        }
-        if let Some(age) = report.catalog_age {
-            let help = "Time since the catalog was last known to be right";
-            encode_gauge(&mut encoder, "catalog_age", help, Some(&Unit::Seconds), age.as_secs())?;
-        }
-        Ok(())
+        encode_gauge(encoder, "replication_streaming", help, None, streaming)?;
+        let help = "Log that Postgres has sent and that is not confirmed yet";
+        encode_gauge(encoder, "slot_lag", help, Some(&Unit::Bytes), told(|report| report.lag_bytes))?;
+        let help = "Time since the catalog was last known to be right";
+        let age = told(|report| report.catalog_age.map(|age| age.as_secs()));
+        encode_gauge(encoder, "catalog_age", help, Some(&Unit::Seconds), age)
     }
+}
+
+impl ProjectCollector {
+    fn counted(&self, read: fn(&Counters) -> u64) -> Values {
+        let mut values = Vec::with_capacity(self.0.len());
+        for project in &self.0 {
+            project.counters.read(&mut |counters| values.push((project.label.clone(), read(counters))));
+        }
+        values
+    }
+}
+
+fn encode_counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: Values,
+) -> fmt::Result {
+    let kind = ConstCounter::new(0_u64).metric_type();
+    encode_values(encoder.encode_descriptor(name, help, None, kind)?, values, ConstCounter::new)
 }
 
 fn encode_gauge(
@@ -231,11 +246,27 @@ fn encode_gauge(
     name: &str,
     help: &str,
     unit: Option<&Unit>,
-    value: u64,
+    values: Values,
 ) -> fmt::Result {
-    let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-    let place = encoder.encode_descriptor(name, help, unit, gauge.metric_type())?;
-    gauge.encode(place)
+    if values.is_empty() {
+        return Ok(());
+    }
+    let kind = ConstGauge::new(0_i64).metric_type();
+    let gauge = |value| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+    encode_values(encoder.encode_descriptor(name, help, unit, kind)?, values, gauge)
+}
+
+/// Without a label there is one value.
+fn encode_values<M: EncodeMetric>(
+    mut place: MetricEncoder<'_>,
+    values: Values,
+    metric: impl Fn(u64) -> M,
+) -> fmt::Result {
+    for (label, value) in values {
+        let Some(label) = label else { return metric(value).encode(place) };
+        metric(value).encode(place.encode_family(&[("project", label.as_str())])?)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -256,8 +287,8 @@ mod tests {
     struct Fixed(Counters);
 
     impl CountersSource for Fixed {
-        fn counters(&self) -> &Counters {
-            &self.0
+        fn read(&self, show: &mut dyn FnMut(&Counters)) {
+            show(&self.0);
         }
     }
 
@@ -276,15 +307,23 @@ mod tests {
     }
 
     fn metrics(secret: Option<&str>) -> Arc<Metrics> {
-        let counters = Counters::default();
-        counters.sessions.store(2, Ordering::Relaxed);
-        counters.changes.store(7, Ordering::Relaxed);
-        counters.copy_bytes.store(4711, Ordering::Relaxed);
         let verifier = secret.map(|secret| {
             let settings = VerifierSettings { secret: Some(secret.into()), ..VerifierSettings::default() };
             Verifier::new(settings).unwrap()
         });
-        Metrics::new(Fixed(counters), Arc::new(Broken), verifier)
+        Metrics::new(vec![project(None)], verifier)
+    }
+
+    fn project(label: Option<&str>) -> MeasuredProject {
+        let counters = Counters::default();
+        counters.sessions.store(2, Ordering::Relaxed);
+        counters.changes.store(7, Ordering::Relaxed);
+        counters.copy_bytes.store(4711, Ordering::Relaxed);
+        MeasuredProject {
+            label: label.map(|label| label.parse().unwrap()),
+            counters: Arc::new(Fixed(counters)),
+            health: Arc::new(Broken),
+        }
     }
 
     async fn ask(secret: Option<&str>, authorization: Option<String>) -> (StatusCode, String) {
@@ -316,6 +355,20 @@ mod tests {
         }
         assert!(!page.contains("catalog_age"), "{page}");
         assert!(page.ends_with("# EOF\n"), "{page}");
+    }
+
+    #[test]
+    fn several_projects_are_told_apart_by_a_label_under_one_name() {
+        let page = Metrics::new(vec![project(Some("blue")), project(Some("green"))], None).encode().unwrap();
+        for line in [
+            "walcast_changes_decoded_total{project=\"blue\"} 7",
+            "walcast_changes_decoded_total{project=\"green\"} 7",
+            "walcast_ws_connections_active{project=\"green\"} 2",
+            "walcast_slot_lag_bytes{project=\"blue\"} 4096",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+        }
+        assert_eq!(page.matches("# TYPE walcast_changes_decoded counter").count(), 1, "{page}");
     }
 
     #[tokio::test]

@@ -239,7 +239,7 @@ async fn case_119_the_metadata_of_a_push_is_read_past_and_not_passed_on() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_120_what_is_too_large_is_dropped_and_with_ack_an_error() -> Result<()> {
-    let small = |settings: &mut ServeSettings| settings.engine.payload_bytes_max = 1_000;
+    let small = |settings: &mut ServeSettings| settings.project.engine.payload_bytes_max = 1_000;
     let world = World::with_settings("conformance_120", "", small).await?;
     on_both(async |version| {
         let topic = room();

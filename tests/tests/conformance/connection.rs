@@ -110,7 +110,8 @@ async fn case_008_a_token_of_an_unknown_key_is_told_the_name_of_the_key() -> Res
     let keys = |settings: &mut ServeSettings| {
         let key =
             json!({ "kty": "oct", "kid": "other", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA" });
-        settings.verifier.jwks = Some(walcast_auth::JwksSource::Inline(json!({ "keys": [key] }).to_string()));
+        settings.project.verifier.jwks =
+            Some(walcast_auth::JwksSource::Inline(json!({ "keys": [key] }).to_string()));
     };
     let world = World::with_settings("conformance_008", "", keys).await?;
     let answer = http::handshake(world.server.address(), &token).await?;
@@ -120,7 +121,7 @@ async fn case_008_a_token_of_an_unknown_key_is_told_the_name_of_the_key() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_011_one_user_too_many_is_refused_with_429() -> Result<()> {
-    let two = |settings: &mut ServeSettings| settings.limits.max_concurrent_users = 2;
+    let two = |settings: &mut ServeSettings| settings.project.limits.max_concurrent_users = 2;
     let world = World::with_settings("conformance_011", "", two).await?;
     let mut admitted = connect(&world, ProtocolVersion::V1).await?;
     let second = connect(&world, ProtocolVersion::V2).await?;
@@ -234,9 +235,10 @@ async fn case_019_invalid_json_is_ignored() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn case_023_a_socket_whose_channels_are_all_gone_stays_open_as_long_as_it_is_heard() -> Result<()> {
     const SILENCE: Duration = Duration::from_secs(1);
-    let world =
-        World::with_settings("conformance_023", "", |settings| settings.limits.idle_timeout = SILENCE)
-            .await?;
+    let world = World::with_settings("conformance_023", "", |settings| {
+        settings.project.limits.idle_timeout = SILENCE
+    })
+    .await?;
     on_both(async |version| {
         let topic = room();
         let mut left = member(&world, version, &topic, &json!({})).await?;

@@ -45,7 +45,7 @@ async fn case_262_requests_of_the_health_check_are_logged_or_not_as_the_setting_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_276_a_socket_that_stops_reading_is_closed_at_its_limit_and_harms_nobody() -> Result<()> {
-    let tight = |settings: &mut ServeSettings| settings.engine.outbound_bytes_max = 256 * 1024;
+    let tight = |settings: &mut ServeSettings| settings.project.engine.outbound_bytes_max = 256 * 1024;
     let world = World::with_settings("conformance_276", "", tight).await?;
     on_both(async |version| {
         let topic = room();

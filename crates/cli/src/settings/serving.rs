@@ -5,54 +5,87 @@ use std::thread;
 
 use walcast_auth::VerifierSettings;
 use walcast_engine::EngineSettings;
-use walcast_server::HealthRequests;
+use walcast_server::{HealthRequests, ListenerSettings};
 
-use super::Settings;
+use super::{ProjectConfiguration, Settings};
+use crate::project::ProjectSettings;
 use crate::serve::ServeSettings;
 
 impl Settings {
     /// The settings of a server without the demo.
     pub fn serve(&self) -> ServeSettings {
-        let mut serve = ServeSettings::new(self.database.clone(), self.verifier());
-        serve.listen = self.server.listen;
-        serve.replication = self.replication.clone();
-        serve.metrics_secret.clone_from(&self.auth.metrics_jwt_secret);
+        let others = self.others.iter().map(|project| self.project(project)).collect();
+        let mut serve = ServeSettings::of(self.project(&self.project), others);
+        let server = &self.server;
+        serve.listen = server.listen;
+        serve.tls.clone_from(&server.tls);
+        serve.tls_reload = server.tls_reload;
+        serve.metrics_secret.clone_from(&server.metrics_jwt_secret);
         serve.health_requests =
             if self.log.health_checks { HealthRequests::Logged } else { HealthRequests::LeftOut };
-        serve.catalog_poll = self.changes.catalog_poll;
-        serve.engine = self.engine();
-        serve.limits.max_concurrent_users = self.limits.max_concurrent_users;
-        serve.limits.max_channels_per_client = self.limits.max_channels_per_client;
-        serve.limits.max_bindings_per_channel = self.limits.max_bindings_per_channel;
-        serve.limits.max_joins_per_second = self.limits.max_joins_per_second;
-        serve.limits.connect_error_backoff = self.server.connect_error_backoff;
-        serve.limits.channel_error_backoff = self.server.channel_error_backoff;
-        serve.listener.connections_max = self.server.max_connections;
-        serve.listener.head_bytes_max = self.server.header_bytes_max;
+        serve.refusal_delay = server.connect_error_backoff;
+        serve.listener = ListenerSettings {
+            connections_max: server.max_connections,
+            head_bytes_max: server.header_bytes_max,
+            request_line_bytes_max: server.request_line_bytes_max,
+            headers_max: server.headers_max,
+            head_timeout: server.header_timeout,
+            tls_handshake_timeout: server.tls_handshake_timeout,
+            addresses: server.addresses,
+            trusted_proxies: server.trusted_proxies.clone(),
+        };
         serve
     }
 
+    fn project(&self, project: &ProjectConfiguration) -> ProjectSettings {
+        let mut settings = ProjectSettings::new(project.database.clone(), project.verifier());
+        settings.id.clone_from(&project.id);
+        settings.address.clone_from(&project.address);
+        settings.replication = project.replication.clone();
+        settings.catalog_poll = project.changes.catalog_poll;
+        settings.engine = self.engine(project);
+        settings.allowed_origins.clone_from(&project.auth.allowed_origins);
+        settings.limits.max_concurrent_users = project.limits.max_concurrent_users;
+        settings.limits.max_channels_per_client = project.limits.max_channels_per_client;
+        settings.limits.max_bindings_per_channel = project.limits.max_bindings_per_channel;
+        settings.limits.max_joins_per_second = project.limits.max_joins_per_second;
+        settings.limits.token_expiry_notice = project.auth.expiry_notice;
+        settings.limits.token_recheck = project.auth.token_recheck;
+        settings.limits.connect_error_backoff = self.server.connect_error_backoff;
+        settings.limits.channel_error_backoff = self.server.channel_error_backoff;
+        settings.limits.private_only = project.auth.private_only;
+        settings.limits.suspended = project.auth.suspended;
+        settings
+    }
+
+    fn engine(&self, project: &ProjectConfiguration) -> EngineSettings {
+        let cores = || thread::available_parallelism().map_or(1, NonZero::get);
+        EngineSettings {
+            shards: self.server.shards.unwrap_or_else(cores),
+            outbound_bytes_max: self.server.outbound_bytes_max,
+            payload_bytes_max: project.limits.payload_bytes_max,
+            record_bytes_max: project.changes.record_bytes_max,
+            copy_bytes_max: project.changes.copy_bytes_max,
+            presence_calls: project.limits.presence_calls,
+            max_events_per_second: project.limits.max_events_per_second,
+            max_client_events_per_second: project.limits.max_client_events_per_second,
+            max_presence_events_per_second: project.limits.max_presence_events_per_second,
+            presence_enabled: project.presence.enabled,
+            presence_grace: project.presence.grace,
+            deletes: project.changes.deletes,
+            // One connection is left for joins.
+            questions_max: project.database.pool_size.saturating_sub(1).max(1),
+        }
+    }
+}
+
+impl ProjectConfiguration {
     /// What sockets and channels are verified with.
     pub fn verifier(&self) -> VerifierSettings {
         VerifierSettings {
             secret: self.auth.jwt_secret.clone(),
             jwks: self.auth.jwks.clone(),
             claim_validators: self.auth.claim_validators.clone(),
-        }
-    }
-
-    fn engine(&self) -> EngineSettings {
-        let cores = || thread::available_parallelism().map_or(1, NonZero::get);
-        EngineSettings {
-            shards: self.server.shards.unwrap_or_else(cores),
-            outbound_bytes_max: self.server.outbound_bytes_max,
-            payload_bytes_max: self.limits.payload_bytes_max,
-            record_bytes_max: self.changes.record_bytes_max,
-            copy_bytes_max: self.changes.copy_bytes_max,
-            presence_calls: self.limits.presence_calls,
-            deletes: self.changes.deletes,
-            // One connection is left for joins.
-            questions_max: self.database.pool_size.saturating_sub(1).max(1),
         }
     }
 }
@@ -88,11 +121,11 @@ mod tests {
         ])
         .serve();
         assert_eq!(serve.listen.port(), 4100);
-        assert_eq!(serve.replication.slot, "walcast_blue");
-        assert_eq!(serve.database.pool_size, 3);
-        assert_eq!((serve.engine.shards, serve.engine.outbound_bytes_max), (2, 50_000_000));
-        assert_eq!(serve.limits.max_channels_per_client, 7);
-        assert_eq!(serve.limits.channel_error_backoff.as_millis(), 10);
+        assert_eq!(serve.project.replication.slot, "walcast_blue");
+        assert_eq!(serve.project.database.pool_size, 3);
+        assert_eq!((serve.project.engine.shards, serve.project.engine.outbound_bytes_max), (2, 50_000_000));
+        assert_eq!(serve.project.limits.max_channels_per_client, 7);
+        assert_eq!(serve.project.limits.channel_error_backoff.as_millis(), 10);
         assert_eq!(serve.listener.head_bytes_max, 8192);
     }
 }

@@ -260,11 +260,16 @@ mod tests {
     use super::*;
     use crate::ids::SessionId;
     use crate::membership::Asked;
+    use crate::topic::{Privacy, TopicKey};
 
     fn member(topic: usize, shard: usize) -> Member {
         let binding = Binding::parse(r#"{"event":"*","schema":"public"}"#).unwrap();
         let id = binding.id;
-        let asked = Asked { topic: topic.to_string().into(), bindings: Arc::new([binding]), legacy: false };
+        let asked = Asked {
+            topic: TopicKey::new(topic.to_string().into(), Privacy::Public),
+            bindings: Arc::new([binding]),
+            legacy: false,
+        };
         let membership = Membership {
             session: SessionId::fresh(),
             channel: ChannelId::fresh(),

@@ -121,7 +121,7 @@ async fn case_235_a_slot_that_another_process_uses_is_left_to_it_and_the_reason_
     let error = Box::pin(Server::start(second)).await.err().context("two servers on one slot")?;
     let error = format!("{error:#}");
     ensure!(
-        error.contains(&world.settings.replication.slot) && error.contains("is read by process"),
+        error.contains(&world.settings.project.replication.slot) && error.contains("is read by process"),
         "{error}"
     );
     world.sql("insert into notes (body) values ('undisturbed')").await?;
@@ -134,7 +134,7 @@ async fn cut(world: &World) -> Result<()> {
     let sql = "select pg_terminate_backend(active_pid) from pg_replication_slots
         where slot_name = $1 and active_pid is not null";
     let deadline = Instant::now() + Duration::from_secs(30);
-    while world.client.execute(sql, &[&world.settings.replication.slot]).await? == 0 {
+    while world.client.execute(sql, &[&world.settings.project.replication.slot]).await? == 0 {
         ensure!(Instant::now() < deadline, "the log is not read any more");
         tokio::task::yield_now().await;
     }

@@ -182,7 +182,8 @@ async fn case_227_what_can_not_be_shown_is_an_error_row_of_400_401_or_413() -> R
 async fn case_228_a_change_that_is_too_large_keeps_its_small_columns_only() -> Result<()> {
     let table = "create table notes (id int primary key, fits text, too_long text, nothing text, body text);
         grant select on notes to authenticated; create publication supabase_realtime for table notes;";
-    let small = |settings: &mut walcast::serve::ServeSettings| settings.engine.record_bytes_max = 4_000;
+    let small =
+        |settings: &mut walcast::serve::ServeSettings| settings.project.engine.record_bytes_max = 4_000;
     let world = watched_with("conformance_228", table, small).await?;
     let mut watcher = super::watch_as(&world, &person("ana"), &[binding("*", "notes")]).await?;
     world

@@ -42,7 +42,7 @@ async fn case_073_an_exp_without_iat_is_accepted() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn case_075_configured_claims_must_have_their_value_where_a_token_carries_them() -> Result<()> {
     let validated = |settings: &mut ServeSettings| {
-        settings.verifier.claim_validators.insert("iss".to_owned(), json!("https://issuer.example"));
+        settings.project.verifier.claim_validators.insert("iss".to_owned(), json!("https://issuer.example"));
     };
     let world = World::with_settings("conformance_075", "", validated).await?;
     let soon = unix_seconds() + 600;

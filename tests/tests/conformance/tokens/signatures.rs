@@ -41,7 +41,7 @@ fn with_keys(settings: &mut ServeSettings) {
     let mut unsupported = ed25519.jwk("unsupported curve");
     unsupported["crv"] = "X25519".into();
     let set = [octets.jwk("octets"), rsa.jwk("rsa"), p256.jwk("p256"), ed25519.jwk("ed25519"), unsupported];
-    settings.verifier.jwks = Some(JwksSource::Inline(key_set(&set)));
+    settings.project.verifier.jwks = Some(JwksSource::Inline(key_set(&set)));
 }
 
 fn header(algorithm: &str, kid: &str) -> Value {
