@@ -141,6 +141,11 @@ async fn preflight() -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
+/// How many messages the body of a request that sends has; `None` for one that is refused.
+pub fn check_long_poll_body(body: &[u8], lines: bool) -> Option<usize> {
+    messages_of(&Bytes::copy_from_slice(body), lines).ok().map(|messages| messages.len())
+}
+
 /// The messages of a body. A line that is neither an array nor an object is a binary message in base64, as Phoenix's
 /// client sends it.
 fn messages_of(body: &Bytes, lines: bool) -> Result<Vec<Incoming>, (PollStatus, &'static str)> {
