@@ -330,7 +330,10 @@ async fn one_connection_too_many_is_refused_until_another_has_ended() -> Result<
     let token = token(&person("ana"));
     let mut first = world.connect(&person("ana")).await?;
     first.heartbeat().await?;
-    assert_eq!(refusal(&world, &token).await?, told(429, "Too many connected users"));
+    assert_eq!(
+        refusal(&world, &token).await?,
+        told(429, "Too many connected users (limits.max_concurrent_users = 1)")
+    );
     first.heartbeat().await?;
     first.close().await?;
     let admitted = async {

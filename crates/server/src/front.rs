@@ -269,7 +269,7 @@ async fn choose(State(front): State<Arc<Front>>, mut request: Request) -> Respon
     if is_socket_path(request.uri().path()) {
         tokio::time::sleep(front.refusal_delay).await;
     }
-    if request.uri().path().starts_with("/api/") {
+    if ["/api/", "/realtime/v1/api/"].iter().any(|api| request.uri().path().starts_with(api)) {
         return refusal(&request, StatusCode::UNAUTHORIZED, "Tenant not found in database");
     }
     refusal(&request, StatusCode::NOT_FOUND, "Tenant not found")
@@ -379,8 +379,31 @@ mod tests {
             assert_eq!(ask(&doors, "red.example.com", path).await, not_found, "{path}");
         }
         let unauthorized = (401, r#"{"message":"Tenant not found in database"}"#.to_owned());
-        assert_eq!(ask(&doors, "red.example.com", "/api/broadcast").await, unauthorized);
+        for path in ["/api/broadcast", "/realtime/v1/api/ping"] {
+            assert_eq!(ask(&doors, "red.example.com", path).await, unauthorized, "{path}");
+        }
         assert_eq!(ask(&doors, "example.blue.com", "/socket/websocket").await, not_found);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_host_is_read_or_not_there(host in proptest::collection::vec(0x20..=0xff_u8, 0..40)) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = http::HeaderValue::from_bytes(&host) {
+                headers.insert(header::HOST, value);
+            }
+            if let Some(read) = host_of(&Uri::from_static("/"), &headers) {
+                assert!(!read.ends_with('.') && !read.bytes().any(|byte| byte.is_ascii_uppercase()));
+            }
+        }
+
+        #[test]
+        fn below_a_prefix_the_rest_of_the_address_stays(rest in "/[a-z%0-9/]{0,20}", query in "[a-z=&]{0,10}") {
+            let uri: Uri = format!("/blue{rest}?{query}").parse().unwrap();
+            let left = PathPrefix("/blue".to_owned()).strip(uri.path()).unwrap().len();
+            let below = below(&uri, left).unwrap();
+            assert_eq!((below.path(), below.query()), (&*rest, Some(&*query)));
+        }
     }
 
     #[tokio::test]

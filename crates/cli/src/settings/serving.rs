@@ -55,6 +55,7 @@ impl Settings {
         settings.address.clone_from(&project.address);
         settings.replication = project.replication.clone();
         settings.catalog_poll = project.changes.catalog_poll;
+        settings.janitor = project.janitor;
         settings.engine = self.engine(project);
         settings.allowed_origins.clone_from(&project.auth.allowed_origins);
         settings.limits.max_concurrent_users = project.limits.max_concurrent_users;
