@@ -236,7 +236,7 @@ async fn case_019_invalid_json_is_ignored() -> Result<()> {
 async fn case_023_a_socket_whose_channels_are_all_gone_stays_open_as_long_as_it_is_heard() -> Result<()> {
     const SILENCE: Duration = Duration::from_secs(1);
     let world = World::with_settings("conformance_023", "", |settings| {
-        settings.project.limits.idle_timeout = SILENCE
+        settings.project.limits.idle_timeout = SILENCE;
     })
     .await?;
     on_both(async |version| {
