@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint deny oracle bench-policies clients fuzz vendor
+.PHONY: help run test lint deny conformance oracle bench-policies clients fuzz vendor
 
 # Where rustup puts cargo, and where scripts/setup.sh puts a newer Node.js if Debian's is too old.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.walcast/node/bin:$(PATH)
@@ -26,6 +26,9 @@ lint: ## formatting, lints and dependencies only
 deny: ## licences, duplicates, sources and known vulnerabilities of dependencies
 	@scripts/setup.sh lint
 	@scripts/deny.sh
+
+conformance: ## the 300 numbered cases of the reference server, each a test; prints how many
+	@scripts/conformance.sh
 
 oracle: ## policies decided by walcast and by Postgres, until N=1000000 random decisions of each kind agree; SEED=7 repeats a run
 	@scripts/setup.sh run

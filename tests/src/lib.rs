@@ -5,6 +5,12 @@ pub mod http;
 
 pub mod watching;
 
+pub mod requests;
+
+pub mod filtering;
+
+pub mod shared;
+
 pub mod log;
 
 pub mod script;
@@ -103,9 +109,9 @@ impl World {
         self.connect_as(claims, ProtocolVersion::V2).await
     }
 
-    /// A connection with these claims.
+    /// A connection with these claims that takes no frame which the strictest of the stock clients would not.
     pub async fn connect_as(&self, claims: &Value, version: ProtocolVersion) -> Result<ProtocolClient> {
-        ProtocolClient::connect(&self.websocket(), &token(claims), version).await
+        Ok(ProtocolClient::connect(&self.websocket(), &token(claims), version).await?.strictly())
     }
 
     /// Runs SQL as the database's owner.

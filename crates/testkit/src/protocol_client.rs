@@ -21,6 +21,7 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::protocol_message::{ProtocolVersion, RawFrame, Received, Reply, user_broadcast};
+use crate::strict::StrictReader;
 
 /// How long a client waits for what it expects, unless told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -141,6 +142,7 @@ pub struct ProtocolClient {
     last_reference: u64,
     join_references: HashMap<String, Value>,
     unclaimed: VecDeque<Received>,
+    strict: Option<StrictReader>,
 }
 
 impl ProtocolClient {
@@ -157,7 +159,23 @@ impl ProtocolClient {
             last_reference: 0,
             join_references: HashMap::new(),
             unclaimed: VecDeque::new(),
+            strict: None,
         }
+    }
+
+    /// Checks from now on that every frame is one that the strictest of the stock clients can read; see
+    /// [`strict`](crate::strict). A frame that is not fails whatever expectation it arrives under.
+    #[must_use]
+    pub fn strictly(mut self) -> Self {
+        self.strict = Some(StrictReader::new(self.version));
+        self
+    }
+
+    /// Takes any frame that can be read at all: for what a user may send and some client can not read.
+    #[must_use]
+    pub fn leniently(mut self) -> Self {
+        self.strict = None;
+        self
     }
 
     /// Changes how long expectations wait.
@@ -186,6 +204,11 @@ impl ProtocolClient {
 
     /// Sends a WebSocket frame of any kind (ping, close).
     pub async fn send_frame(&mut self, frame: Message) -> Result<()> {
+        match (&frame, &mut self.strict) {
+            (Message::Text(text), Some(strict)) => strict.sent(text),
+            (Message::Binary(bytes), Some(strict)) => strict.sent_binary(bytes),
+            _ => {}
+        }
         timeout_at(Instant::now() + self.deadline, self.socket.send(frame))
             .await
             .context("the server does not take what is sent")?
@@ -363,7 +386,11 @@ impl ProtocolClient {
                 }
                 None | Some(Err(_)) => return Ok(Arrival::Closed(None)),
             };
-            return Ok(Arrival::Message(Received::parse(self.version, &raw)?));
+            let message = Received::parse(self.version, &raw)?;
+            if let Some(strict) = &mut self.strict {
+                strict.received(&message)?;
+            }
+            return Ok(Arrival::Message(message));
         }
     }
 

@@ -26,6 +26,21 @@ impl Credentials {
         Credentials { token, identity: Arc::new(identity), expires_at }
     }
 
+    /// The claim `sub`: like the next two, for log lines, which say whose token it was.
+    pub(super) fn subject(&self) -> Option<&str> {
+        self.identity.claims["sub"].as_str()
+    }
+
+    /// The claim `iss`.
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.identity.claims["iss"].as_str()
+    }
+
+    /// The claim `exp`, Unix time in seconds.
+    pub(super) fn expiry(&self) -> i64 {
+        self.expires_at
+    }
+
     /// When the token expires, as time since the Unix epoch.
     fn expires_at(&self) -> Duration {
         Duration::from_secs(u64::try_from(self.expires_at).unwrap_or(0))

@@ -80,7 +80,7 @@ impl Client {
             let closed = self.channels.remove(place);
             let seconds_ago = now.saturating_sub(closed.expires_at().unwrap_or(now)).as_secs();
             if let Some(joined) = closed.joined() {
-                self.end_by_token(joined.channel.id(), seconds_ago).await;
+                self.end_by_token(joined, seconds_ago).await;
             }
             if let Some(end) = self.resume(closed.deferred).await {
                 return Some(end);

@@ -33,7 +33,10 @@ impl Client {
         };
         if let Err(reason) = check_name("the topic", sub_topic) {
             // Answered at once: what waits for its answer is kept.
-            let frame = self.reply(message, Status::Error, &walcast_wire::reason_response(&reason));
+            let response = walcast_wire::reason_response(&reason);
+            let (serializer, topic) = (self.session.serializer(), &message.topic);
+            let (join_ref, reference) = (&message.join_ref, &message.reference);
+            let frame = walcast_wire::reply(serializer, join_ref, reference, topic, Status::Error, &response);
             self.write(&frame).await;
             return None;
         }
@@ -106,7 +109,14 @@ impl Client {
         check_sizes(&payload, limits)?;
         if !payload.invalid_fields.is_empty() {
             let fields = payload.invalid_fields.join(", ");
-            tracing::warn!(code = "InvalidJoinPayload", fields, "fields of a join took their defaults");
+            tracing::warn!(
+                code = "InvalidJoinPayload",
+                fields,
+                sub = self.credentials.subject(),
+                iss = self.credentials.issuer(),
+                exp = self.credentials.expiry(),
+                "fields of a join took their defaults"
+            );
         }
         Ok(payload)
     }
@@ -218,7 +228,15 @@ impl JoinTask {
     async fn refuse(&self, reason: &str) {
         self.gateway.count_error();
         // As a debug text: a topic is a stranger's, and may hold line breaks or a token.
-        tracing::info!(topic = ?redact_text(&self.topic), reason, "join refused");
+        let bearer = &self.socket_credentials;
+        tracing::info!(
+            topic = ?redact_text(&self.topic),
+            reason,
+            sub = bearer.subject(),
+            iss = bearer.issuer(),
+            exp = bearer.expiry(),
+            "join refused"
+        );
         tokio::time::sleep(self.gateway.limits.channel_error_backoff).await;
         let serializer = self.session.serializer();
         let response = walcast_wire::reason_response(reason);
