@@ -104,7 +104,6 @@ impl Shard {
         loop {
             tokio::select! {
                 biased;
-                () = reached(self.absences.next()) => {}
                 count = peers.recv_many(&mut peer_inbox, COMMANDS_PER_TURN) => {
                     if count == 0 {
                         return;
@@ -115,6 +114,8 @@ impl Shard {
                         return;
                     }
                 }
+                // Last: where there is something else to do, it is looked at behind that.
+                () = reached(self.absences.next()) => {}
             }
             // A flood of broadcasts from elsewhere must not keep this shard's own sessions waiting.
             while inbox.len() < COMMANDS_PER_TURN

@@ -24,7 +24,7 @@ async fn all_refused(tokens: &[String], status: u16, error: &str) -> Result<()> 
     let world = world().await?;
     for token in tokens {
         let answer = http::handshake(world.server.address(), token).await?;
-        ensure!(answer == Answer::refusal(status, error), "{token}: {answer:?}");
+        ensure!(answer.is_refusal(status, error), "{token}: {answer:?}");
     }
     Ok(())
 }
@@ -59,10 +59,9 @@ async fn case_002_a_token_in_the_header_is_admitted_and_wins_over_the_query() ->
 #[tokio::test(flavor = "multi_thread")]
 async fn case_003_without_a_token_the_api_key_is_missing() -> Result<()> {
     let world = world().await?;
-    let expected = Answer::refusal(401, "API key is missing");
     for parameters in ["", "vsn=2.0.0", "vsn=1.0.0&token=x&user_token=y"] {
         let answer = ask(&world, parameters, "").await?;
-        ensure!(answer == expected, "{parameters}: {answer:?}");
+        ensure!(answer.is_refusal(401, "API key is missing"), "{parameters}: {answer:?}");
     }
     Ok(())
 }
@@ -115,7 +114,7 @@ async fn case_008_a_token_of_an_unknown_key_is_told_the_name_of_the_key() -> Res
     };
     let world = World::with_settings("conformance_008", "", keys).await?;
     let answer = http::handshake(world.server.address(), &token).await?;
-    ensure!(answer == Answer::refusal(401, error), "{answer:?}");
+    ensure!(answer.is_refusal(401, error), "{answer:?}");
     Ok(())
 }
 
@@ -126,9 +125,7 @@ async fn case_011_one_user_too_many_is_refused_with_429() -> Result<()> {
     let mut admitted = connect(&world, ProtocolVersion::V1).await?;
     let second = connect(&world, ProtocolVersion::V2).await?;
     let answer = http::handshake(world.server.address(), &token(&person("ana"))).await?;
-    ensure!(
-        (answer.status, answer.content_type.as_deref()) == (429, Some("application/json; charset=utf-8"))
-    );
+    ensure!((answer.status, answer.header("content-type")) == (429, Some("application/json; charset=utf-8")));
     let body: Value = serde_json::from_str(&answer.body)?;
     let error = body["error"].as_str().context("an error")?;
     ensure!(error.starts_with("Too many connected users"), "{error}");

@@ -14,6 +14,8 @@ pub struct ChannelReport {
     pub flaw: Option<String>,
     /// Whether policies decide at all.
     pub row_security: bool,
+    /// The SQL that has the log carry the table, where it does not.
+    pub due: Option<String>,
     /// The policies for reading and for writing, in the order of their names.
     pub policies: Vec<ChannelPolicyReport>,
     /// What the roles may do.
@@ -58,7 +60,7 @@ pub enum ChannelAccess {
 }
 
 /// Puts the report together for `roles`.
-pub(crate) fn report(messages: &Messages, roles: &[String]) -> ChannelReport {
+pub(crate) fn report(messages: &Messages, roles: &[String], due: Option<String>) -> ChannelReport {
     let known: Vec<&Role> =
         roles.iter().filter_map(|name| Some(&**messages.snapshot.roles.get(name)?)).collect();
     let actions = [(ChannelAction::Read, &messages.reading), (ChannelAction::Write, &messages.writing)];
@@ -74,6 +76,7 @@ pub(crate) fn report(messages: &Messages, roles: &[String]) -> ChannelReport {
     ChannelReport {
         flaw: messages.flaw().map(str::to_owned),
         row_security: messages.reading.row_security,
+        due,
         policies: policies.collect(),
         roles: roles.collect(),
     }
@@ -123,7 +126,9 @@ fn of_policy(
                     format!("a look-up in {}", tables.join(", ")),
                 ),
                 DecidedBy::Oracle(unsupported) => {
-                    unsupported.iter().for_each(|one| ask(&one.expression, one.reason.clone()));
+                    for one in unsupported {
+                        ask(&one.expression, one.reason.clone());
+                    }
                 }
             }
         }

@@ -41,6 +41,8 @@ enum Skipped {
     Null(&'static str),
     #[error("its payload and its binary_payload are null")]
     NoPayload,
+    #[error("its topic or event is too long for the 255 bytes that a binary message has for each")]
+    NoFrame,
     #[error("its {0} can not be read")]
     Unreadable(&'static str),
     #[error("its payload has {bytes} bytes, at most {limit} are broadcast (limits.payload_bytes_max)")]
@@ -127,7 +129,11 @@ impl MessageColumns {
             return Err(Skipped::TooLarge { bytes: payload.len(), limit });
         }
         let topic = TopicKey::new(format!("realtime:{topic}").into(), Privacy::of(private));
-        Ok(user_fanout(topic, event, Some(id), encoding, &payload))
+        let fanout = user_fanout(topic, event, Some(id), encoding, &payload);
+        if fanout.v1.is_none() && fanout.v2.is_none() {
+            return Err(Skipped::NoFrame);
+        }
+        Ok(fanout)
     }
 }
 
@@ -296,6 +302,10 @@ mod tests {
         let binary = |text| outcome([Some("7"), Some("t"), Some("a"), Some(text), Some("e"), None]).map(drop);
         assert_eq!(binary("\\x0"), Err(Skipped::Unreadable("binary_payload")));
         assert_eq!(binary("\\x"), Ok(()), "no bytes are bytes");
+        let long: &'static str = "e".repeat(256).leak();
+        assert_eq!(with(4, Some(long)), Ok(()), "JSON goes out as text then");
+        let row = [Some("7"), Some("t"), Some("a"), Some("\\x00"), Some(long), None];
+        assert_eq!(outcome(row).map(drop), Err(Skipped::NoFrame));
     }
 
     #[test]

@@ -45,6 +45,10 @@ impl Topic {
 
     fn add(&mut self, list: List, target: Target) -> Place {
         let members = self.list(list);
+        if members.is_empty() {
+            // Many a topic has one member.
+            members.reserve_exact(1);
+        }
         members.push(target);
         Place::new(members.len() - 1)
     }

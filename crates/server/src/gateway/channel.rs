@@ -86,20 +86,12 @@ const RENEWAL_GRACE: Duration = Duration::from_secs(1);
 
 /// What was found out.
 pub(super) enum Settled {
-    /// A join is answered.
-    Joined { topic: Arc<str>, outcome: JoinOutcome },
+    /// A join is answered; without an outcome it was refused.
+    Joined { topic: Arc<str>, outcome: Option<Joined> },
     /// A token is checked.
     Renewed { topic: Arc<str>, channel: ChannelId, outcome: Result<Renewal, String> },
     /// The policies have said what may be sent.
     Checked { topic: Arc<str>, channel: ChannelId, outcome: Checked },
-}
-
-/// How a join was answered.
-pub(super) enum JoinOutcome {
-    Joined(Joined),
-    Refused,
-    /// Refused, and the whole connection ends: there are too many joins (docs/protocol.md §10.1).
-    TooManyJoins,
 }
 
 impl Joined {

@@ -7,7 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use walcast_engine::{Command, Departure};
 
@@ -134,6 +134,8 @@ fn end_of(error: &Error) -> End {
         Error::Capacity(CapacityError::MessageTooLong { .. }) => {
             End::Close(close_code::TOO_BIG, "the message is larger than the server accepts")
         }
+        // The end of the stream without a close frame.
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone,
         Error::Protocol(_) => End::Close(close_code::PROTOCOL_ERROR, "not a valid WebSocket frame"),
         Error::Utf8(_) => End::Close(close_code::INVALID_DATA, "a text message must be UTF-8"),
         _ => End::Gone,
