@@ -35,7 +35,7 @@ impl Answer {
     pub fn is_refusal(&self, status: u16, error: &str) -> bool {
         self.status == status
             && self.header("content-type") == Some("application/json; charset=utf-8")
-            && self.body == json!({ "error": error }).to_string()
+            && self.json().is_ok_and(|body| body == json!({ "error": error }))
     }
 
     /// The body as JSON.
