@@ -5,6 +5,8 @@ pub mod http;
 
 pub mod watching;
 
+pub mod requests;
+
 pub mod filtering;
 
 pub mod shared;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use walcast_auth::JwksSource;
 use walcast_testkit::{Handshake, HandshakeRefused, ProtocolVersion};
-use walcast_tests::http::{self, UPGRADE};
+use walcast_tests::http::{self, Answer, UPGRADE};
 use walcast_tests::{World, person, token, unix_seconds};
 
 /// Longer than any test may take: what is answered all the same was not delayed.
@@ -47,32 +47,16 @@ const SIGNER: &str = "Failed to generate JWT signer, check your JWT secret or JW
 const SIGNER_K: &str = "Failed to generate JWT signer for key ID (kid) \"K\", \
     check your JWT secret or JWKS configuration";
 
-/// What is compared of an answer.
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    content_type: Option<String>,
-    body: String,
-}
-
-impl From<http::Answer> for Answer {
-    fn from(answer: http::Answer) -> Self {
-        let content_type = answer.header("content-type").map(str::to_owned);
-        Answer { status: answer.status, content_type, body: answer.body }
-    }
-}
-
 async fn ask(world: &World, method: &str, target: &str, headers: &str) -> Result<Answer> {
-    Ok(http::ask(world.server.address(), method, target, headers).await?.into())
+    http::ask(world.server.address(), method, target, headers).await
 }
 
 async fn refusal(world: &World, token: &str) -> Result<Answer> {
-    Ok(http::handshake(world.server.address(), token).await?.into())
+    http::handshake(world.server.address(), token).await
 }
 
 fn told(status: u16, error: &str) -> Answer {
-    let content_type = Some("application/json; charset=utf-8".to_owned());
-    Answer { status, content_type, body: json!({ "error": error }).to_string() }
+    Answer::refusal(status, error)
 }
 
 /// A token with another header in front of the payload of `claims`.

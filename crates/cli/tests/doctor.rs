@@ -307,6 +307,7 @@ async fn private_channels_are_told_by_policy_and_by_who_decides_it() -> Result<(
              grant select on members to authenticated;
              create policy lobby on realtime.messages for select to authenticated
                  using (realtime.topic() = 'lobby' and extension = 'broadcast');
+             create policy odd on realtime.messages for select to pg_monitor using (pg_backend_pid() > 0);
              create policy members on realtime.messages for insert to authenticated
                  with check (exists (select from members where room = realtime.topic()))",
         )
@@ -317,6 +318,7 @@ async fn private_channels_are_told_by_policy_and_by_who_decides_it() -> Result<(
         "channels            private ones are allowed by the policies of realtime.messages, see below\n",
         "\nrealtime.messages, private channels\n  anon              joins none, sends on none\n  authenticated     joins those that the policies say, sends on those that the policies say\n  service_role      joins all, since policies do not bind it, sends on all,",
         "  policy            \"lobby\" to read\n                    decided in process\n",
+        "  policy            \"odd\" to read\n                    decided by PostgreSQL\n",
         "  policy            \"members\" to send\n                    decided by PostgreSQL\n                    because of ",
     ] {
         assert!(text.contains(line), "no {line:?} in\n{text}");

@@ -24,7 +24,7 @@ async fn all_refused(tokens: &[String], status: u16, error: &str) -> Result<()> 
     let world = world().await?;
     for token in tokens {
         let answer = http::handshake(world.server.address(), token).await?;
-        ensure!(answer.is_refusal(status, error), "{token}: {answer:?}");
+        ensure!(answer == Answer::refusal(status, error), "{token}: {answer:?}");
     }
     Ok(())
 }
@@ -59,9 +59,10 @@ async fn case_002_a_token_in_the_header_is_admitted_and_wins_over_the_query() ->
 #[tokio::test(flavor = "multi_thread")]
 async fn case_003_without_a_token_the_api_key_is_missing() -> Result<()> {
     let world = world().await?;
+    let expected = Answer::refusal(401, "API key is missing");
     for parameters in ["", "vsn=2.0.0", "vsn=1.0.0&token=x&user_token=y"] {
         let answer = ask(&world, parameters, "").await?;
-        ensure!(answer.is_refusal(401, "API key is missing"), "{parameters}: {answer:?}");
+        ensure!(answer == expected, "{parameters}: {answer:?}");
     }
     Ok(())
 }
@@ -114,7 +115,7 @@ async fn case_008_a_token_of_an_unknown_key_is_told_the_name_of_the_key() -> Res
     };
     let world = World::with_settings("conformance_008", "", keys).await?;
     let answer = http::handshake(world.server.address(), &token).await?;
-    ensure!(answer.is_refusal(401, error), "{answer:?}");
+    ensure!(answer == Answer::refusal(401, error), "{answer:?}");
     Ok(())
 }
 
@@ -125,7 +126,9 @@ async fn case_011_one_user_too_many_is_refused_with_429() -> Result<()> {
     let mut admitted = connect(&world, ProtocolVersion::V1).await?;
     let second = connect(&world, ProtocolVersion::V2).await?;
     let answer = http::handshake(world.server.address(), &token(&person("ana"))).await?;
-    ensure!((answer.status, answer.header("content-type")) == (429, Some("application/json; charset=utf-8")));
+    ensure!(
+        (answer.status, answer.content_type.as_deref()) == (429, Some("application/json; charset=utf-8"))
+    );
     let body: Value = serde_json::from_str(&answer.body)?;
     let error = body["error"].as_str().context("an error")?;
     ensure!(error.starts_with("Too many connected users"), "{error}");
@@ -138,6 +141,37 @@ async fn case_011_one_user_too_many_is_refused_with_429() -> Result<()> {
         tokio::task::yield_now().await;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_012_while_there_are_too_many_joins_a_handshake_is_refused_with_429() -> Result<()> {
+    let one = |settings: &mut ServeSettings| settings.project.limits.max_joins_per_second = 1;
+    let world = World::with_settings("conformance_012", "", one).await?;
+    let mut client = connect(&world, ProtocolVersion::V2).await?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        // All within a second, unless the machine is very busy: then once more.
+        for _ in 0..20 {
+            client.send(&room(), "phx_join", &json!({ "config": {} })).await?;
+        }
+        client.heartbeat().await?;
+        let answer = http::handshake(world.server.address(), &token(&person("ana"))).await?;
+        if answer.status == 429 {
+            let error = &answer.json()?["error"];
+            ensure!(
+                error.as_str().is_some_and(|error| error.starts_with("Too many joins per second")),
+                "{error}"
+            );
+            break;
+        }
+        ensure!(Instant::now() < deadline, "the handshake is admitted whatever the rate: {answer:?}");
+    }
+    // The rate is that of a second.
+    while http::handshake(world.server.address(), &token(&person("ana"))).await?.status != 101 {
+        ensure!(Instant::now() < deadline, "refused for longer than joins are too many");
+        tokio::task::yield_now().await;
+    }
+    client.heartbeat().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,7 +267,7 @@ async fn case_019_invalid_json_is_ignored() -> Result<()> {
 async fn case_023_a_socket_whose_channels_are_all_gone_stays_open_as_long_as_it_is_heard() -> Result<()> {
     const SILENCE: Duration = Duration::from_secs(1);
     let world = World::with_settings("conformance_023", "", |settings| {
-        settings.project.limits.idle_timeout = SILENCE
+        settings.project.limits.idle_timeout = SILENCE;
     })
     .await?;
     on_both(async |version| {

@@ -1,6 +1,6 @@
 //! How the policies of `realtime.messages` are decided, for `walcast doctor`.
 
-use walcast_policy::schema::{Policy, Role};
+use walcast_policy::schema::{Policy, Privileges, Role};
 use walcast_policy::{Access, DecidedBy};
 
 use super::ChannelAction;
@@ -98,14 +98,30 @@ fn access(messages: &Messages, role: &Role, action: ChannelAction) -> ChannelAcc
     }
 }
 
-/// A policy as those of the known roles run into it that it is for; which of its parts are compiled may differ.
+/// Somebody with this role's memberships whom nothing but policies binds.
+fn bound(role: &Role, messages: &Messages) -> Role {
+    let mut role = role.clone();
+    role.bypasses_row_security = false;
+    role.schemas.insert(messages.reading.schema.clone());
+    let selectable = vec![true; messages.reading.columns.len()];
+    role.privileges.insert(messages.reading.oid, Privileges { selectable });
+    role
+}
+
+/// A policy as those of the known roles run into it that it is for; which of its parts are compiled may differ. Where
+/// it is for none of them, as they would.
 fn of_policy(
     messages: &Messages,
     action: ChannelAction,
     policy: &Policy,
     roles: &[&Role],
 ) -> ChannelPolicyReport {
-    let only = messages.with_only(policy);
+    let is_for =
+        |role: &&&Role| policy.roles.is_empty() || policy.roles.iter().any(|oid| role.acts_as.contains(oid));
+    let meant: Vec<&Role> = roles.iter().filter(is_for).copied().collect();
+    let is_for_known = !meant.is_empty();
+    let roles: &[&Role] = if is_for_known { &meant } else { roles };
+    let only = messages.with_only(policy, roles);
     let mut asked: Vec<(String, String)> = Vec::new();
     let mut ask = |expression: &str, reason: String| {
         let one = (expression.to_owned(), reason);
@@ -114,8 +130,8 @@ fn of_policy(
         }
     };
     for role in roles {
-        let plan = compile(&only, role, action);
-        if let Some(error) = plan.error() {
+        let plan = compile(&only, &bound(role, messages), action);
+        if let Some(error) = plan.error().filter(|_| is_for_known) {
             ask(policy.using.as_deref().unwrap_or_default(), format!("{} gets an error: {error}", role.name));
         }
         for explanation in plan.explanation() {

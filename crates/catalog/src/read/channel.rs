@@ -77,13 +77,14 @@ impl Messages {
             && then.roles.iter().all(same_role)
     }
 
-    /// The table as if it had this policy alone.
-    pub(crate) fn with_only(&self, policy: &Policy) -> Messages {
+    /// The table as if it had this policy alone, for everybody, and `roles` might write to it.
+    pub(crate) fn with_only(&self, policy: &Policy, roles: &[&Role]) -> Messages {
         let alone = |table: &Table| {
-            let policies = vec![Policy { permissive: true, ..policy.clone() }];
+            let policies = vec![Policy { permissive: true, roles: Vec::new(), ..policy.clone() }];
             Arc::new(Table { policies, ..table.clone() })
         };
-        let facts = self.facts.clone();
+        let mut facts = self.facts.clone();
+        facts.inserters.extend(roles.iter().map(|role| role.oid));
         let snapshot = Arc::clone(&self.snapshot);
         Messages { snapshot, reading: alone(&self.reading), writing: alone(&self.writing), facts }
     }

@@ -299,8 +299,8 @@ async fn without_the_table_it_is_said_how_to_install_it_and_it_is_found_once_it_
         let ChannelPolicyError::NotInstalled(text) = error else { panic!("{error:?}") };
         assert!(text.ends_with("run `walcast install --apply`"), "{text}");
     }
-    // The table alone, without the publication.
     fixture.run("CREATE SCHEMA realtime; CREATE VIEW realtime.messages AS SELECT 1 AS id").await;
+    catalog.refresh().await.unwrap();
     let error = catalog.read(&asks, &BOTH).await.unwrap_err();
     assert!(error.to_string().contains("because it is no table"), "{error}");
     fixture.run("DROP SCHEMA realtime CASCADE").await;

@@ -32,9 +32,10 @@ async fn case_041_the_channel_after_the_hundredth_is_refused() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_042_joins_over_the_rate_are_refused_and_the_socket_stays_open() -> Result<()> {
-    let one = |settings: &mut ServeSettings| settings.project.limits.max_joins_per_second = 1;
-    let world = World::with_settings("conformance_042", "", one).await?;
     on_both(async |version| {
+        // A world for each: the rate is that of all sockets, and refuses handshakes as well (case 12).
+        let one = |settings: &mut ServeSettings| settings.project.limits.max_joins_per_second = 1;
+        let world = World::with_settings("conformance_042", "", one).await?;
         let mut client = connect(&world, version).await?;
         let mut references = Vec::new();
         for _ in 0..50 {
