@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use serde_json::value::RawValue;
-use walcast_engine::{Engine, Identity, JoinRequest, JoinedChannel, SessionHandle};
+use walcast_engine::{Engine, Identity, JoinRequest, JoinedChannel, ReadRights, SessionHandle};
 use walcast_wire::{JoinPayload, Ref, Serializer, sub_topic};
 
 use crate::scenario::Scenario;
@@ -57,7 +57,7 @@ impl Subscribers {
         let mut sockets = Vec::with_capacity(people.len());
         for person in people {
             let sink = Arc::new(Sink::new(Arc::clone(&watch)));
-            let session = engine.connect(Arc::clone(&sink) as _, Serializer::V2).await;
+            let session = engine.connect(Arc::clone(&sink) as _, Serializer::V2, None).await;
             sockets.push(Socket { sink, session, identity: identity(person)? });
         }
         reached(|| engine.counters().sessions.load(Relaxed), people.len()).await?;
@@ -160,6 +160,8 @@ async fn join_one(
         join_ref: Ref::from_text("1"),
         reference: Ref::from_text("1"),
         identity: Arc::clone(&socket.identity),
+        rights: ReadRights::ALL,
+        replay: None,
     };
     Ok(engine.join(&socket.session, request).await?)
 }

@@ -1,7 +1,15 @@
 //! Scenery of the end-to-end tests: a database, a server in front of it, people with tokens, and in [`watching`]
 //! how row changes are awaited.
 
+pub mod http;
+
 pub mod watching;
+
+pub mod requests;
+
+pub mod filtering;
+
+pub mod shared;
 
 pub mod log;
 
@@ -24,7 +32,7 @@ use walcast_testkit::{Database, ProtocolClient, ProtocolVersion};
 pub const SECRET: &str = "a secret of the end-to-end tests, long enough";
 
 /// Roles and functions as Supabase-style applications have them; see `sql/demo/`.
-const FOUNDATION: &str =
+pub const FOUNDATION: &str =
     concat!(include_str!("../../sql/demo/10-roles.sql"), include_str!("../../sql/demo/20-auth.sql"));
 
 /// One database and one server.
@@ -54,6 +62,12 @@ impl World {
         World::in_database(walcast_testkit::database(name).await, sql, change).await
     }
 
+    /// A database with what `walcast install` puts into it besides (docs/protocol.md §13), then `sql`.
+    pub async fn installed(name: &str, sql: &str, change: impl FnOnce(&mut ServeSettings)) -> Result<World> {
+        let installation = walcast_catalog::install::sql(&["supabase_realtime".to_owned()]);
+        World::with_settings(name, &format!("{installation}\n;\n{sql}"), change).await
+    }
+
     /// The same in a database that there is, such as one of a cluster that the test may stop.
     pub async fn in_database(
         database: Database,
@@ -75,7 +89,7 @@ impl World {
         let mut client = database.client().await;
         walcast_testkit::demo::apply(&mut client).await?;
         let mut settings = settings(&database)?;
-        settings.demo = Some(Secret::new(SECRET));
+        settings.project.demo = Some(Secret::new(SECRET));
         let server = Box::pin(Server::start(settings.clone())).await?;
         Ok(World { database, client, settings, server })
     }
@@ -95,9 +109,9 @@ impl World {
         self.connect_as(claims, ProtocolVersion::V2).await
     }
 
-    /// A connection with these claims.
+    /// A connection with these claims that takes no frame which the strictest of the stock clients would not.
     pub async fn connect_as(&self, claims: &Value, version: ProtocolVersion) -> Result<ProtocolClient> {
-        ProtocolClient::connect(&self.websocket(), &token(claims), version).await
+        Ok(ProtocolClient::connect(&self.websocket(), &token(claims), version).await?.strictly())
     }
 
     /// Runs SQL as the database's owner.
@@ -141,18 +155,20 @@ impl World {
     }
 }
 
-fn settings(database: &Database) -> Result<ServeSettings> {
+/// Settings of a server in front of a database, with short waits.
+pub fn settings(database: &Database) -> Result<ServeSettings> {
     // The first caller wins, the others find the same provider.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let verifier = VerifierSettings { secret: Some(Secret::new(SECRET)), ..VerifierSettings::default() };
     let flags = Flags::default();
     let environment = [("DATABASE_URL".to_owned(), database.url().to_owned())].into();
     let mut settings = ServeSettings::new(DatabaseSettings::load(&flags, &environment)?, verifier);
-    settings.replication.slot = database.slot_name();
-    settings.engine.shards = 2;
-    settings.limits.connect_error_backoff = Duration::ZERO;
-    settings.limits.channel_error_backoff = Duration::ZERO;
-    settings.catalog_poll = Duration::from_millis(200);
+    settings.project.replication.slot = database.slot_name();
+    settings.project.engine.shards = 2;
+    settings.project.limits.connect_error_backoff = Duration::ZERO;
+    settings.project.limits.channel_error_backoff = Duration::ZERO;
+    settings.project.catalog_poll = Duration::from_millis(200);
+    settings.refusal_delay = Duration::ZERO;
     Ok(settings)
 }
 

@@ -45,8 +45,8 @@ async fn a_row_of_five_megabytes_arrives_without_its_large_column_and_the_next_o
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_of_five_megabytes_arrives_whole_where_the_limits_allow_it() -> Result<()> {
     let world = watched_with("input_row_whole", NOTES, |settings| {
-        settings.engine.record_bytes_max = 16 << 20;
-        settings.engine.outbound_bytes_max = 32 << 20;
+        settings.project.engine.record_bytes_max = 16 << 20;
+        settings.project.engine.outbound_bytes_max = 32 << 20;
     })
     .await?;
     let mut watcher = Watcher::join(&world, &person("ana"), &[binding("*", "notes")]).await?;

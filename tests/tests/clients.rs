@@ -39,6 +39,16 @@ async fn an_older_supabase_js_with_serializer_1_0_0_works_unchanged() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_client_of_the_phoenix_framework_works_over_websocket() -> Result<()> {
+    check("clients_phoenix", "node", &["js/phoenix.mjs", "websocket"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_of_the_phoenix_framework_works_over_long_polling() -> Result<()> {
+    check("clients_longpoll", "node", &["js/phoenix.mjs", "longpoll"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_works_unchanged() -> Result<()> {
     check("clients_python", "python/.venv/bin/python", &["python/check.py"]).await
 }

@@ -86,7 +86,7 @@ async fn who_loses_the_right_together_with_the_row_learns_of_its_end() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn even_compatible_deletes_are_nothing_to_a_role_that_may_not_read_the_table() -> Result<()> {
     let sql = format!("create table notes (id int primary key, owner text);{OWN}");
-    let compatible = |settings: &mut ServeSettings| settings.engine.deletes = Deletes::Compatible;
+    let compatible = |settings: &mut ServeSettings| settings.project.engine.deletes = Deletes::Compatible;
     let world = watched_with("deletes_compatible", &sql, compatible).await?;
     let mut anon = Watcher::join(&world, &role("anon"), &[binding("DELETE", "notes")]).await?;
     let (_, text) = anon.system().await?;

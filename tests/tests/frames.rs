@@ -318,7 +318,7 @@ async fn a_message_over_the_limit_closes_with_1009_and_one_just_below_does_not()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_in_pieces_that_is_too_large_in_sum_closes_with_1009() -> Result<()> {
-    let small = |settings: &mut ServeSettings| settings.limits.message_bytes_max = 10_000;
+    let small = |settings: &mut ServeSettings| settings.project.limits.message_bytes_max = 10_000;
     let world = World::with_settings("frames_pieces", "", small).await?;
     let mut socket = RawSocket::connect(&world, "2.0.0").await?;
     socket.send(opcode::BINARY, &[0; 4_000]).await?;
@@ -385,7 +385,8 @@ async fn a_close_frame_is_answered_with_its_code_behind_all_that_was_asked_befor
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_closes_with_1000() -> Result<()> {
-    let soon = |settings: &mut ServeSettings| settings.limits.idle_timeout = Duration::from_millis(200);
+    let soon =
+        |settings: &mut ServeSettings| settings.project.limits.idle_timeout = Duration::from_millis(200);
     let world = World::with_settings("frames_silence", "", soon).await?;
     for version in BOTH {
         let mut client = world.connect_as(&person("ana"), version).await?;
@@ -449,7 +450,7 @@ async fn flood(sender: &mut ProtocolClient, reader: &mut ProtocolClient, count: 
 // Case 276.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_does_not_read_is_closed_with_1013_and_nobody_else_is_harmed() -> Result<()> {
-    let tight = |settings: &mut ServeSettings| settings.engine.outbound_bytes_max = 256 * 1024;
+    let tight = |settings: &mut ServeSettings| settings.project.engine.outbound_bytes_max = 256 * 1024;
     let world = World::with_settings("frames_slow", "", tight).await?;
     let mut connected = Vec::new();
     for _ in 0..4 {
@@ -475,7 +476,7 @@ async fn a_reader_that_does_not_read_is_closed_with_1013_and_nobody_else_is_harm
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_asks_without_reading_the_answers_costs_only_itself() -> Result<()> {
-    let tight = |settings: &mut ServeSettings| settings.engine.outbound_bytes_max = 64 * 1024;
+    let tight = |settings: &mut ServeSettings| settings.project.engine.outbound_bytes_max = 64 * 1024;
     let world = World::with_settings("frames_deaf", "", tight).await?;
     let mut others = Vec::new();
     for version in BOTH {

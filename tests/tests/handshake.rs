@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use walcast_auth::JwksSource;
 use walcast_testkit::{Handshake, HandshakeRefused, ProtocolVersion};
+use walcast_tests::http::{self, Answer, UPGRADE};
 use walcast_tests::{World, person, token, unix_seconds};
 
 /// Longer than any test may take: what is answered all the same was not delayed.
@@ -41,9 +40,6 @@ const HEADER_RS256: &str = "eyJhbGciOiJSUzI1NiJ9";
 /// `{"alg":"HS256","kid":"K"}`
 const HEADER_HS256_K: &str = "eyJhbGciOiJIUzI1NiIsImtpZCI6IksifQ";
 
-const UPGRADE: &str = "connection: keep-alive, Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
-    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-
 const NOT_A_JWT: &str = "The token provided is not a valid JWT";
 const CLAIMS: &str = "Fields `role` and `exp` are required in JWT";
 const SIGNATURE: &str = "Failed to validate JWT signature";
@@ -51,60 +47,16 @@ const SIGNER: &str = "Failed to generate JWT signer, check your JWT secret or JW
 const SIGNER_K: &str = "Failed to generate JWT signer for key ID (kid) \"K\", \
     check your JWT secret or JWKS configuration";
 
-/// An answer to an HTTP request.
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    content_type: Option<String>,
-    body: String,
-}
-
-/// Sends a request head as it stands and reads the answer.
 async fn ask(world: &World, method: &str, target: &str, headers: &str) -> Result<Answer> {
-    let answer = async {
-        let mut stream = TcpStream::connect(world.server.address()).await?;
-        let head = format!("{method} {target} HTTP/1.1\r\nhost: anything.example:4000\r\n{headers}\r\n");
-        stream.write_all(head.as_bytes()).await?;
-        let mut text = String::new();
-        loop {
-            if let Some(answer) = complete(&text)? {
-                return Ok(answer);
-            }
-            let mut buffer = [0; 4096];
-            let count = stream.read(&mut buffer).await?;
-            if count == 0 {
-                bail!("the connection ended after {text:?}");
-            }
-            text.push_str(std::str::from_utf8(&buffer[..count])?);
-        }
-    };
-    timeout(Duration::from_secs(10), answer)
-        .await
-        .with_context(|| format!("no answer to {method} {target}"))?
+    http::ask(world.server.address(), method, target, headers).await
 }
 
-/// The answer, when all of it has arrived.
-fn complete(text: &str) -> Result<Option<Answer>> {
-    let Some((head, body)) = text.split_once("\r\n\r\n") else { return Ok(None) };
-    let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
-    let header = |wanted: &str| {
-        let fields = lines.clone().filter_map(|line| line.split_once(": "));
-        fields.clone().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.to_owned())
-    };
-    let length = header("content-length").map_or(Ok(0), |length| length.parse::<usize>())?;
-    let whole = body.len() >= length;
-    Ok(whole.then(|| Answer { status, content_type: header("content-type"), body: body.to_owned() }))
-}
-
-/// What a handshake with this token in the query is told.
 async fn refusal(world: &World, token: &str) -> Result<Answer> {
-    ask(world, "GET", &format!("/socket/websocket?vsn=2.0.0&apikey={token}"), UPGRADE).await
+    http::handshake(world.server.address(), token).await
 }
 
 fn told(status: u16, error: &str) -> Answer {
-    let content_type = Some("application/json; charset=utf-8".to_owned());
-    Answer { status, content_type, body: json!({ "error": error }).to_string() }
+    Answer::refusal(status, error)
 }
 
 /// A token with another header in front of the payload of `claims`.
@@ -159,7 +111,8 @@ async fn the_address_of_the_stock_clients_works_without_a_gateway_in_front_and_w
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_version_is_refused_at_once_with_an_empty_body_before_anything_else_is_looked_at()
 -> Result<()> {
-    let slow = |settings: &mut walcast::serve::ServeSettings| settings.limits.connect_error_backoff = NEVER;
+    let slow =
+        |settings: &mut walcast::serve::ServeSettings| settings.project.limits.connect_error_backoff = NEVER;
     let world = World::with_settings("handshake_vsn", "", slow).await?;
     for vsn in ["3.0.0", "0.9.0", "1.1.0", "2.1.0", "2", "abc", "", "%FF"] {
         let answer = ask(&world, "GET", &format!("/socket/websocket?vsn={vsn}"), UPGRADE).await?;
@@ -232,8 +185,8 @@ async fn a_public_rsa_key_is_no_hmac_secret() -> Result<()> {
     let whole = json!({ "role": "service_role", "exp": unix_seconds() + 60 });
     let forged = walcast_auth::sign(&whole, RSA_PUBLIC_PEM)?;
     let only_keys = |settings: &mut walcast::serve::ServeSettings| {
-        settings.verifier.secret = None;
-        settings.verifier.jwks = Some(rsa_key_set());
+        settings.project.verifier.secret = None;
+        settings.project.verifier.jwks = Some(rsa_key_set());
     };
     let world = World::with_settings("handshake_rsa", "", only_keys).await?;
     assert_eq!(refusal(&world, &forged).await?, told(401, SIGNER));
@@ -241,7 +194,8 @@ async fn a_public_rsa_key_is_no_hmac_secret() -> Result<()> {
     assert_eq!(refusal(&world, &with_header(HEADER_RS256_K, &whole)).await?, told(401, SIGNER_K));
     assert_eq!(refusal(&world, &token(&whole)).await?, told(401, SIGNER));
 
-    let both = |settings: &mut walcast::serve::ServeSettings| settings.verifier.jwks = Some(rsa_key_set());
+    let both =
+        |settings: &mut walcast::serve::ServeSettings| settings.project.verifier.jwks = Some(rsa_key_set());
     let world = World::with_settings("handshake_rsa_and_secret", "", both).await?;
     assert_eq!(refusal(&world, &forged).await?, told(401, SIGNATURE));
     assert_eq!(refusal(&world, &with_header(HEADER_RS256_K, &whole)).await?, told(401, SIGNER_K));
@@ -252,7 +206,7 @@ async fn a_public_rsa_key_is_no_hmac_secret() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_are_read_leniently_where_the_protocol_is_and_configured_ones_must_match() -> Result<()> {
     let validated = |settings: &mut walcast::serve::ServeSettings| {
-        settings.verifier.claim_validators.insert("iss".to_owned(), json!("https://issuer.example"));
+        settings.project.verifier.claim_validators.insert("iss".to_owned(), json!("https://issuer.example"));
     };
     let world = World::with_settings("handshake_claims", "", validated).await?;
     let soon = unix_seconds() + 60;
@@ -323,12 +277,15 @@ async fn a_head_that_is_too_large_is_refused_and_the_server_goes_on() -> Result<
 // Case 11.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_too_many_is_refused_until_another_has_ended() -> Result<()> {
-    let one = |settings: &mut walcast::serve::ServeSettings| settings.limits.max_concurrent_users = 1;
+    let one = |settings: &mut walcast::serve::ServeSettings| settings.project.limits.max_concurrent_users = 1;
     let world = World::with_settings("handshake_seats", "", one).await?;
     let token = token(&person("ana"));
     let mut first = world.connect(&person("ana")).await?;
     first.heartbeat().await?;
-    assert_eq!(refusal(&world, &token).await?, told(429, "Too many connected users"));
+    assert_eq!(
+        refusal(&world, &token).await?,
+        told(429, "Too many connected users (limits.max_concurrent_users = 1)")
+    );
     first.heartbeat().await?;
     first.close().await?;
     let admitted = async {
@@ -344,7 +301,8 @@ async fn one_connection_too_many_is_refused_until_another_has_ended() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_that_come_at_once_exactly_as_many_are_admitted_as_there_are_seats() -> Result<()> {
     const SEATS: usize = 5;
-    let few = |settings: &mut walcast::serve::ServeSettings| settings.limits.max_concurrent_users = SEATS;
+    let few =
+        |settings: &mut walcast::serve::ServeSettings| settings.project.limits.max_concurrent_users = SEATS;
     let world = World::with_settings("handshake_rush", "", few).await?;
     let handshake = Handshake::new(&world.websocket(), &token(&person("ana")), ProtocolVersion::V2);
     let rush: Vec<_> = (0..50)

@@ -210,7 +210,7 @@ async fn a_server_goes_on_with_its_slot_where_the_last_one_stopped() -> Result<(
     assert_eq!(watcher.client.closed().await?.map(|(code, _)| code), Some(1012));
     let left = "select count(*) from pg_logical_slot_peek_binary_changes($1, null, null,
         'proto_version', '1', 'publication_names', 'supabase_realtime')";
-    let left: i64 = client.query_one(left, &[&settings.replication.slot]).await?.get(0);
+    let left: i64 = client.query_one(left, &[&settings.project.replication.slot]).await?.get(0);
     assert_eq!(left, 0, "the slot is let go, and what was delivered is not sent again");
     client.batch_execute("insert into rows values (2)").await?;
     let server = Server::start(settings.clone()).await?;

@@ -29,7 +29,7 @@ const NOTES: &str = "
 
 async fn world(learns: Learns, name: &str, sql: &str) -> Result<World> {
     let world = watched_with(name, sql, |settings| {
-        settings.catalog_poll = match learns {
+        settings.project.catalog_poll = match learns {
             Learns::FromTheLog => Duration::from_hours(1),
             Learns::ByPolling => Duration::from_millis(50),
         };
@@ -43,7 +43,7 @@ async fn world(learns: Learns, name: &str, sql: &str) -> Result<World> {
 
 /// Makes the log tell of changes.
 async fn install(world: &World) -> Result<()> {
-    let (database, replication) = (&world.settings.database, &world.settings.replication);
+    let (database, replication) = (&world.settings.project.database, &world.settings.project.replication);
     let settings = catalog_settings(database, &replication.publications)?;
     let installed = walcast_catalog::install::apply(&settings).await?;
     ensure!(installed.announces_catalog_changes);
@@ -328,12 +328,12 @@ async fn look_ups(learns: Learns, name: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_look_ups_depend_on_takes_effect_at_its_place_in_the_log() -> Result<()> {
-    look_ups(Learns::FromTheLog, "live_look_ups_log").await
+    Box::pin(look_ups(Learns::FromTheLog, "live_look_ups_log")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_look_ups_depend_on_takes_effect_at_the_next_poll() -> Result<()> {
-    look_ups(Learns::ByPolling, "live_look_ups_poll").await
+    Box::pin(look_ups(Learns::ByPolling, "live_look_ups_poll")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

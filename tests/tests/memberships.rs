@@ -167,7 +167,7 @@ async fn a_connection_that_is_cut_amid_changes_of_members_costs_nothing() -> Res
         let cut = "select pg_terminate_backend(active_pid) from pg_replication_slots
                    where slot_name = $1 and active_pid is not null";
         // It may be on its way back from the last time.
-        let mut status = world.server.replication();
+        let mut status = world.server.replication().context("the project is up")?;
         timeout(DEADLINE, status.wait_for(is_streaming)).await??;
         ensure!(world.client.execute(cut, &[&slot]).await? == 1, "there was nothing to cut");
         timeout(DEADLINE, status.wait_for(|status| !is_streaming(status))).await??;
@@ -355,7 +355,7 @@ fn is_logged(reason: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_the_budget_has_no_room_for_are_asked_about_and_the_log_says_so() -> Result<()> {
     log();
-    let no_room = |settings: &mut ServeSettings| settings.engine.copy_bytes_max = 1;
+    let no_room = |settings: &mut ServeSettings| settings.project.engine.copy_bytes_max = 1;
     let sql = format!("{TABLES} insert into members values (0, 'eve')");
     let world = watched_with("memberships_no_room", &sql, no_room).await?;
     let mut pair = Pair::join(&world).await?;
@@ -371,7 +371,7 @@ async fn members_that_the_budget_has_no_room_for_are_asked_about_and_the_log_say
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_outgrow_the_budget_are_asked_about_from_then_on() -> Result<()> {
     log();
-    let little = |settings: &mut ServeSettings| settings.engine.copy_bytes_max = 256 << 10;
+    let little = |settings: &mut ServeSettings| settings.project.engine.copy_bytes_max = 256 << 10;
     let world = watched_with("memberships_outgrow", TABLES, little).await?;
     let mut pair = Pair::join(&world).await?;
     assert!(pair.is_right(&world).await?);
@@ -393,7 +393,8 @@ const WITHOUT_A_COPY: [&str; 2] =
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_becomes_of_the_member_table_its_rows_are_judged_right_and_soon_by_a_copy() -> Result<()> {
     let world = watched("memberships_schema", TABLES).await?;
-    let settings = catalog_settings(&world.settings.database, &world.settings.replication.publications)?;
+    let settings =
+        catalog_settings(&world.settings.project.database, &world.settings.project.replication.publications)?;
     ensure!(walcast_catalog::install::apply(&settings).await?.announces_catalog_changes);
     let mut pair = Pair::join(&world).await?;
     pair.until_nobody_is_asked(&world).await?;

@@ -114,7 +114,7 @@ async fn a_role_for_which_every_read_is_an_error_is_told_the_error_and_the_grant
 #[tokio::test(flavor = "multi_thread")]
 async fn where_deletes_go_to_everybody_nobody_is_told_that_they_do_not() -> Result<()> {
     let sql = format!("{LETTERS} alter table letters replica identity default;");
-    let compatible = |settings: &mut ServeSettings| settings.engine.deletes = Deletes::Compatible;
+    let compatible = |settings: &mut ServeSettings| settings.project.engine.deletes = Deletes::Compatible;
     let world = watched_with("notices_compatible", &sql, compatible).await?;
     let said = told(&world, &role("anon"), &[binding("*", "letters")]).await?;
     assert!(said.len() == 1 && said[0].contains("so nothing but DELETE of it is delivered"), "{said:?}");

@@ -1,6 +1,7 @@
 //! Who is there, over both serializers and both shards of the server: docs/protocol.md §7.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -204,6 +205,38 @@ async fn whoever_leaves_closes_or_is_cut_off_is_gone_for_everybody() -> Result<(
     Ok(())
 }
 
+// Case 154, across a reconnect.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_cut_off_and_comes_back_was_never_away() -> Result<()> {
+    let patient =
+        |settings: &mut ServeSettings| settings.project.engine.presence_grace = Duration::from_mins(1);
+    let world = World::with_settings("presence_back", "", patient).await?;
+    let (mut watcher, _) = follower(&world, ProtocolVersion::V1, "watcher").await?;
+    for version in BOTH {
+        let (mut client, _) = follower(&world, version, "ana").await?;
+        track(&mut client, &json!({ "n": 1 })).await?;
+        diff(&mut watcher).await?;
+        drop(client);
+        while world.metric("walcast_ws_connections_active").await? > 1 {}
+        let (mut again, state) = follower(&world, version, "ana").await?;
+        let (meta, before, _) = references(&state, "ana")?;
+        assert_eq!(meta, json!({ "n": 1 }), "it is still there");
+        track(&mut again, &json!({ "n": 1 })).await?;
+        track(&mut again, &json!({ "n": 2 })).await?;
+        let update = diff(&mut watcher).await?;
+        let (meta, _, previous) = references(&update.payload["joins"], "ana")?;
+        assert_eq!(
+            (meta, previous),
+            (json!({ "n": 2 }), Some(before)),
+            "the first diff since it was cut off"
+        );
+        again.close().await?;
+        let left = diff(&mut watcher).await?;
+        assert_eq!(left.payload["leaves"]["ana"]["metas"][0]["n"], 2);
+    }
+    Ok(())
+}
+
 // Case 155.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_sockets_under_one_key_are_two_metas_of_one_person() -> Result<()> {
@@ -359,7 +392,7 @@ async fn a_channel_that_asked_for_no_presence_gets_none_until_it_tracks() -> Res
 // Case 159.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payload_over_the_limit_closes_the_channel_and_not_the_socket() -> Result<()> {
-    let small = |settings: &mut ServeSettings| settings.engine.payload_bytes_max = 1_000;
+    let small = |settings: &mut ServeSettings| settings.project.engine.payload_bytes_max = 1_000;
     let world = World::with_settings("presence_oversize", "", small).await?;
     for version in BOTH {
         let (mut client, _) = follower(&world, version, "ana").await?;
@@ -368,7 +401,12 @@ async fn a_payload_over_the_limit_closes_the_channel_and_not_the_socket() -> Res
         let reference = client
             .send(ROOM, "presence", &json!({ "event": "track", "payload": { "x": "y".repeat(993) } }))
             .await?;
-        assert_closed(&mut client, "Track message size exceeded", &reference).await?;
+        assert_closed(
+            &mut client,
+            "Track message size exceeded (limits.payload_bytes_max = 1000)",
+            &reference,
+        )
+        .await?;
         let (_, state) = follower(&world, version, "later").await?;
         assert_eq!(state, json!({}), "whose channel is closed is gone");
     }
@@ -391,7 +429,7 @@ async fn assert_closed(client: &mut ProtocolClient, message: &str, reference: &s
 // Cases 160, 162.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_call_too_many_closes_the_channel_whatever_the_calls_were() -> Result<()> {
-    let few = |settings: &mut ServeSettings| settings.engine.presence_calls.calls = 5;
+    let few = |settings: &mut ServeSettings| settings.project.engine.presence_calls.calls = 5;
     let world = World::with_settings("presence_calls", "", few).await?;
     for version in BOTH {
         let (mut client, _) = follower(&world, version, "ana").await?;
@@ -405,7 +443,11 @@ async fn one_call_too_many_closes_the_channel_whatever_the_calls_were() -> Resul
         assert!(!push(&mut client, &json!({ "event": "unknown" })).await?.is_ok());
         assert!(!push(&mut client, &json!({ "event": "track", "payload": 7 })).await?.is_ok());
         let reference = client.send(ROOM, "presence", &json!({ "event": "untrack" })).await?;
-        assert_closed(&mut client, "Client presence rate limit exceeded", &reference).await?;
+        assert_closed(
+            &mut client,
+            "Client presence rate limit exceeded (limits.presence_calls_max = 5, limits.presence_window_ms = 30000)",
+            &reference,
+        ).await?;
     }
     Ok(())
 }
@@ -413,7 +455,7 @@ async fn one_call_too_many_closes_the_channel_whatever_the_calls_were() -> Resul
 // Case 161.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_are_counted_for_each_channel_by_itself() -> Result<()> {
-    let few = |settings: &mut ServeSettings| settings.engine.presence_calls.calls = 2;
+    let few = |settings: &mut ServeSettings| settings.project.engine.presence_calls.calls = 2;
     let world = World::with_settings("presence_channels", "", few).await?;
     let mut client = world.connect(&person("ana")).await?;
     for topic in ["realtime:a", "realtime:b"] {
@@ -505,7 +547,7 @@ fn listed(part: &Value) -> Result<Vec<(String, String)>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whenever_one_joins_the_state_and_the_diffs_after_it_add_up_to_who_is_there() -> Result<()> {
-    let many = |settings: &mut ServeSettings| settings.engine.presence_calls.calls = 10_000;
+    let many = |settings: &mut ServeSettings| settings.project.engine.presence_calls.calls = 10_000;
     let world = World::with_settings("presence_adds_up", "", many).await?;
     let mut busy = Vec::new();
     for number in 0..4 {

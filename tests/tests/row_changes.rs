@@ -330,7 +330,7 @@ async fn a_change_that_is_too_large_keeps_its_small_columns() -> Result<()> {
          alter table notes replica identity full;
          grant select on notes to authenticated;
          create publication supabase_realtime for table notes;",
-        |settings| settings.engine.record_bytes_max = 4_000,
+        |settings| settings.project.engine.record_bytes_max = 4_000,
     )
     .await?;
     let mut watcher = Watcher::join(&world, &person("ana"), &[binding("*", "notes")]).await?;

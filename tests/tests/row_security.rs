@@ -372,7 +372,7 @@ async fn a_delete_is_delivered_where_the_key_suffices_to_decide() -> Result<()> 
 async fn deletes_are_sent_to_all_subscribers_where_the_operator_wants_it_so() -> Result<()> {
     let sql = format!("{NOTES} create policy own on notes using (owner = (auth.jwt() ->> 'sub'));");
     let compatible =
-        |settings: &mut walcast::serve::ServeSettings| settings.engine.deletes = Deletes::Compatible;
+        |settings: &mut walcast::serve::ServeSettings| settings.project.engine.deletes = Deletes::Compatible;
     let world = watched_with("security_compatible", &sql, compatible).await?;
     let mut ana = Watcher::join(&world, &person("ana"), &notes()).await?;
     world.sql("insert into notes values (1, 'ana', ''), (2, 'bea', ''); delete from notes").await?;

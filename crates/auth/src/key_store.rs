@@ -29,7 +29,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const FETCH_REDIRECTS_MAX: usize = 3;
 
 /// Where a JSON Web Key Set is found.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum JwksSource {
     /// The JSON text itself.
     Inline(String),

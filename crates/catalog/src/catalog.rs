@@ -4,18 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use walcast_policy::schema::Snapshot;
 
+use crate::channels::Plans;
 use crate::error::CatalogError;
 use crate::fingerprint::{self, Fingerprint, Watch};
 use crate::pool::{Lease, Pool, milliseconds, within};
 use crate::publication;
 use crate::quoting::RoleName;
-use crate::read::{self, Content, Scope};
+use crate::read::{self, ChannelLook, Content, Messages, Scope};
 use crate::settings::CatalogSettings;
 
 /// A look at the catalog may take this long even where policies must be faster.
@@ -34,8 +35,35 @@ pub struct Catalog {
     changes: watch::Sender<Arc<Snapshot>>,
     /// When the snapshot was last known to be right.
     looked_at: std::sync::Mutex<Instant>,
+    /// What is known of `realtime.messages`.
+    pub(crate) messages: MessagesWatch,
     /// Held while the catalog is read, so that snapshots follow each other in order.
     reading: Mutex<Reading>,
+}
+
+/// `realtime.messages` as the last look found it.
+#[derive(Default)]
+pub(crate) struct MessagesWatch {
+    pub(crate) current: ArcSwapOption<Messages>,
+    /// Counts the changes.
+    pub(crate) changes: watch::Sender<u64>,
+    pub(crate) plans: Plans,
+}
+
+impl MessagesWatch {
+    fn set(&self, found: ChannelLook) {
+        let before = self.current.load_full();
+        let after = found.after(before.as_ref());
+        let same = match (&before, &after) {
+            (None, None) => true,
+            (Some(before), Some(after)) => Arc::ptr_eq(before, after) || after.answers_as(before),
+            _ => false,
+        };
+        self.current.store(after);
+        if !same {
+            self.changes.send_modify(|changes| *changes += 1);
+        }
+    }
 }
 
 /// What the reader remembers between two looks.
@@ -51,6 +79,7 @@ struct Reading {
 /// A look that found something else than the last one.
 struct Found {
     content: Content,
+    channels: ChannelLook,
     /// `None` where the next look is to be taken whatever the fingerprint says.
     fingerprint: Option<Fingerprint>,
 }
@@ -75,6 +104,7 @@ impl Catalog {
             current: ArcSwap::default(),
             changes: watch::Sender::new(Arc::default()),
             looked_at: std::sync::Mutex::new(Instant::now()),
+            messages: MessagesWatch::default(),
             reading: Mutex::default(),
         };
         catalog.look_again().await?;
@@ -173,10 +203,12 @@ impl Catalog {
         let found = within(patience, self.settled_look(reading)).await?;
         *self.looked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
         let before = self.now();
-        let Some(Found { mut content, fingerprint }) = found else {
+        let Some(Found { mut content, mut channels, fingerprint }) = found else {
             return Ok(before);
         };
-        let watch = std::mem::take(&mut content.watch);
+        let mut watch = std::mem::take(&mut content.watch);
+        watch.add(std::mem::take(&mut channels.watch));
+        self.messages.set(channels);
         reading.last = fingerprint.map(|fingerprint| (fingerprint, watch));
         // A role that is there because a function runs as it may be named by a socket, and then has to stay.
         reading.roles.extend(content.roles.keys().cloned());
@@ -200,11 +232,13 @@ impl Catalog {
     async fn settled_look(&self, reading: &mut Reading) -> Result<Option<Found>, CatalogError> {
         loop {
             let Some(mut found) = self.one_look(reading).await? else { return Ok(None) };
-            if found.content.due.is_empty() || self.pool.settings().read_only {
+            let mut due = std::mem::take(&mut found.content.due);
+            due.extend(found.channels.due.take());
+            if due.is_empty() || self.pool.settings().read_only {
                 return Ok(Some(found));
             }
             let lease = self.pool.lease().await?;
-            let altered = publication::alter(&lease, &found.content.due, &mut reading.refused).await?;
+            let altered = publication::alter(&lease, &due, &mut reading.refused).await?;
             lease.give_back();
             if !altered.changed {
                 found.fingerprint = found.fingerprint.filter(|_| !altered.try_again);
@@ -223,10 +257,13 @@ impl Catalog {
             own: settings.lookup_publication.as_deref(),
             roles: &roles,
         };
+        // Where the stream can not read the publication, nothing is due about it.
+        let messages = settings.messages_publication.as_deref();
+        let messages = messages.filter(|own| self.streamed.iter().any(|streamed| streamed == own));
         let mut retries = self.pool.retries();
         loop {
             let lease = self.pool.lease().await?;
-            let found = look_in_transaction(&lease, scope, reading.last.as_ref()).await;
+            let found = look_in_transaction(&lease, scope, messages, reading.last.as_ref()).await;
             if let Some(found) = retries.settle(lease, found) {
                 return found;
             }
@@ -238,6 +275,7 @@ impl Catalog {
 async fn look_in_transaction(
     lease: &Lease,
     scope: Scope<'_>,
+    messages: Option<&str>,
     last: Option<&(Fingerprint, Watch)>,
 ) -> Result<Option<Found>, CatalogError> {
     let timeout = milliseconds(LOOK_TIMEOUT.max(lease.statement_timeout()));
@@ -250,8 +288,11 @@ async fn look_in_transaction(
         None
     } else {
         let content = Box::pin(read::look(lease, scope)).await?;
-        let fingerprint = fingerprint::take(lease, scope, &content.watch).await?;
-        Some(Found { content, fingerprint: Some(fingerprint) })
+        let channels = Box::pin(read::look_at_channels(lease, scope, messages)).await?;
+        let mut watch = content.watch.clone();
+        watch.add(channels.watch.clone());
+        let fingerprint = fingerprint::take(lease, scope, &watch).await?;
+        Some(Found { content, channels, fingerprint: Some(fingerprint) })
     };
     lease.batch_execute("ROLLBACK").await?;
     Ok(found)

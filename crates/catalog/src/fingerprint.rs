@@ -1,5 +1,7 @@
 //! One cheap query whose answer changes whenever a new look at the catalog would see something else.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::Client;
 
 use crate::error::CatalogError;
@@ -20,6 +22,26 @@ pub(crate) struct Watch {
     pub(crate) relation_names: (Vec<String>, Vec<String>),
     /// The same for functions.
     pub(crate) function_names: (Vec<String>, Vec<String>),
+}
+
+impl Watch {
+    /// Depends on what `other` does, too.
+    pub(crate) fn add(&mut self, other: Watch) {
+        self.types.extend(other.types);
+        self.relations.extend(other.relations);
+        let pairs = [
+            (&mut self.relation_names, other.relation_names),
+            (&mut self.function_names, other.function_names),
+        ];
+        for ((schemas, names), (more_schemas, more_names)) in pairs {
+            schemas.extend(more_schemas);
+            names.extend(more_names);
+            // Each once: what is in twice takes itself out of the digest.
+            let all: BTreeSet<(String, String)> =
+                std::mem::take(schemas).into_iter().zip(std::mem::take(names)).collect();
+            (*schemas, *names) = all.into_iter().unzip();
+        }
+    }
 }
 
 /// Takes the fingerprint. `watch` is what the last look depended on.

@@ -14,7 +14,8 @@ WITH listed AS MATERIALIZED (
     UNION
     SELECT c.oid, c.xmin FROM pg_class AS c WHERE c.oid = ANY ($4::oid[])
 ), policy AS MATERIALIZED (
-    SELECT p.oid, p.xmin, pg_get_expr(p.polqual, p.polrelid) AS expression
+    SELECT p.oid, p.xmin, pg_get_expr(p.polqual, p.polrelid) AS expression,
+        pg_get_expr(p.polwithcheck, p.polrelid) AS checked
     FROM pg_policy AS p JOIN relation ON relation.oid = p.polrelid
 ), facts(fact) AS (
     SELECT concat_ws(' ', 'search_path', current_setting('walcast.search_path'))
@@ -39,7 +40,16 @@ WITH listed AS MATERIALIZED (
     UNION ALL
     SELECT concat_ws(' ', 'child', i.inhparent, i.inhrelid) FROM pg_inherits AS i JOIN relation ON relation.oid = i.inhparent
     UNION ALL
-    SELECT concat_ws(' ', 'policy', oid, xmin, expression) FROM policy
+    SELECT concat_ws(' ', 'policy', oid, xmin, expression, checked) FROM policy
+    UNION ALL
+    SELECT concat_ws(' ', 'trigger', t.oid, t.xmin)
+    FROM pg_trigger AS t JOIN relation ON relation.oid = t.tgrelid WHERE NOT t.tgisinternal
+    UNION ALL
+    SELECT concat_ws(' ', 'constraint', o.oid, o.xmin)
+    FROM pg_constraint AS o JOIN relation ON relation.oid = o.conrelid
+    UNION ALL
+    SELECT concat_ws(' ', 'preset', d.oid, d.xmin)
+    FROM pg_attrdef AS d JOIN relation ON relation.oid = d.adrelid
     UNION ALL
     SELECT concat_ws(' ', 'function', f.oid, f.xmin)
     FROM unnest($7::text[], $8::text[]) AS wanted(schema, name)

@@ -1,5 +1,6 @@
-//! What walcast puts into a database on request: the publication, another one for what policies look up, and event
-//! triggers that announce changes of the catalog in the log.
+//! What walcast puts into a database on request: the publication, another one for what policies look up, event
+//! triggers that announce changes of the catalog in the log, and the schema `realtime` with its messages
+//! (docs/protocol.md §6.5, §13).
 //!
 //! The SQL is in `sql/install/` at the root of the repository. Everything may be applied again at any time.
 
@@ -18,6 +19,16 @@ const PUBLICATION: &str = "supabase_realtime";
 const PUBLICATION_SQL: &str = include_str!("../../../sql/install/01_publication.sql");
 const CATALOG_CHANGES_SQL: &str = include_str!("../../../sql/install/02_catalog_changes.sql");
 const LOOKUP_PUBLICATION_SQL: &str = include_str!("../../../sql/install/03_lookup_publication.sql");
+const MESSAGES_SQL: [&str; 5] = [
+    include_str!("../../../sql/install/04_messages.sql"),
+    MESSAGE_PARTITIONS_SQL,
+    include_str!("../../../sql/install/06_first_message_partitions.sql"),
+    include_str!("../../../sql/install/07_message_functions.sql"),
+    include_str!("../../../sql/install/08_messages_publication.sql"),
+];
+/// The functions that the janitor calls.
+pub(crate) const MESSAGE_PARTITIONS_SQL: &str =
+    include_str!("../../../sql/install/05_message_partitions.sql");
 const UNINSTALL_SQL: &str = include_str!("../../../sql/install/uninstall.sql");
 
 /// The SQL that installs everything, for `publications`.
@@ -27,6 +38,10 @@ pub fn sql(publications: &[String]) -> String {
     sql.push_str(CATALOG_CHANGES_SQL);
     sql.push('\n');
     sql.push_str(LOOKUP_PUBLICATION_SQL);
+    for part in MESSAGES_SQL {
+        sql.push('\n');
+        sql.push_str(part);
+    }
     sql
 }
 
@@ -41,7 +56,30 @@ pub struct Installed {
     /// Whether changes of the catalog are announced in the log; `false` where the role may not create event
     /// triggers. They are found by polling then.
     pub announces_catalog_changes: bool,
+    /// What somebody else had made under the names that walcast uses, and what was left as it is for that.
+    pub left: Vec<String>,
+    /// Whether walcast's publication carries `realtime.messages`; `false` where the role may not add it.
+    pub publishes_messages: bool,
 }
+
+/// What of the schema `realtime` is not walcast's, by the comments.
+const LEFT: &str = "\
+    SELECT coalesce(array_agg(name ORDER BY place, name), '{}') FROM ( \
+        SELECT 1, 'table realtime.messages' WHERE coalesce( \
+            obj_description(to_regclass('realtime.messages'), 'pg_class'), '') <> 'Made by walcast.' \
+        UNION ALL \
+        SELECT 2, 'function ' || signature FROM unnest(ARRAY[ \
+            'realtime.topic()', 'realtime.send(jsonb, text, text, boolean)', \
+            'realtime.send_binary(bytea, text, text, boolean)', \
+            'realtime.broadcast_changes(text, text, text, text, text, record, record, text)' \
+        ]) AS wanted(signature) \
+        WHERE coalesce(obj_description(to_regprocedure(signature), 'pg_proc'), '') <> 'Made by walcast.' \
+    ) AS listed(place, name)";
+
+/// Whether the publication has the table.
+const PUBLISHED: &str = "\
+    SELECT EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid \
+        WHERE p.pubname = 'walcast_messages' AND r.prrelid = to_regclass('realtime.messages'))";
 
 /// Installs everything, in one transaction. Applied twice it changes nothing.
 ///
@@ -60,7 +98,13 @@ pub async fn apply(settings: &CatalogSettings) -> Result<Installed, CatalogError
             &[],
         )
         .await?;
-    Ok(Installed { announces_catalog_changes: row.try_get(0)? })
+    let left = connection.client.query_one(LEFT, &[]).await?;
+    let published = connection.client.query_one(PUBLISHED, &[]).await?;
+    Ok(Installed {
+        announces_catalog_changes: row.try_get(0)?,
+        left: left.try_get(0)?,
+        publishes_messages: published.try_get(0)?,
+    })
 }
 
 /// Takes back what [`apply`] installed, except for publications and slots.

@@ -10,7 +10,7 @@
 //! - `quoting`: names as SQL text.
 //! - `read`: tables, columns, types, policies, functions, roles and privileges, in one consistent look.
 //! - `fingerprint`: one cheap query whose answer changes whenever that look would.
-//! - `publication`: walcast's own, which makes the log carry what policies look up.
+//! - `publication`: walcast's own, which make the log carry what policies look up and messages from the database.
 //! - [`Catalog`]: the current [`walcast_policy::schema::Snapshot`], kept fresh and handed to whoever watches.
 //! - `impersonation`: speaking as a role with the claims of a token.
 //! - `inquiry`: one query put as a role with the claims of many, none of which learns of another.
@@ -20,13 +20,16 @@
 //! - `oracle`: [`walcast_policy::Oracle`] over the pool.
 //! - `visibility`: when a transaction that the log has told of is visible to queries.
 //! - `copies`: copies of the tables that policies look things up in.
+//! - [`channels`]: [`walcast_policy::channel::ChannelPolicies`]: what private channels allow, and stored messages.
 //! - `run_as`: one statement as a role, for the demo's writes.
 //! - [`preflight`]: what must hold before walcast serves, and the SQL that mends it.
 //! - [`survey`]: what a database says of itself, for `walcast doctor`; `sample`: a written row as the log has it.
 //! - [`install`]: what walcast puts into a database on request.
+//! - [`janitor`]: partitions of `realtime.messages`, made ahead and dropped.
 //! - [`script`]: SQL files applied in one transaction, for `walcast dev`.
 
 mod catalog;
+pub mod channels;
 mod copies;
 mod decision;
 mod error;
@@ -35,6 +38,7 @@ mod image;
 mod impersonation;
 mod inquiry;
 pub mod install;
+pub mod janitor;
 mod oracle;
 mod pipeline;
 mod pool;
@@ -54,4 +58,4 @@ mod visibility;
 pub use catalog::Catalog;
 pub use error::CatalogError;
 pub use quoting::{identifier, qualified};
-pub use settings::{CatalogSettings, LOOKUP_PUBLICATION};
+pub use settings::{CatalogSettings, LOOKUP_PUBLICATION, MESSAGES_PUBLICATION};

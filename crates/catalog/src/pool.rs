@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -20,6 +20,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many prepared statements a connection keeps before it forgets them all.
 const STATEMENTS_MAX: usize = 256;
+
+/// How long nobody waits for a connection to ask about a channel after somebody has waited in vain.
+const EXHAUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// A conversation may take so many times the time-out of one statement.
 const PATIENCE: u32 = 4;
@@ -40,7 +43,17 @@ pub(crate) struct Pool(Arc<Shared>);
 struct Shared {
     settings: CatalogSettings,
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<(Purpose, Connection)>>,
+    /// Until when nobody waits for a connection to ask about a channel, since somebody has waited in vain.
+    exhausted: Mutex<Option<Instant>>,
+}
+
+/// What a connection is for. A setting that was set once is never NULL again in its session, not even after a
+/// roll-back, and the policies of tables must not find a channel's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Rows,
+    Channels,
 }
 
 impl Pool {
@@ -48,6 +61,7 @@ impl Pool {
         Pool(Arc::new(Shared {
             permits: Arc::new(Semaphore::new(settings.pool_size.max(1))),
             idle: Mutex::default(),
+            exhausted: Mutex::default(),
             settings,
         }))
     }
@@ -66,12 +80,36 @@ impl Pool {
     /// A connection for one conversation: one that is idle, or a new one.
     pub(crate) async fn lease(&self) -> Result<Lease, CatalogError> {
         let patience = self.settings().statement_timeout.max(Duration::from_secs(1));
-        let permit = tokio::time::timeout(patience, Arc::clone(&self.0.permits).acquire_owned())
+        let permit = self.permit(patience).await?;
+        self.connected(permit, Purpose::Rows).await
+    }
+
+    /// A connection to ask about a channel. Where one has been waited for in vain a moment ago, it is not waited for:
+    /// a thousand joins that wait would keep the pool exhausted.
+    pub(crate) async fn lease_for_channel(&self) -> Result<Lease, CatalogError> {
+        let patience = self.settings().statement_timeout.max(Duration::from_secs(1));
+        let exhausted = || self.0.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+        let recently = exhausted().is_some_and(|until| Instant::now() < until);
+        let permit = match Arc::clone(&self.0.permits).try_acquire_owned() {
+            Ok(permit) => Ok(permit),
+            Err(_) if recently => Err(CatalogError::PoolExhausted(Duration::ZERO)),
+            Err(_) => {
+                let permit = self.permit(patience).await;
+                if permit.is_err() {
+                    *exhausted() = Some(Instant::now() + EXHAUSTED_FOR);
+                }
+                permit
+            }
+        };
+        self.connected(permit?, Purpose::Channels).await
+    }
+
+    async fn permit(&self, patience: Duration) -> Result<OwnedSemaphorePermit, CatalogError> {
+        tokio::time::timeout(patience, Arc::clone(&self.0.permits).acquire_owned())
             .await
             .map_err(|_| CatalogError::PoolExhausted(patience))?
             // Nobody closes the semaphore; if somebody did, there would be no connection to have.
-            .map_err(|_| CatalogError::PoolExhausted(patience))?;
-        self.connected(permit).await
+            .map_err(|_| CatalogError::PoolExhausted(patience))
     }
 
     /// One more connection for a conversation that has one already and goes faster with several. The last
@@ -81,16 +119,16 @@ impl Pool {
             return None;
         }
         let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
-        self.connected(permit).await.ok()
+        self.connected(permit, Purpose::Rows).await.ok()
     }
 
-    async fn connected(&self, permit: OwnedSemaphorePermit) -> Result<Lease, CatalogError> {
-        let connection = match self.0.take_idle() {
+    async fn connected(&self, permit: OwnedSemaphorePermit, purpose: Purpose) -> Result<Lease, CatalogError> {
+        let connection = match self.0.take_idle(purpose) {
             Some(connection) => connection,
             // Boxed: connecting takes 20 kB of future, and every conversation would carry them.
             None => Box::pin(Connection::open(self.settings())).await?,
         };
-        Ok(Lease { connection, home: Arc::clone(&self.0), _permit: permit })
+        Ok(Lease { connection, purpose, home: Arc::clone(&self.0), _permit: permit })
     }
 }
 
@@ -131,12 +169,19 @@ impl Retries {
 }
 
 impl Shared {
-    fn take_idle(&self) -> Option<Connection> {
+    /// An idle connection for this purpose. Where there is none and all that may be open are, one for another is
+    /// closed.
+    fn take_idle(&self, purpose: Purpose) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(connection) = idle.pop() {
-            if !connection.client.is_closed() {
-                return Some(connection);
-            }
+        idle.retain(|(_, connection)| !connection.client.is_closed());
+        if let Some(place) = idle.iter().rposition(|(kept_for, _)| *kept_for == purpose) {
+            return Some(idle.swap_remove(place).1);
+        }
+        let size = self.settings.pool_size.max(1);
+        // The caller's among them.
+        let lent = size.saturating_sub(self.permits.available_permits());
+        if lent + idle.len() > size {
+            idle.pop();
         }
         None
     }
@@ -146,6 +191,7 @@ impl Shared {
 /// is for the one who knows that no transaction, role or setting is left in it.
 pub(crate) struct Lease {
     connection: Connection,
+    purpose: Purpose,
     home: Arc<Shared>,
     _permit: OwnedSemaphorePermit,
 }
@@ -157,7 +203,7 @@ impl Lease {
             return;
         }
         let mut idle = self.home.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(self.connection);
+        idle.push((self.purpose, self.connection));
     }
 
     /// How long one statement may run.

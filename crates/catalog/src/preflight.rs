@@ -52,7 +52,7 @@ async fn examine(
     }
     let mut findings = Findings { server_version, ..Findings::default() };
     for publication in &settings.publications {
-        match ensure_publication(client, publication).await? {
+        match ensure_publication(client, publication, "").await? {
             Publication::Exists => {}
             Publication::Created => findings.created_publications.push(publication.clone()),
             Publication::Refused(reason) => {
@@ -183,10 +183,11 @@ pub(crate) enum Publication {
     Refused(String),
 }
 
-/// Creates the publication where it is missing, if the role may.
+/// Creates the publication where it is missing, if the role may; `options` are those of CREATE PUBLICATION.
 pub(crate) async fn ensure_publication(
     client: &Client,
     publication: &str,
+    options: &str,
 ) -> Result<Publication, CatalogError> {
     let exists = client
         .query_opt("SELECT true FROM pg_catalog.pg_publication WHERE pubname = $1::text", &[&publication])
@@ -194,7 +195,7 @@ pub(crate) async fn ensure_publication(
     if exists.is_some() {
         return Ok(Publication::Exists);
     }
-    let sql = format!("CREATE PUBLICATION {}", identifier(publication));
+    let sql = format!("CREATE PUBLICATION {} {options}", identifier(publication));
     match client.batch_execute(&sql).await.map_err(CatalogError::from) {
         Ok(()) => Ok(Publication::Created),
         // Somebody else created it in between (duplicate_object, or the unique index said so).

@@ -1,7 +1,9 @@
-//! Walcast's own publication: it makes the log carry the tables that policies look things up in.
+//! Walcast's own publications. One makes the log carry the tables that policies look things up in, another the
+//! messages of `realtime.messages`.
 //!
-//! Its tables are not served. Walcast makes the publication when it starts, and adds a table to it when a policy
-//! first reads it; where the role may do neither, PostgreSQL goes on deciding such policies.
+//! Their tables are not served. Walcast makes the publications when it starts. It adds a table to the one when a policy
+//! first reads it, and `realtime.messages` to the other when it is there. Where the role may do neither, PostgreSQL
+//! goes on deciding such policies, and messages from the database are not heard.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,31 +13,58 @@ use tokio_postgres::Client;
 use crate::error::CatalogError;
 use crate::pool::{Lease, milliseconds};
 use crate::preflight::{Publication, ensure_publication};
+use crate::quoting::identifier;
 use crate::settings::CatalogSettings;
 
 /// How long the log that waits in the slot may take to be tried.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The publications that the stream can read: those of the settings and, if possible, walcast's own, which is made
-/// now where it is missing.
+/// A publication of walcast's own.
+struct Own<'a> {
+    name: &'a str,
+    /// The options of its CREATE PUBLICATION.
+    options: &'static str,
+    /// What does not work without it.
+    otherwise: &'static str,
+}
+
+/// The options of the publication of `realtime.messages`: one name for all partitions, and nothing but INSERT.
+pub(crate) const MESSAGES_OPTIONS: &str = "WITH (publish = 'insert', publish_via_partition_root = true)";
+
+/// The publications that the stream can read: those of the settings and, where possible, walcast's own, which are
+/// made now where they are missing.
 pub(crate) async fn streamed(lease: &Lease, settings: &CatalogSettings) -> Result<Vec<String>, CatalogError> {
+    let lookups = settings.lookup_publication.as_deref().map(|name| Own {
+        name,
+        options: "",
+        otherwise: "policies that look things up are left to PostgreSQL",
+    });
+    let messages = settings.messages_publication.as_deref().map(|name| Own {
+        name,
+        options: MESSAGES_OPTIONS,
+        otherwise: "messages that the database sends (realtime.send) reach nobody",
+    });
     let mut streamed = settings.publications.clone();
-    let Some(own) =
-        settings.lookup_publication.as_deref().filter(|own| !streamed.iter().any(|one| one == own))
-    else {
-        return Ok(streamed);
-    };
-    if !settings.read_only
-        && let Publication::Refused(reason) = ensure_publication(lease, own).await?
-    {
-        tracing::info!(
-            publication = own,
-            reason,
-            "the publication does not exist and could not be created: policies that look things up are left to PostgreSQL"
-        );
-    }
-    if readable(lease, own, settings.slot.as_deref()).await? {
-        streamed.push(own.to_owned());
+    for own in lookups.into_iter().chain(messages) {
+        if streamed.iter().any(|one| one == own.name) {
+            continue;
+        }
+        if !settings.read_only
+            && let Publication::Refused(reason) = ensure_publication(lease, own.name, own.options).await?
+        {
+            tracing::info!(
+                publication = own.name,
+                reason,
+                "the publication does not exist and could not be created, so {}; somebody who may can run CREATE \
+                 PUBLICATION {} {}; before walcast is restarted",
+                own.otherwise,
+                identifier(own.name),
+                own.options
+            );
+        }
+        if readable(lease, &own, settings.slot.as_deref()).await? {
+            streamed.push(own.name.to_owned());
+        }
     }
     Ok(streamed)
 }
@@ -44,7 +73,7 @@ pub(crate) async fn streamed(lease: &Lease, settings: &CatalogSettings) -> Resul
 ///
 /// It must have existed at every change that the slot has yet to deliver: PostgreSQL decodes a change with the
 /// catalog of its time, and up to version 17 it is an error if the publication is not in there, for good.
-async fn readable(lease: &Lease, own: &str, slot: Option<&str>) -> Result<bool, CatalogError> {
+async fn readable(lease: &Lease, own: &Own<'_>, slot: Option<&str>) -> Result<bool, CatalogError> {
     // Ids of the distant past look as if they were to come.
     let row = lease
         .query_opt(
@@ -53,23 +82,24 @@ async fn readable(lease: &Lease, own: &str, slot: Option<&str>) -> Result<bool, 
              FROM pg_catalog.pg_publication AS p \
              LEFT JOIN pg_catalog.pg_replication_slots AS s ON s.slot_name = $2::text \
              WHERE p.pubname = $1::text",
-            &[&own, &slot],
+            &[&own.name, &slot],
         )
         .await?;
     let Some(row) = row else { return Ok(false) };
     let (older_than_the_slot, older_than_all_that_runs): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
     let Some(slot) = slot.filter(|_| !older_than_the_slot) else { return Ok(true) };
-    let tried = if older_than_all_that_runs { try_slot(lease, own, slot).await } else { Ok(false) };
+    let tried = if older_than_all_that_runs { try_slot(lease, own.name, slot).await } else { Ok(false) };
     let readable = matches!(tried, Ok(true));
     if let Err(error @ CatalogError::Broken(_)) = tried {
         return Err(error);
     }
     if !readable {
         tracing::warn!(
-            publication = own,
+            publication = own.name,
             slot,
-            "the publication is younger than changes that the replication slot has yet to deliver: policies that look \
-             things up are left to PostgreSQL until walcast is restarted"
+            "the publication is younger than changes that the replication slot has yet to deliver; until walcast is \
+             restarted, {}",
+            own.otherwise
         );
     }
     Ok(readable)
@@ -117,7 +147,7 @@ pub(crate) async fn alter(
     for statement in due {
         match run(client, statement).await {
             Ok(()) => {
-                tracing::info!(statement, "what policies look up is in the log now");
+                tracing::info!(statement, "the log carries one more table that walcast needs");
                 refused.remove(statement);
                 altered.changed = true;
             }
@@ -129,7 +159,8 @@ pub(crate) async fn alter(
                     tracing::warn!(
                         %error,
                         statement,
-                        "this role may not change the publication: policies that look up the table are left to PostgreSQL"
+                        "this role may not change the publication; until its owner runs the statement, policies that \
+                         look up the table are left to PostgreSQL, and messages that the database sends reach nobody"
                     );
                 }
             }

@@ -4,6 +4,7 @@
 //! The SQL is in `read/`, one file for each question. All of it runs in one transaction with an empty
 //! `search_path`, so that expressions and types come back with every name qualified.
 
+mod channel;
 mod names;
 mod reach;
 mod rows;
@@ -17,6 +18,7 @@ use tokio_postgres::Client;
 use walcast_pgoutput::Oid;
 use walcast_policy::schema::{Function, LookupTable, Role, Snapshot, Table, Types};
 
+pub(crate) use self::channel::{ChannelLook, Messages, look as look_at_channels};
 use self::reach::Reached;
 use crate::error::CatalogError;
 use crate::fingerprint::Watch;
@@ -62,10 +64,21 @@ pub(crate) async fn look(client: &Client, scope: Scope<'_>) -> Result<Content, C
         async { client.query(include_str!("read/tables.sql"), &[&scope.publications]).await },
     )?;
     let search_path = names::search_path(search_path.try_get(0)?);
-    let mut tables = rows::tables(&published)?;
+    let tables = rows::tables(&published)?;
     let published: Vec<u32> = tables.keys().map(|oid| oid.0).collect();
     let reached = reach::follow(client, &published, &search_path).await?;
+    complete(client, scope, tables, reached, search_path).await
+}
 
+/// What there is to know of `tables` and of all that their policies have reached.
+async fn complete(
+    client: &Client,
+    scope: Scope<'_>,
+    mut tables: FxHashMap<Oid, Table>,
+    reached: Reached,
+    search_path: Vec<String>,
+) -> Result<Content, CatalogError> {
+    let published: Vec<u32> = tables.keys().map(|oid| oid.0).collect();
     let lookups: Vec<u32> = reached.relations.iter().copied().collect();
     let mut all: Vec<u32> =
         published.iter().copied().filter(|oid| !reached.relations.contains(oid)).collect();

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// The usual name of walcast's own publication.
 pub const LOOKUP_PUBLICATION: &str = "walcast_lookups";
 
+/// The usual name of walcast's publication of `realtime.messages`.
+pub const MESSAGES_PUBLICATION: &str = "walcast_messages";
+
 /// Where the database is and how it is spoken to.
 #[derive(Clone, Debug)]
 pub struct CatalogSettings {
@@ -17,6 +20,8 @@ pub struct CatalogSettings {
     pub publications: Vec<String>,
     /// Walcast's own publication, for the tables that policies look things up in; `None`: without one.
     pub lookup_publication: Option<String>,
+    /// Walcast's publication of `realtime.messages`; `None`: without messages from the database.
+    pub messages_publication: Option<String>,
     /// The replication slot that the log is read from; `None`: a new one, or none at all.
     pub slot: Option<String>,
     /// Change nothing in the database, for commands that only tell.
@@ -30,14 +35,15 @@ pub struct CatalogSettings {
 }
 
 impl CatalogSettings {
-    /// Settings with the defaults: publication `supabase_realtime`, look-ups in `walcast_lookups`, 5
-    /// connections, 5 seconds.
+    /// Settings with the defaults: publication `supabase_realtime`, look-ups in `walcast_lookups`,
+    /// messages in `walcast_messages`, 5 connections, 5 seconds.
     pub fn new(config: tokio_postgres::Config) -> Self {
         CatalogSettings {
             config,
             tls: None,
             publications: vec!["supabase_realtime".to_owned()],
             lookup_publication: Some(LOOKUP_PUBLICATION.to_owned()),
+            messages_publication: Some(MESSAGES_PUBLICATION.to_owned()),
             slot: None,
             read_only: false,
             pool_size: 5,

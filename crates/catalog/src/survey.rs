@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Row};
 use walcast_pgoutput::Oid;
 use walcast_policy::schema::{Snapshot, Table};
 
+use crate::channels::{self, report::ChannelReport};
 use crate::error::CatalogError;
 use crate::pool::{Connection, within};
 use crate::preflight::{self, Failure, PreflightError};
@@ -44,6 +45,8 @@ pub struct Survey {
     pub tables: FxHashMap<Oid, TableFacts>,
     /// How large the tables of [`Snapshot::lookups`] are.
     pub lookups: FxHashMap<Oid, LookupSize>,
+    /// Private channels; `None` where there is no `realtime.messages`.
+    pub channels: Option<ChannelReport>,
     /// Tables with policies for reading that are not published, schema and name; those of
     /// [`Snapshot::lookups`] are not among them.
     pub unpublished: Vec<(String, String)>,
@@ -217,9 +220,14 @@ async fn look(
         publications.iter().map(String::as_str).chain(own).map(str::to_owned).collect();
     let scope = Scope { publications, streamed: &streamed, own, roles: &names };
     let snapshot = Box::pin(read::look(client, scope)).await?.after(&Arc::default());
+    let messages = settings.messages_publication.as_deref();
+    let mut channels = Box::pin(read::look_at_channels(client, scope, messages)).await?;
+    let due = channels.due.take();
+    let channels = channels.after(None);
     let tables = facts(client, scope, &snapshot).await?;
-    let lookups: Vec<u32> = snapshot.lookups.keys().map(|oid| oid.0).collect();
+    let mut lookups: Vec<u32> = snapshot.lookups.keys().map(|oid| oid.0).collect();
     let sizes = client.query(include_str!("survey/lookups.sql"), &[&lookups]).await?;
+    lookups.extend(channels.iter().flat_map(|messages| messages.snapshot.lookups.keys()).map(|oid| oid.0));
     let unpublished =
         client.query(include_str!("survey/unpublished.sql"), &[&publications, &lookups]).await?;
     let slot = slot.as_ref().map(self::slot).transpose()?;
@@ -232,6 +240,7 @@ async fn look(
         roles,
         tables,
         lookups: sizes.iter().map(lookup_size).collect::<Result<_, _>>()?,
+        channels: channels.map(|messages| channels::report::report(&messages, &names, due)),
         unpublished: unpublished
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))

@@ -12,7 +12,8 @@ use walcast_catalog::{install, script};
 use walcast_testkit::{Cluster, ClusterSettings, DataDirectory, demo};
 
 use crate::database::catalog_settings;
-use crate::serve::{ServeSettings, Server};
+use crate::project::ProjectSettings;
+use crate::serve::Server;
 use crate::settings::{Environment, Flags, Purpose, Settings};
 
 /// The database that the demo lives in.
@@ -67,8 +68,8 @@ impl Dev {
         flags.set_jwt_secret(secret.clone());
         flags.set_host_unless_given(LOCAL_ONLY);
         let mut settings = Settings::load(&flags, environment, Purpose::Develop)?.serve();
-        settings.demo = Some(Secret::new(&secret));
-        apply_demo(&settings).await?;
+        settings.project.demo = Some(Secret::new(&secret));
+        apply_demo(&settings.project).await?;
         let server = Server::start(settings).await?;
         Ok(Dev { server, database_url, secret, cluster })
     }
@@ -103,7 +104,7 @@ async fn demo_database(cluster: &Cluster) -> Result<String> {
     Ok(cluster.url(DATABASE))
 }
 
-async fn apply_demo(settings: &ServeSettings) -> Result<()> {
+async fn apply_demo(settings: &ProjectSettings) -> Result<()> {
     let catalog = catalog_settings(&settings.database, &settings.replication.publications)?;
     script::apply(&catalog, demo::FILES).await.context("the demo schema can not be applied")?;
     install::apply(&catalog).await.context("walcast can not be installed in the demo database")?;

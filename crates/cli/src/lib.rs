@@ -1,21 +1,25 @@
 //! walcast, put together: settings, wiring, start and stop. The binary is a thin `main` over this.
 //!
 //! In reading order: [`settings`] (what can be set), [`logging`], [`serve`] (one
-//! running server), [`pipeline`] (the log to the engine), [`database`] (one URL for both kinds of connection),
-//! `health`; then [`dev`] (a server with a database of its own), `demo` (the demo's
+//! running server), [`project`] (one of its projects), `supervisor` (which keeps it up), [`pipeline`] (the log to the engine), [`database`] (one URL for both kinds of connection),
+//! `health`, `lag`, `directory` (the projects, for operators); then [`dev`] (a server with a database of its own), `demo` (the demo's
 //! door to the database), [`doctor`] and [`explain`] (a database looked at, a row decided), [`health_check`],
 //! [`open_files`], [`signal`].
 
 pub mod database;
 mod demo;
 pub mod dev;
+mod directory;
 pub mod doctor;
 pub mod explain;
 mod health;
 pub mod health_check;
+mod lag;
 pub mod logging;
 pub mod open_files;
 pub mod pipeline;
+pub mod project;
 pub mod serve;
 pub mod settings;
 pub mod signal;
+mod supervisor;

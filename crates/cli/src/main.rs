@@ -16,8 +16,9 @@ use walcast::serve::Server;
 use walcast::settings::{
     DatabaseSettings, Environment, Flags, LogSettings, Purpose, ReplicationSettings, Settings,
 };
+use walcast::signal::{Asked, Signals};
 use walcast::{health_check, logging, open_files, signal};
-use walcast_catalog::install;
+use walcast_catalog::{MESSAGES_PUBLICATION, install};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -32,7 +33,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve a database. DATABASE_URL and JWT_SECRET (or JWT_JWKS) are all it needs.
+    /// Serve a database, or several. DATABASE_URL and JWT_SECRET (or JWT_JWKS) are all it needs.
     Serve(Flags),
     /// Run with a private PostgreSQL, demo data and a page.
     Dev(DevOptions),
@@ -121,13 +122,27 @@ async fn serve(flags: &Flags, environment: &Environment) -> Result<()> {
         tracing::warn!("{warning}");
     }
     open_files::raise(settings.server.open_files);
-    let mut server = Server::start(settings.serve()).await?;
-    tokio::select! {
-        failed = server.failed() => return failed,
-        signal = signal::stop() => signal?,
+    let mut signals = Signals::new()?;
+    let mut server = tokio::select! {
+        started = Server::start(settings.serve()) => started?,
+        () = stop_asked(&mut signals) => return Ok(()),
+    };
+    loop {
+        tokio::select! {
+            failed = server.failed() => return failed,
+            asked = signals.next() => match asked {
+                Asked::Stop => break,
+                Asked::Reload => server.reload().await,
+            },
+        }
     }
     tracing::info!("stopping");
     server.stop().await
+}
+
+/// Before there is a server, nothing can be reloaded.
+async fn stop_asked(signals: &mut Signals) {
+    while signals.next().await != Asked::Stop {}
 }
 
 #[expect(clippy::print_stdout, reason = "what a person who started it by hand needs to know")]
@@ -164,6 +179,15 @@ async fn install(options: InstallOptions, environment: &Environment) -> Result<(
         println!(
             "this role may not create event triggers: changes of policies and grants take effect at the next \
              poll of the catalog, not at their place in the log"
+        );
+    }
+    if !installed.left.is_empty() {
+        println!("left as they are, since walcast did not make them: {}", installed.left.join(", "));
+    }
+    if !installed.publishes_messages {
+        println!(
+            "realtime.messages is not in a publication that walcast reads, so that what realtime.send sends reaches \
+             nobody; run as its owner: ALTER PUBLICATION {MESSAGES_PUBLICATION} ADD TABLE realtime.messages;"
         );
     }
     Ok(())

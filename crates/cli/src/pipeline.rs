@@ -37,9 +37,10 @@ impl Pipeline {
                 .context("the log can not be read")
         });
         let decoder = tokio::spawn(decode(received, batches));
+        let is_streaming = |status: &StreamStatus| matches!(status, StreamStatus::Streaming { .. });
         tokio::select! {
-            streaming = status.wait_for(|status| matches!(status, StreamStatus::Streaming { .. })) => {
-                if streaming.is_err() {
+            streaming = async { status.wait_for(is_streaming).await.is_ok() } => {
+                if !streaming {
                     reader.await??;
                     bail!("the replication stream ended before it began");
                 }

@@ -1,77 +1,120 @@
-//! One running server: the database on one side, sockets on the other, and the order of start and stop.
+//! One running server: its projects, the listener in front of them, and the order of start and stop.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use walcast_auth::{Secret, Verifier, VerifierSettings};
-use walcast_catalog::{Catalog, preflight};
-use walcast_engine::{Engine, EngineSettings};
-use walcast_replication::{Progress, StreamSettings, StreamStatus};
+use walcast_auth::{OperatorKeys, OperatorSettings, Secret, VerifierSettings};
+use walcast_replication::{Progress, StreamStatus};
+use walcast_server::front::Address;
 use walcast_server::health::HealthSource;
-use walcast_server::metrics::Metrics;
-use walcast_server::{Gateway, HealthRequests, Limits, ListenerSettings};
-use walcast_wire::Frame;
+use walcast_server::metrics::{MeasuredProject, Metrics, MetricsSettings};
+use walcast_server::{HealthRequests, ListenerSettings, Router, Tls, TlsFiles};
 
-use crate::database::catalog_settings;
-use crate::demo::CatalogDemo;
-use crate::health::Health;
-use crate::pipeline::Pipeline;
-use crate::settings::{DatabaseSettings, ReplicationSettings};
-
-/// RFC 6455 §7.4.1 and its registry: "Service Restart"; clients reconnect.
-const SERVICE_RESTART: u16 = 1012;
+use crate::directory::Directory;
+use crate::project::{Project, ProjectSettings};
+use crate::settings::DatabaseSettings;
+use crate::supervisor::Supervised;
 
 /// Everything a server needs to know. See docs/configuration.md for the settings that it is made from.
 #[derive(Clone, Debug)]
 pub struct ServeSettings {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The database.
-    pub database: DatabaseSettings,
-    /// The slot, and the publications whose tables are served.
-    pub replication: ReplicationSettings,
-    /// How often the catalog is looked at for changes that the log does not announce.
-    pub catalog_poll: Duration,
-    /// The keys that tokens are verified with.
-    pub verifier: VerifierSettings,
-    /// The secret of the tokens that `/metrics` asks for; `None` leaves it open.
-    pub metrics_secret: Option<Secret>,
-    /// The engine's limits.
-    pub engine: EngineSettings,
-    /// The gateway's limits.
-    pub limits: Limits,
-    /// How HTTP connections are treated.
+    /// How connections are treated.
     pub listener: ListenerSettings,
+    /// Certificate and key; `None` is plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// How often certificate and key are looked at.
+    pub tls_reload: Duration,
+    /// The project, or the first of several.
+    pub project: ProjectSettings,
+    /// The other projects.
+    pub others: Vec<ProjectSettings>,
+    /// How long a handshake waits for its answer that is for none of the projects.
+    pub refusal_delay: Duration,
+    /// What operators may ask, and how.
+    pub operations: OperationsSettings,
     /// Whether requests of the health endpoints are logged.
     pub health_requests: HealthRequests,
     /// How long sockets may take to be told that the server stops.
     pub drain: Duration,
-    /// Serve the demo page, whose people's tokens are signed with this secret. For development only.
-    pub demo: Option<Secret>,
+}
+
+/// What operators may ask, and how.
+#[derive(Clone, Debug)]
+pub struct OperationsSettings {
+    /// The secrets of the tokens that operations ask for; without one they are closed.
+    pub secrets: Vec<Secret>,
+    /// Tokens that are refused although they verify.
+    pub blocked: Vec<Secret>,
+    /// The secret of the tokens that `/metrics` asks for; `None` leaves it open.
+    pub metrics_secret: Option<Secret>,
+    /// Tokens of this secret that are refused.
+    pub metrics_blocked: Vec<Secret>,
+    /// Where this process runs, in the words of whoever runs it.
+    pub region: Option<String>,
+    /// The key of the `baggage` header under which a request has its name.
+    pub request_id_baggage_key: String,
+}
+
+impl Default for OperationsSettings {
+    fn default() -> Self {
+        OperationsSettings {
+            secrets: Vec::new(),
+            blocked: Vec::new(),
+            metrics_secret: None,
+            metrics_blocked: Vec::new(),
+            region: None,
+            request_id_baggage_key: "request-id".to_owned(),
+        }
+    }
+}
+
+impl OperationsSettings {
+    /// Keys of the operators of these projects.
+    fn operators<'a>(&self, projects: impl Iterator<Item = &'a ProjectSettings>) -> Result<OperatorKeys> {
+        Ok(OperatorKeys::new(&OperatorSettings {
+            secrets: self.secrets.clone(),
+            blocked: self.blocked.clone(),
+            shared_with_users: projects.filter_map(|project| project.verifier.secret.clone()).collect(),
+        })?)
+    }
+
+    fn metrics(&self) -> Result<MetricsSettings> {
+        let keys = |secret: &Secret| {
+            let (secrets, blocked) = (vec![secret.clone()], self.metrics_blocked.clone());
+            OperatorKeys::new(&OperatorSettings { secrets, blocked, shared_with_users: Vec::new() })
+        };
+        let readers = self.metrics_secret.as_ref().map(keys).transpose()?;
+        Ok(MetricsSettings { region: self.region.clone(), readers })
+    }
 }
 
 impl ServeSettings {
-    /// Defaults for all but the database and the keys.
+    /// Defaults for all but the database and the keys of the only project.
     pub fn new(database: DatabaseSettings, verifier: VerifierSettings) -> Self {
+        Self::of(ProjectSettings::new(database, verifier), Vec::new())
+    }
+
+    /// Defaults for all but the projects.
+    pub fn of(project: ProjectSettings, others: Vec<ProjectSettings>) -> Self {
         ServeSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            database,
-            replication: ReplicationSettings::default(),
-            catalog_poll: Duration::from_secs(5),
-            verifier,
-            metrics_secret: None,
-            engine: EngineSettings::default(),
-            limits: Limits::default(),
             listener: ListenerSettings::default(),
+            tls: None,
+            tls_reload: Duration::from_secs(10),
+            project,
+            others,
+            refusal_delay: Duration::from_secs(2),
+            operations: OperationsSettings::default(),
             health_requests: HealthRequests::Logged,
             drain: Duration::from_secs(5),
-            demo: None,
         }
     }
 }
@@ -79,84 +122,61 @@ impl ServeSettings {
 /// A server that is up. Dropping it does not stop it; [`Server::stop`] does.
 pub struct Server {
     address: SocketAddr,
-    engine: Engine,
-    pipeline: Pipeline,
-    progress: Arc<Progress>,
-    accepting: CancellationToken,
-    reading: CancellationToken,
+    projects: Vec<Arc<Supervised>>,
+    running: JoinSet<Result<()>>,
+    tls: Option<Arc<Tls>>,
+    stopping: CancellationToken,
     listener: JoinHandle<()>,
-    poll: JoinHandle<()>,
-    drain: Duration,
 }
 
 impl Server {
-    /// Starts a server; returns when changes flow and sockets are accepted.
+    /// Starts a server; returns when the changes of all its projects flow and sockets are accepted.
     pub async fn start(settings: ServeSettings) -> Result<Server> {
-        let ReplicationSettings { slot, publications } = &settings.replication;
-        let mut catalog_settings = catalog_settings(&settings.database, publications)?;
-        catalog_settings.slot = Some(slot.clone());
-        let findings = preflight::check(&catalog_settings, slot).await?;
-        for publication in &findings.created_publications {
-            tracing::info!(publication, "the publication was missing and has been created, without tables");
-        }
-        for warning in &findings.warnings {
-            tracing::warn!("{warning}");
-        }
-        let catalog = Catalog::connect(catalog_settings).await.context("the catalog can not be read")?;
-        let verifier = Arc::new(Verifier::new(settings.verifier.clone())?);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
-        if let Err(error) = verifier.load_keys(now).await {
-            tracing::warn!(%error, "the key set can not be read yet; it is tried again with the first token");
-        }
+        let tls = settings.tls.map(Tls::load).transpose()?;
+        let operations = &settings.operations;
+        let metrics = operations.metrics()?;
+        let all = std::iter::once(&settings.project).chain(&settings.others);
+        let operators = Arc::new(operations.operators(all)?);
+        let stopping = CancellationToken::new();
+        let started =
+            start_projects(settings.project, settings.others, &operators, &stopping, settings.drain).await?;
+        let projects: Vec<_> = started.iter().map(|(supervised, _)| Arc::clone(supervised)).collect();
 
-        let progress = Arc::new(Progress::default());
-        let confirmed = Arc::clone(&progress);
-        let (engine, batches) = Engine::start(
-            settings.engine.clone(),
-            Arc::clone(&catalog) as _,
-            catalog.subscribe(),
-            move |lsn| confirmed.confirm(lsn),
-        );
-        let (accepting, reading) = (CancellationToken::new(), CancellationToken::new());
-        let streamed = catalog.streamed_publications().to_vec();
-        let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
-        let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
-        let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
-
-        let gateway = Gateway::new(engine.clone(), Arc::clone(&verifier), settings.limits.clone());
-        let health: Arc<dyn HealthSource> = Arc::new(Health {
-            replication: pipeline.status.clone(),
-            progress: Arc::clone(&progress),
-            catalog: Arc::clone(&catalog),
-            catalog_poll: settings.catalog_poll,
-            stopping: accepting.clone(),
-        });
-        let metrics_verifier = settings
-            .metrics_secret
-            .map(|secret| Verifier::new(VerifierSettings { secret: Some(secret), ..Default::default() }))
-            .transpose()?;
-        let mut app = walcast_server::gateway_router(gateway)
-            .merge(walcast_server::metrics::router(Metrics::new(
-                engine.clone(),
-                Arc::clone(&health),
-                metrics_verifier,
-            )))
-            .merge(walcast_server::health::router(health));
-        if let Some(secret) = settings.demo {
-            let database = Arc::new(CatalogDemo(catalog));
-            app = app.merge(walcast_server::demo::router(walcast_server::demo::Demo::new(
-                database, verifier, secret,
-            )));
-        }
+        let doors: Vec<_> = projects.iter().map(|project| Arc::clone(&project.door)).collect();
+        let directory = Arc::new(Directory { projects: projects.clone(), region: operations.region.clone() });
+        let app = walcast_server::front::router(&doors, settings.refusal_delay)
+            .merge(walcast_server::metrics::router(Metrics::new(measured(&projects), metrics)))
+            .merge(walcast_server::api::tenants_router(directory, operators))
+            .merge(walcast_server::api::openapi_router())
+            .merge(health_router(&projects));
         let app = walcast_server::logged(app, settings.health_requests);
-        let socket = TcpListener::bind(settings.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}: choose another PORT", settings.listen))?;
+        let app = walcast_server::request_id::identified(app, &operations.request_id_baggage_key);
+        let bound = TcpListener::bind(settings.listen).await;
+        let socket = match bound {
+            Ok(socket) => socket,
+            Err(error) => {
+                stop_started(started, settings.drain).await;
+                let listen = settings.listen;
+                return Err(error).with_context(|| format!("cannot listen on {listen}: choose another PORT"));
+            }
+        };
         let address = socket.local_addr()?;
-        let listener = tokio::spawn(walcast_server::serve(socket, app, settings.listener, accepting.clone()));
-        tracing::info!(%address, slot, postgres = findings.server_version, "walcast is up");
-        let drain = settings.drain;
-        Ok(Server { address, engine, pipeline, progress, accepting, reading, listener, poll, drain })
+        let listener = tokio::spawn(walcast_server::serve(
+            socket,
+            app,
+            tls.clone(),
+            settings.listener,
+            stopping.clone(),
+        ));
+        if let Some(tls) = &tls {
+            tokio::spawn(Arc::clone(tls).watch(settings.tls_reload, stopping.clone()));
+        }
+        let mut running = JoinSet::new();
+        for (supervised, project) in started {
+            running.spawn(supervised.run(project));
+        }
+        tracing::info!(%address, tls = tls.is_some(), projects = projects.len(), "walcast is up");
+        Ok(Server { address, projects, running, tls, stopping, listener })
     }
 
     /// Where it listens.
@@ -164,32 +184,104 @@ impl Server {
         self.address
     }
 
-    /// How the replication stream stands.
-    pub fn replication(&self) -> watch::Receiver<StreamStatus> {
-        self.pipeline.status.clone()
+    /// How the first project's replication stream stands; `None` while the project is being started again.
+    pub fn replication(&self) -> Option<watch::Receiver<StreamStatus>> {
+        Some(self.projects.first()?.live()?.replication.clone())
     }
 
-    /// How far the log has been handed to the sockets.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
+    /// How far the first project's log has been handed to the sockets; `None` as above.
+    pub fn progress(&self) -> Option<Arc<Progress>> {
+        Some(Arc::clone(&self.projects.first()?.live()?.progress))
+    }
+
+    /// Takes on the files that have changed: certificate and key. Errors are logged, and the old ones stay in use.
+    pub async fn reload(&self) {
+        let Some(tls) = &self.tls else {
+            tracing::info!("asked to reload: nothing can change while the server runs");
+            return;
+        };
+        match tls.reload().await {
+            Ok(_) => tracing::info!("the TLS certificate has been read again"),
+            Err(error) => tracing::error!(%error, "the old TLS certificate stays in use"),
+        }
     }
 
     /// Waits until the server can not go on, and says why.
     pub async fn failed(&mut self) -> Result<()> {
-        self.pipeline.ended().await
+        match self.running.join_next().await {
+            Some(ended) => ended?,
+            None => bail!("no project is left"),
+        }
     }
 
-    /// Stops in order: no new sockets, 1012 to those there are, the position to PostgreSQL.
+    /// Stops in order: no new sockets, 1012 to those there are, the positions to PostgreSQL.
     pub async fn stop(mut self) -> Result<()> {
-        self.accepting.cancel();
-        self.engine.shut_down(&Frame::close(SERVICE_RESTART, "")).await;
-        if tokio::time::timeout(self.drain, self.engine.emptied()).await.is_err() {
-            tracing::warn!("some sockets did not close in time and are cut");
+        self.stopping.cancel();
+        let mut outcome = Ok(());
+        while let Some(ended) = self.running.join_next().await {
+            outcome = outcome.and(ended?);
         }
-        self.reading.cancel();
-        let ended = self.pipeline.ended().await;
-        self.poll.abort();
         self.listener.abort();
-        ended
+        outcome
+    }
+}
+
+type Started = Vec<(Arc<Supervised>, Project)>;
+
+/// Starts one after the other. One that can not start is named, and those before it are stopped.
+async fn start_projects(
+    first: ProjectSettings,
+    others: Vec<ProjectSettings>,
+    operators: &Arc<OperatorKeys>,
+    stopping: &CancellationToken,
+    drain: Duration,
+) -> Result<Started> {
+    let mut started = Vec::with_capacity(1 + others.len());
+    for settings in std::iter::once(first).chain(others) {
+        let name = (settings.address != Address::Everything).then(|| settings.id.clone());
+        match Supervised::start(settings, Arc::clone(operators), stopping.clone(), drain).await {
+            Ok(project) => started.push(project),
+            Err(error) => {
+                stop_started(started, drain).await;
+                return Err(match name {
+                    Some(name) => error.context(format!("the project `{name}` can not start")),
+                    None => error,
+                });
+            }
+        }
+    }
+    Ok(started)
+}
+
+async fn stop_started(started: Started, drain: Duration) {
+    for (supervised, project) in started {
+        if let Err(error) = project.stop(drain).await {
+            tracing::warn!(project = %supervised.settings.id, %error, "a project did not stop in order");
+        }
+    }
+}
+
+fn measured(projects: &[Arc<Supervised>]) -> Vec<MeasuredProject> {
+    let measured = |project: &Arc<Supervised>| MeasuredProject {
+        label: (project.settings.address != Address::Everything).then(|| project.settings.id.clone()),
+        id: project.settings.id.clone(),
+        counters: Arc::clone(project) as _,
+        health: Arc::clone(project) as _,
+    };
+    projects.iter().map(measured).collect()
+}
+
+/// Health of the server; each listed project has its own besides, below its address.
+fn health_router(projects: &[Arc<Supervised>]) -> Router {
+    match projects {
+        [only] if only.settings.address == Address::Everything => {
+            walcast_server::health::router(Arc::clone(only) as Arc<dyn HealthSource>)
+        }
+        listed => walcast_server::health::projects_router(
+            listed
+                .iter()
+                .map(|project| (project.settings.id.clone(), Arc::clone(project) as Arc<dyn HealthSource>))
+                .collect(),
+        ),
     }
 }

@@ -8,6 +8,7 @@
 //! * `flags`, `file` — the command line and the TOML file;
 //! * `layers` — the order;
 //! * `database` — the connection, from one URL or from parts;
+//! * `projects` — one project or several, and whether they can be told apart;
 //! * `error` — what can be wrong, one sentence each;
 //! * `nearest` — what a mistyped name was meant to be;
 //! * `serving` — from these settings to those of a server;
@@ -21,19 +22,25 @@ mod flags;
 mod layers;
 mod nearest;
 mod parse;
+mod projects;
 #[cfg(test)]
 mod reference;
 mod serving;
 mod setting;
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use walcast_auth::{JwksSource, Secret, refuse_sample_secret};
+use walcast_catalog::janitor::JanitorSettings;
 use walcast_engine::{Deletes, RateLimit};
 use walcast_replication::ConnectionSettings;
+use walcast_server::front::{Address, ProjectId};
+use walcast_server::origins::AllowedOrigin;
+use walcast_server::{AddressLimits, Network, TlsFiles};
 
 use layers::Layers;
 
@@ -42,6 +49,7 @@ pub use file::ConfigurationFile;
 pub use flags::Flags;
 pub use layers::Environment;
 pub use setting::Origin;
+use setting::Setting;
 
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "WALCAST_CONFIG";
@@ -58,22 +66,39 @@ pub enum Purpose {
 /// All settings of one process.
 #[derive(Debug)]
 pub struct Settings {
+    /// Sockets and HTTP.
+    pub server: ServerSettings,
+    /// The project that is served, or the first of several.
+    pub project: ProjectConfiguration,
+    /// The other projects.
+    pub others: Vec<ProjectConfiguration>,
+    /// The log.
+    pub log: LogSettings,
+    /// Sentences for the log: settings that were given and mean nothing, and what is less safe than it could be.
+    pub warnings: Vec<String>,
+}
+
+/// What one project has of its own.
+#[derive(Debug)]
+pub struct ProjectConfiguration {
+    /// Its name.
+    pub id: ProjectId,
+    /// How it is told apart from the others.
+    pub address: Address,
     /// The database that is followed.
     pub database: DatabaseSettings,
     /// What tokens are verified with.
     pub auth: AuthSettings,
-    /// Sockets and HTTP.
-    pub server: ServerSettings,
     /// Slot and publications.
     pub replication: ReplicationSettings,
+    /// The partitions of `realtime.messages`.
+    pub janitor: JanitorSettings,
     /// Row changes.
     pub changes: ChangeSettings,
     /// What clients may do.
     pub limits: Limits,
-    /// The log.
-    pub log: LogSettings,
-    /// Sentences for the log about settings that were given and mean nothing.
-    pub warnings: Vec<String>,
+    /// Presence.
+    pub presence: PresenceSettings,
 }
 
 /// The database that is followed.
@@ -98,8 +123,16 @@ pub struct AuthSettings {
     pub jwks: Option<JwksSource>,
     /// Claims that must have these values where they are present.
     pub claim_validators: Map<String, Value>,
-    /// Shared secret of the tokens for `/metrics`; `None` leaves it open.
-    pub metrics_jwt_secret: Option<Secret>,
+    /// How long before its token expires a channel is told so.
+    pub expiry_notice: Duration,
+    /// How often tokens of joined channels are looked at again.
+    pub token_recheck: Duration,
+    /// Pages that may open a socket; empty stands for all.
+    pub allowed_origins: Vec<AllowedOrigin>,
+    /// Public channels and broadcasts are refused.
+    pub private_only: bool,
+    /// Every handshake is refused.
+    pub suspended: bool,
 }
 
 /// Sockets and HTTP.
@@ -107,10 +140,34 @@ pub struct AuthSettings {
 pub struct ServerSettings {
     /// Address and port to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Shared secret of the tokens for `/metrics`; `None` leaves it open.
+    pub metrics_jwt_secret: Option<Secret>,
+    /// Tokens for `/metrics` that are refused.
+    pub metrics_token_blocklist: Vec<Secret>,
+    /// Shared secrets of operators' tokens, this one and the next; without one operations are closed.
+    pub api_jwt_secrets: Vec<Secret>,
+    /// Operators' tokens that are refused.
+    pub api_token_blocklist: Vec<Secret>,
+    /// Certificate and key; `None` is plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// How often certificate and key are looked at.
+    pub tls_reload: Duration,
+    /// How long a TLS handshake may take.
+    pub tls_handshake_timeout: Duration,
     /// Open TCP connections.
     pub max_connections: usize,
     /// Bytes of a request's head.
     pub header_bytes_max: usize,
+    /// Bytes of a request's first line.
+    pub request_line_bytes_max: usize,
+    /// Header lines of a request.
+    pub headers_max: usize,
+    /// How long a request's head may take.
+    pub header_timeout: Duration,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// What one address may take.
+    pub addresses: AddressLimits,
     /// Open files to ask the operating system for; `None` asks for as many as allowed.
     pub open_files: Option<u64>,
     /// Shards; `None` is one per processor core.
@@ -121,6 +178,10 @@ pub struct ServerSettings {
     pub connect_error_backoff: Duration,
     /// Delay of the answer to a refused join.
     pub channel_error_backoff: Duration,
+    /// Where the process runs.
+    pub region: Option<String>,
+    /// The key of the `baggage` header under which a request has its name.
+    pub request_id_baggage_key: String,
 }
 
 /// Slot and publications.
@@ -160,6 +221,21 @@ pub struct Limits {
     pub payload_bytes_max: usize,
     /// Presence calls of one channel.
     pub presence_calls: RateLimit,
+    /// Messages per second, of all clients.
+    pub max_events_per_second: Option<NonZeroU32>,
+    /// Messages per second of one socket.
+    pub max_client_events_per_second: Option<NonZeroU32>,
+    /// Presence events per second, of all channels.
+    pub max_presence_events_per_second: Option<NonZeroU32>,
+}
+
+/// Presence (docs/protocol.md §7).
+#[derive(Debug)]
+pub struct PresenceSettings {
+    /// Every channel is told who is present.
+    pub enabled: bool,
+    /// How long the presence of a lost socket stays.
+    pub grace: Duration,
 }
 
 /// The log.
@@ -195,21 +271,20 @@ impl Settings {
         file: &ConfigurationFile,
         purpose: Purpose,
     ) -> Result<Self, SettingsError> {
-        let layers = Layers { flags, environment, file };
+        let layers = Layers { flags, environment, file, project: None };
+        let mut projects = projects::all(&layers, purpose)?.into_iter();
+        let project = projects.next().ok_or(SettingsError::MissingDatabase)?;
+        let others: Vec<_> = projects.collect();
+        let mut warnings = layers::mistyped_variables(environment);
+        if purpose == Purpose::Serve {
+            warnings.extend(projects::warnings(&project, &others));
+        }
         Ok(Self {
-            database: database_settings(&layers)?,
-            auth: auth_settings(&layers, purpose)?,
-            server: server_settings(&layers)?,
-            replication: replication_settings(&layers)?,
-            changes: ChangeSettings {
-                deletes: layers.get(&definitions::DELETES)?,
-                catalog_poll: layers.get(&definitions::CATALOG_POLL)?,
-                record_bytes_max: layers.get(&definitions::RECORD_BYTES_MAX)?,
-                copy_bytes_max: layers.get(&definitions::COPY_BYTES_MAX)?,
-            },
-            limits: limits(&layers)?,
+            server: server_settings(&layers, purpose)?,
+            project,
+            others,
             log: log_settings(&layers)?,
-            warnings: layers::mistyped_variables(environment),
+            warnings,
         })
     }
 }
@@ -218,7 +293,12 @@ impl DatabaseSettings {
     /// The database alone, for commands that need no keys.
     pub fn load(flags: &Flags, environment: &Environment) -> Result<Self, SettingsError> {
         let file = configuration_file(flags, environment)?;
-        database_settings(&Layers { flags, environment, file: &file })
+        database_settings(&Layers {
+            flags,
+            environment,
+            file: &file,
+            project: projects::chosen(flags, &file)?,
+        })
     }
 }
 
@@ -226,14 +306,20 @@ impl ReplicationSettings {
     /// Slot and publications alone, for commands that need no database.
     pub fn load(flags: &Flags, environment: &Environment) -> Result<Self, SettingsError> {
         let file = configuration_file(flags, environment)?;
-        replication_settings(&Layers { flags, environment, file: &file })
+        replication_settings(&Layers {
+            flags,
+            environment,
+            file: &file,
+            project: projects::chosen(flags, &file)?,
+        })
     }
 }
 
 /// Bytes of all copies of tables that policies look things up in, alone.
 pub fn copy_bytes_max(flags: &Flags, environment: &Environment) -> Result<usize, SettingsError> {
     let file = configuration_file(flags, environment)?;
-    Layers { flags, environment, file: &file }.get(&definitions::COPY_BYTES_MAX)
+    let layers = Layers { flags, environment, file: &file, project: projects::chosen(flags, &file)? };
+    layers.get(&definitions::COPY_BYTES_MAX)
 }
 
 impl Default for ReplicationSettings {
@@ -271,36 +357,99 @@ fn auth_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<AuthSettings, 
     if jwt_secret.is_none() && jwks.is_none() {
         return Err(SettingsError::MissingTokenKey);
     }
-    if let (Purpose::Serve, Some(secret), Some(origin)) =
-        (purpose, &jwt_secret, layers.origin(&definitions::JWT_SECRET.about))
-    {
-        refuse_sample_secret(secret.expose())
-            .map_err(|problem| SettingsError::WeakSecret { origin, problem })?;
+    if let Some(secret) = &jwt_secret {
+        refuse_weak(layers, purpose, secret, &definitions::JWT_SECRET)?;
     }
     Ok(AuthSettings {
         jwt_secret,
         jwks,
         claim_validators: layers.get(&definitions::CLAIM_VALIDATORS)?,
-        metrics_jwt_secret: layers.find(&definitions::METRICS_JWT_SECRET)?,
+        expiry_notice: layers.get(&definitions::EXPIRY_NOTICE)?,
+        token_recheck: layers.get(&definitions::TOKEN_RECHECK)?,
+        allowed_origins: layers.find(&definitions::ALLOWED_ORIGINS)?.unwrap_or_default(),
+        private_only: layers.get(&definitions::PRIVATE_ONLY)?,
+        suspended: layers.get(&definitions::SUSPENDED)?,
     })
 }
 
-fn server_settings(layers: &Layers<'_>) -> Result<ServerSettings, SettingsError> {
+fn tls_files(layers: &Layers<'_>) -> Result<Option<TlsFiles>, SettingsError> {
+    let (certificate, key) = (&definitions::TLS_CERTIFICATE, &definitions::TLS_KEY);
+    match (layers.find(certificate)?, layers.find(key)?) {
+        (Some(certificate), Some(key)) => {
+            Ok(Some(TlsFiles { certificate: certificate.into(), key: key.into() }))
+        }
+        (None, None) => Ok(None),
+        (Some(_), None) => {
+            Err(SettingsError::HalfTls { given: certificate.about.key, missing: key.about.key })
+        }
+        (None, Some(_)) => {
+            Err(SettingsError::HalfTls { given: key.about.key, missing: certificate.about.key })
+        }
+    }
+}
+
+/// Outside development, a secret that everybody knows is no secret.
+fn refuse_weak(
+    layers: &Layers<'_>,
+    purpose: Purpose,
+    secret: &Secret,
+    setting: &Setting<Secret>,
+) -> Result<(), SettingsError> {
+    match (purpose, layers.origin(&setting.about)) {
+        (Purpose::Serve, Some(origin)) => refuse_sample_secret(secret.expose())
+            .map_err(|problem| SettingsError::WeakSecret { origin, problem }),
+        _ => Ok(()),
+    }
+}
+
+fn api_jwt_secrets(layers: &Layers<'_>, purpose: Purpose) -> Result<Vec<Secret>, SettingsError> {
+    let mut secrets = Vec::new();
+    for setting in [&definitions::API_JWT_SECRET, &definitions::API_JWT_SECRET_NEXT] {
+        if let Some(secret) = layers.find(setting)? {
+            refuse_weak(layers, purpose, &secret, setting)?;
+            secrets.push(secret);
+        }
+    }
+    Ok(secrets)
+}
+
+fn server_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<ServerSettings, SettingsError> {
     let host: IpAddr = layers.get(&definitions::LISTEN_HOST)?;
     Ok(ServerSettings {
         listen: SocketAddr::new(host, layers.get(&definitions::LISTEN_PORT)?),
+        metrics_jwt_secret: layers.find(&definitions::METRICS_JWT_SECRET)?,
+        metrics_token_blocklist: layers.find(&definitions::METRICS_TOKEN_BLOCKLIST)?.unwrap_or_default(),
+        api_jwt_secrets: api_jwt_secrets(layers, purpose)?,
+        api_token_blocklist: layers.find(&definitions::API_TOKEN_BLOCKLIST)?.unwrap_or_default(),
+        tls: tls_files(layers)?,
+        tls_reload: layers.get(&definitions::TLS_RELOAD)?,
+        tls_handshake_timeout: layers.get(&definitions::TLS_HANDSHAKE_TIMEOUT)?,
         max_connections: layers.get(&definitions::MAX_CONNECTIONS)?,
         header_bytes_max: layers.get(&definitions::HEADER_BYTES_MAX)?,
+        request_line_bytes_max: layers.get(&definitions::REQUEST_LINE_BYTES_MAX)?,
+        headers_max: layers.get(&definitions::HEADERS_MAX)?,
+        header_timeout: layers.get(&definitions::HEADER_TIMEOUT)?,
+        trusted_proxies: layers.find(&definitions::TRUSTED_PROXIES)?.unwrap_or_default(),
+        addresses: AddressLimits {
+            connections_max: layers.get(&definitions::ADDRESS_CONNECTIONS)?,
+            handshakes_per_second_max: layers.get(&definitions::ADDRESS_HANDSHAKES)?,
+        },
         open_files: layers.find(&definitions::OPEN_FILES)?,
         shards: layers.find(&definitions::SHARDS)?,
         outbound_bytes_max: layers.get(&definitions::OUTBOUND_BYTES_MAX)?,
         connect_error_backoff: layers.get(&definitions::CONNECT_ERROR_BACKOFF)?,
         channel_error_backoff: layers.get(&definitions::CHANNEL_ERROR_BACKOFF)?,
+        region: layers.find(&definitions::REGION)?,
+        request_id_baggage_key: layers.get(&definitions::REQUEST_ID_BAGGAGE_KEY)?,
     })
 }
 
 fn replication_settings(layers: &Layers<'_>) -> Result<ReplicationSettings, SettingsError> {
     let mut slot = layers.get(&definitions::SLOT)?;
+    if let (Some(project), None) = (layers.project, layers.own(&definitions::SLOT.about)) {
+        // Slots are of the whole database server, so projects need different ones also in different databases.
+        slot = format!("{slot}_{}", project.id.as_str().replace('-', "_"));
+    }
     if let Some(suffix) = layers.find(&definitions::SLOT_SUFFIX)? {
         slot = format!("{slot}_{suffix}");
         if let (Err(expected), Some(origin)) =
@@ -324,6 +473,9 @@ fn limits(layers: &Layers<'_>) -> Result<Limits, SettingsError> {
             calls: layers.get(&definitions::PRESENCE_CALLS)?,
             window: layers.get(&definitions::PRESENCE_WINDOW)?,
         },
+        max_events_per_second: layers.get(&definitions::MAX_EVENTS)?,
+        max_client_events_per_second: layers.get(&definitions::MAX_CLIENT_EVENTS)?,
+        max_presence_events_per_second: layers.get(&definitions::MAX_PRESENCE_EVENTS)?,
     })
 }
 
@@ -366,14 +518,18 @@ mod tests {
     fn a_database_url_and_a_secret_are_all_that_is_needed() {
         let settings = resolve(REQUIRED, "").unwrap();
         assert_eq!(settings.server.listen.to_string(), "0.0.0.0:4000");
-        assert_eq!(settings.replication.slot, "walcast");
-        assert_eq!(settings.replication.publications, ["supabase_realtime"]);
-        assert_eq!(settings.changes.deletes, Deletes::Private);
-        assert_eq!(settings.changes.catalog_poll, Duration::from_secs(5));
+        assert_eq!(settings.project.replication.slot, "walcast");
+        assert_eq!(settings.project.replication.publications, ["supabase_realtime"]);
+        assert_eq!(settings.project.changes.deletes, Deletes::Private);
+        assert_eq!(settings.project.changes.catalog_poll, Duration::from_secs(5));
         assert_eq!(settings.server.outbound_bytes_max, 16 << 20);
         assert_eq!(settings.server.connect_error_backoff, Duration::from_secs(2));
         assert!(settings.log.health_checks);
-        assert!(settings.warnings.is_empty());
+        assert_eq!(settings.project.address, Address::Everything);
+        assert!(settings.others.is_empty() && settings.server.tls.is_none());
+        let [warning] = &settings.warnings[..] else { panic!("{:?}", settings.warnings) };
+        assert!(warning.contains("auth.allowed_origins"), "{warning}");
+        assert_eq!(settings.project.janitor, JanitorSettings::default());
     }
 
     #[test]
@@ -408,10 +564,11 @@ mod tests {
             "",
         )
         .unwrap();
-        assert_eq!(settings.database.connection.to_string(), "supabase_admin@db:5432/postgres");
+        assert_eq!(settings.project.database.connection.to_string(), "supabase_admin@db:5432/postgres");
         assert_eq!(settings.server.open_files, Some(10000));
-        assert!(settings.auth.metrics_jwt_secret.is_some());
+        assert!(settings.server.metrics_jwt_secret.is_some());
         assert!(!settings.log.health_checks);
+        assert_eq!(settings.project.janitor.enabled, Some(true));
     }
 
     #[test]
@@ -423,11 +580,13 @@ mod tests {
             ("TENANT_MAX_JOINS_PER_SECOND", "3"),
             ("CLIENT_PRESENCE_MAX_CALLS", "5"),
             ("CLIENT_PRESENCE_WINDOW_MS", "6000"),
+            ("TENANT_MAX_EVENTS_PER_SECOND", "7"),
         ]);
-        let limits = resolve(&variables, "").unwrap().limits;
+        let limits = resolve(&variables, "").unwrap().project.limits;
         assert_eq!((limits.max_concurrent_users, limits.max_channels_per_client), (1, 2));
         assert_eq!(limits.max_joins_per_second, 3);
         assert_eq!(limits.presence_calls, RateLimit { calls: 5, window: Duration::from_secs(6) });
+        assert_eq!(limits.max_events_per_second, NonZeroU32::new(7));
     }
 
     #[test]
@@ -440,11 +599,11 @@ mod tests {
              [changes]\ndeletes = \"compatible\"\n[log]\nformat = \"json\"\n",
         )
         .unwrap();
-        assert_eq!(settings.database.pool_size, 2);
-        assert_eq!(settings.auth.claim_validators["iss"], "me");
-        assert_eq!(settings.replication.slot, "walcast_blue");
-        assert_eq!(settings.replication.publications, ["a", "b"]);
-        assert_eq!(settings.changes.deletes, Deletes::Compatible);
+        assert_eq!(settings.project.database.pool_size, 2);
+        assert_eq!(settings.project.auth.claim_validators["iss"], "me");
+        assert_eq!(settings.project.replication.slot, "walcast_blue");
+        assert_eq!(settings.project.replication.publications, ["a", "b"]);
+        assert_eq!(settings.project.changes.deletes, Deletes::Compatible);
         assert_eq!(settings.log.format, LogFormat::Json);
     }
 
@@ -464,6 +623,31 @@ mod tests {
         let mut variables = REQUIRED.to_vec();
         variables.push(("SLOT_NAME_SUFFIX", &suffix));
         assert!(refusal(&variables, "").contains("SLOT_NAME_SUFFIX"));
+    }
+
+    #[test]
+    fn tls_needs_certificate_and_key() {
+        let mut variables = REQUIRED.to_vec();
+        variables.push(("WALCAST_TLS_KEY", "tls.key"));
+        assert_eq!(refusal(&variables, ""), "`tls.key` is set and `tls.certificate` is not: TLS needs both");
+        variables.push(("WALCAST_TLS_CERTIFICATE", "tls.crt"));
+        let files = TlsFiles { certificate: "tls.crt".into(), key: "tls.key".into() };
+        assert_eq!(resolve(&variables, "").unwrap().server.tls, Some(files));
+    }
+
+    #[test]
+    fn allowed_origins_and_trusted_proxies_are_lists() {
+        let mut variables = REQUIRED.to_vec();
+        variables.extend([
+            ("WALCAST_ALLOWED_ORIGINS", "https://app.example.com, https://*.example.org"),
+            ("WALCAST_TRUSTED_PROXIES", "10.0.0.0/8,::1"),
+        ]);
+        let settings = resolve(&variables, "").unwrap();
+        assert_eq!(settings.project.auth.allowed_origins.len(), 2);
+        assert_eq!(settings.server.trusted_proxies.len(), 2);
+        assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+        variables[2].1 = "app.example.com";
+        assert!(refusal(&variables, "").contains("expected origins such as https://app.example.com"));
     }
 
     #[test]

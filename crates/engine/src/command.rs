@@ -4,11 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use uuid::Uuid;
+use walcast_pgoutput::PgTimestamp;
+use walcast_policy::channel::StoredMessage;
 use walcast_wire::{Encoding, Frame, Ref, Serializer, Status};
 
 use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
+use crate::operations::Operation;
 use crate::outbound::Socket;
+use crate::subscription::Identity;
+use crate::topic::{ReadRights, TopicKey};
 
 /// A command to a shard, about one of its sessions.
 pub enum Command {
@@ -20,9 +26,11 @@ pub enum Command {
         socket: Arc<dyn Socket>,
         /// The serializer it negotiated.
         serializer: Serializer,
+        /// The `sub` claim of its token.
+        subject: Option<Arc<str>>,
     },
     /// The connection is gone.
-    Gone(SessionId),
+    Gone(SessionId, Departure),
     /// The kernel takes bytes again.
     Writable(SessionId),
     /// A frame for this session alone: a heartbeat's reply, the transport's own pong.
@@ -41,8 +49,28 @@ pub enum Command {
         /// The error reply.
         frame: Frame,
     },
+    /// A replay for a channel that is about to join begins: messages that it may repeat are kept from now on.
+    Hold(Arc<Membership>),
     /// A channel is joined; see [`Joining`].
     Join(Box<Joining>),
+    /// A channel has a new token.
+    Renew {
+        /// The session.
+        session: SessionId,
+        /// The channel; one that is gone is passed over.
+        channel: ChannelId,
+        /// Who it is from now on.
+        identity: Arc<Identity>,
+    },
+    /// What a channel may receive from now on.
+    SetRights {
+        /// The session.
+        session: SessionId,
+        /// The channel; one that is gone is passed over.
+        channel: ChannelId,
+        /// What it may receive.
+        rights: ReadRights,
+    },
     /// A message on a topic.
     Push(Push),
     /// A system message on a channel.
@@ -56,10 +84,23 @@ pub enum Command {
         /// The text of the `system` message.
         message: String,
     },
-    /// Row changes, in log order.
-    Deliver(Vec<Delivery>),
+    /// What the log brings, in its order.
+    Deliver(FromLogBatch),
+    /// A broadcast that no session has sent.
+    Publish(Arc<Fanout>),
+    /// An operator's question or command.
+    Operate(Operation),
     /// Close every session with this frame, and every later one at once.
     Shutdown(Frame),
+}
+
+/// How a connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// With a close frame, from either side.
+    Closed,
+    /// Without one: the client may not know yet, and come back. Its presence stays for a grace.
+    Lost,
 }
 
 /// A verified join.
@@ -70,6 +111,12 @@ pub struct Joining {
     pub reference: Ref,
     /// The `response` of the ok reply, JSON text.
     pub response: String,
+    /// Who has joined.
+    pub identity: Arc<Identity>,
+    /// What the channel may receive.
+    pub rights: ReadRights,
+    /// The stored messages that it is sent, oldest first, where it asked for a replay; a [`Command::Hold`] came before.
+    pub replayed: Option<Vec<StoredMessage>>,
     /// The presence key that was asked for.
     pub presence_key: Option<String>,
     /// Presence is on from the start.
@@ -171,6 +218,23 @@ pub struct Delivery {
     pub targets: Targets,
 }
 
+/// What the log brings to a shard.
+#[derive(Clone)]
+pub enum FromLog {
+    /// A row change.
+    Change(Delivery),
+    /// A row of `realtime.messages` (docs/protocol.md §6.5).
+    Message(Arc<Fanout>),
+}
+
+/// Consecutive parts of the log, as one shard gets them.
+pub struct FromLogBatch {
+    /// In the order of the log.
+    pub items: Vec<FromLog>,
+    /// When the first of them was committed.
+    pub committed: PgTimestamp,
+}
+
 /// Channels of one shard.
 #[derive(Clone, Debug)]
 pub enum Targets {
@@ -226,24 +290,35 @@ pub(crate) enum PeerCommand {
     /// A presence diff for the members of a topic that follow it.
     PresenceDiff(Arc<Fanout>),
     /// To the topic's home: track.
-    Track { topic: Arc<str>, channel: ChannelId, key: String, members: String },
+    Track { topic: TopicKey, channel: ChannelId, key: String, members: String },
     /// To the topic's home: untrack.
-    Untrack { topic: Arc<str>, channel: ChannelId },
+    Untrack { topic: TopicKey, channel: ChannelId },
+    /// To the topic's home: the channel's connection was lost, and its client may come back.
+    Lost { topic: TopicKey, channel: ChannelId },
     /// To the topic's home: send the state to this channel.
-    StateWanted { topic: Arc<str>, target: Target, shard: crate::ids::ShardId },
+    StateWanted { topic: TopicKey, target: Target, shard: crate::ids::ShardId },
     /// To the channel's shard: the state.
-    State { topic: Arc<str>, target: Target, payload: String },
+    State { target: Target, payload: String },
+    /// The join that a [`Command::Hold`] announced will not come.
+    Release(Arc<Membership>),
 }
 
-/// A message to all members of a topic, encoded for both serializers.
-pub(crate) struct Fanout {
-    pub(crate) topic: Arc<str>,
+/// A message to all members of a topic, encoded once for each serializer.
+pub struct Fanout {
+    pub(crate) topic: TopicKey,
+    /// What a replay may have sent it as.
+    pub(crate) id: Option<Uuid>,
     /// `None` where this serializer's receivers get nothing (docs/protocol.md §2.4).
     pub(crate) v1: Option<Frame>,
     pub(crate) v2: Option<Frame>,
 }
 
 impl Fanout {
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        [&self.v1, &self.v2].into_iter().flatten().map(Frame::len).sum()
+    }
+
     pub(crate) fn frame(&self, serializer: Serializer) -> Option<&Frame> {
         match serializer {
             Serializer::V1 => self.v1.as_ref(),

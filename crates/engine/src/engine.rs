@@ -1,25 +1,34 @@
-//! The engine as gateways see it: open a session, join a topic, push a message.
+//! The engine as gateways see it: open a session, join a topic, push a message, publish one.
+
+mod operations;
+mod replay;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use walcast_pgoutput::Lsn;
 use walcast_policy::Oracle;
+use walcast_policy::channel::StoredMessage;
 use walcast_policy::schema::Snapshot;
 use walcast_wire::{Binding, Frame, JoinPayload, Ref, Serializer, Status};
 
-use crate::command::{Command, Joining};
+use self::replay::Hold;
+use crate::broadcast::fanout_of;
+use crate::command::{BroadcastPayload, Command, Joining};
 use crate::ids::{ChannelId, SessionId, ShardId};
 use crate::interned::Interned;
 use crate::log_inbox::{LogSender, log_inbox};
 use crate::matcher::{Inputs, Matcher, Subscribing};
 use crate::membership::{Asked, Form, Membership};
 use crate::outbound::Socket;
+use crate::rate::{EventBudget, EventRateExceeded, Rates};
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::{Shard, ShardHandle};
 use crate::subscription::{Identity, PlanCache, SubscribeError, resolve};
+use crate::topic::{Privacy, ReadRights, TopicKey};
 
 /// Commands that wait for a shard; senders wait when it is full.
 const SHARD_INBOX: usize = 1_024;
@@ -31,6 +40,7 @@ const SUBSCRIBE_INBOX: usize = 256;
 pub struct Engine {
     settings: Arc<EngineSettings>,
     counters: Arc<Counters>,
+    rates: Arc<Rates>,
     oracle: Arc<dyn Oracle>,
     plans: Arc<PlanCache>,
     shards: Arc<[ShardHandle]>,
@@ -81,6 +91,11 @@ pub struct JoinRequest {
     pub identity: Arc<Identity>,
     /// What is asked.
     pub payload: JoinPayload,
+    /// What the channel may receive: [`ReadRights::ALL`] where it is public, what policies grant where it is private.
+    pub rights: ReadRights,
+    /// The stored messages to replay, oldest first; the error is the refusal's `reason`. It is awaited once every message
+    /// that it may miss is being kept for the channel (docs/protocol.md §6.4).
+    pub replay: Option<BoxFuture<'static, Result<Vec<StoredMessage>, String>>>,
 }
 
 /// A channel that has been joined, as its gateway holds it: what a new token must be applied to.
@@ -91,6 +106,16 @@ impl JoinedChannel {
     /// The channel's name.
     pub fn id(&self) -> ChannelId {
         self.0.channel
+    }
+
+    /// The join's `join_ref`, which every reply on the channel carries.
+    pub fn join_ref(&self) -> &Ref {
+        &self.0.join_ref
+    }
+
+    /// Whether its broadcasts are acknowledged.
+    pub fn acknowledges(&self) -> bool {
+        self.0.acknowledge
     }
 
     /// False once the channel has ended, be it by the engine (docs/protocol.md §3.6).
@@ -122,6 +147,7 @@ impl Engine {
     ) -> (Engine, LogSender) {
         let settings = Arc::new(settings);
         let counters = Arc::new(Counters::default());
+        let rates = Arc::new(Rates::new(&settings));
         let plans = Arc::new(PlanCache::default());
         let (unsubscribe, unsubscribed) = mpsc::unbounded_channel();
         let mut handles = Vec::new();
@@ -138,6 +164,7 @@ impl Engine {
                 ShardId::new(index),
                 Arc::clone(&settings),
                 Arc::clone(&counters),
+                Arc::clone(&rates),
                 Arc::clone(&shards),
                 unsubscribe.clone(),
             );
@@ -157,7 +184,8 @@ impl Engine {
         tokio::spawn(matcher.run(inputs));
         let next_shard = Arc::new(AtomicUsize::new(0));
         let alike = Arc::default();
-        let engine = Engine { settings, counters, oracle, plans, shards, subscribe, next_shard, alike };
+        let engine =
+            Engine { settings, counters, rates, oracle, plans, shards, subscribe, next_shard, alike };
         (engine, log_sender)
     }
 
@@ -166,13 +194,28 @@ impl Engine {
         &self.counters
     }
 
-    /// Opens a session that writes to `socket`.
-    pub async fn connect(&self, socket: Arc<dyn Socket>, serializer: Serializer) -> SessionHandle {
+    /// Bytes of one broadcast or presence payload.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.settings.payload_bytes_max
+    }
+
+    /// Whether presence is on for channels that do not ask for it.
+    pub fn presence_enabled(&self) -> bool {
+        self.settings.presence_enabled
+    }
+
+    /// Opens a session that writes to `socket`; `subject` is the `sub` claim of the socket's token.
+    pub async fn connect(
+        &self,
+        socket: Arc<dyn Socket>,
+        serializer: Serializer,
+        subject: Option<Arc<str>>,
+    ) -> SessionHandle {
         let shard = ShardId::new(self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len());
         let commands = self.shards[shard.index()].commands.clone();
         let id = SessionId::fresh();
         let handle = SessionHandle { id, shard, serializer, commands };
-        handle.send(Command::Open { session: id, socket, serializer }).await;
+        handle.send(Command::Open { session: id, socket, serializer, subject }).await;
         handle
     }
 
@@ -186,20 +229,14 @@ impl Engine {
         session: &SessionHandle,
         request: JoinRequest,
     ) -> Result<JoinedChannel, JoinRefused> {
-        let JoinRequest { topic, join_ref, reference, identity, payload } = request;
-        if payload.private {
-            return Err(JoinRefused(
-                "Unauthorized: private channels are not available on this server yet; \
-                 join with config.private = false"
-                    .to_owned(),
-            ));
-        }
+        let JoinRequest { topic, join_ref, reference, identity, payload, rights, replay } = request;
         if let Some(reason) = payload.replay_refusal() {
             return Err(JoinRefused(reason.to_owned()));
         }
         let response = walcast_wire::join_reply(&payload.bindings);
         let bindings = payload.bindings;
         let (form, values) = Form::new(bindings.clone(), payload.legacy);
+        let topic = TopicKey::new(topic, Privacy::of(payload.private));
         let asked = Asked { topic, form: self.alike.forms.share(Arc::new(form)), values };
         let membership = Arc::new(Membership {
             session: session.id,
@@ -213,12 +250,22 @@ impl Engine {
             open: AtomicBool::new(true),
         });
         let joined = JoinedChannel(Arc::clone(&membership));
+        let mut hold = None;
+        let mut replayed = None;
+        if let Some(replay) = replay {
+            session.send(Command::Hold(Arc::clone(&membership))).await;
+            hold = Some(Hold::new(&self.shards, &membership));
+            replayed = Some(replay.await.map_err(JoinRefused)?);
+        }
         let mut joining = Box::new(Joining {
             membership: Arc::clone(&membership),
             reference,
             response,
+            identity: Arc::clone(&identity),
+            rights,
+            replayed,
             presence_key: payload.presence.key,
-            presence_enabled: payload.presence.enabled,
+            presence_enabled: payload.presence.enabled || self.settings.presence_enabled,
             system: Vec::new(),
             joined: None,
         });
@@ -227,6 +274,9 @@ impl Engine {
         }
         if bindings.is_empty() {
             session.send(Command::Join(joining)).await;
+            if let Some(hold) = hold {
+                hold.taken();
+            }
             return Ok(joined);
         }
         let snapshot_version = self.oracle.snapshot().version;
@@ -255,6 +305,9 @@ impl Engine {
         let joining = Some(joining);
         let subscribing = Subscribing { membership, identity, resolved, snapshot_version, joining };
         let _ = self.subscribe.send(subscribing).await;
+        if let Some(hold) = hold {
+            hold.taken();
+        }
         // The matcher hands the channel to the shard; the client's next messages go there directly.
         let _ = at_shard.await;
         Ok(joined)
@@ -264,6 +317,8 @@ impl Engine {
     /// transaction on.
     pub async fn refresh(&self, session: &SessionHandle, joined: &JoinedChannel, identity: Arc<Identity>) {
         let membership = Arc::clone(&joined.0);
+        let (channel, renewed) = (membership.channel, Arc::clone(&identity));
+        session.send(Command::Renew { session: session.id, channel, identity: renewed }).await;
         if membership.binding_count() == 0 {
             return;
         }
@@ -275,12 +330,44 @@ impl Engine {
                 // The old claims no longer hold, and what the new ones allow is not known.
                 tracing::warn!(code = "UnableToConnectToProject", reason, "a new token could not be applied");
                 let message = "Realtime was unable to connect to the project database".to_owned();
-                let channel = membership.channel;
                 return session.send(Command::CloseChannel { session: session.id, channel, message }).await;
             }
         };
         let subscribing = Subscribing { membership, identity, resolved, snapshot_version, joining: None };
         let _ = self.subscribe.send(subscribing).await;
+    }
+
+    /// Changes what a joined channel may receive, after a new token or a changed policy. What it may no longer receive ends
+    /// behind what is on its way; presence that becomes allowed begins with the state.
+    pub async fn set_rights(&self, session: &SessionHandle, joined: &JoinedChannel, rights: ReadRights) {
+        session.send(Command::SetRights { session: session.id, channel: joined.id(), rights }).await;
+    }
+
+    /// Sends a broadcast of no session to the members of a topic (the whole name, `realtime:…`). An `id` goes with it as
+    /// its metadata (docs/protocol.md §2.4). Limits are the caller's to check: [`Engine::admit_events`],
+    /// [`Engine::payload_bytes_max`]. What one caller publishes arrives in its order.
+    pub async fn publish(
+        &self,
+        topic: Arc<str>,
+        privacy: Privacy,
+        payload: BroadcastPayload,
+        id: Option<Arc<str>>,
+    ) {
+        let fanout = Arc::new(fanout_of(TopicKey::new(topic, privacy), &payload, id.as_deref()));
+        self.counters.published_broadcasts.fetch_add(1, Ordering::Relaxed);
+        for shard in self.shards.iter() {
+            let _ = shard.commands.send(Command::Publish(Arc::clone(&fanout))).await;
+        }
+    }
+
+    /// Takes so many messages from the project's budget, all or none (docs/protocol.md §10.2).
+    pub fn admit_events(&self, count: u32) -> Result<(), EventRateExceeded> {
+        self.rates.admit_events(count, &self.counters)
+    }
+
+    /// What is left of the project's budget of messages; `None` where there is no limit.
+    pub fn event_budget(&self) -> Option<EventBudget> {
+        self.rates.event_budget()
     }
 
     /// Waits until no session is left.
@@ -309,3 +396,6 @@ impl Engine {
         resolve(bindings, identity, &*self.oracle, &self.plans, self.settings.deletes).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,8 @@
 //! [`transaction`] and [`spill`] (what such a one is, and where a large one waits), [`log_inbox`] (their way into the
 //! matcher), [`matcher`] (who gets a change, and the frames), [`shard`] (frames into outbound queues), [`outbound`]
 //! (queues to the kernel). Beside it: [`engine`] (what gateways call), [`subscription`] (bindings against
-//! the catalog), [`notice`] (what a join is told of them), [`session`], [`broadcast`], [`presence`].
+//! the catalog), [`notice`] (what a join is told of them), [`session`], [`topic`], [`broadcast`], [`presence`],
+//! [`rate`] (what is too much), [`operations`] (what operators ask).
 
 mod broadcast;
 mod command;
@@ -14,26 +15,34 @@ mod engine;
 mod ids;
 mod ingest;
 mod interned;
+mod latency;
 mod log_inbox;
 mod matcher;
 mod membership;
 mod notice;
+mod operations;
 mod outbound;
 mod position;
 mod presence;
+mod rate;
 mod session;
 mod settings;
 mod shard;
 mod spill;
 mod subscription;
+mod topic;
 mod transaction;
 
-pub use command::{BroadcastPayload, Command, Push, PushKind};
+pub use command::{BroadcastPayload, Command, Departure, Push, PushKind, SystemMessage};
 pub use engine::{Engine, JoinRefused, JoinRequest, JoinedChannel, SessionHandle};
 pub use ids::{ChannelId, SessionId};
 pub use ingest::{Ingest, IngestError, LogBatch, LogEvent};
+pub use latency::LatencyHistogram;
 pub use log_inbox::LogSender;
+pub use operations::{ChannelInfo, ConnectionInfo, Occupancy, TopicSummary};
 pub use outbound::Socket;
 pub use position::Position;
+pub use rate::{EventBudget, EventRateExceeded};
 pub use settings::{Counters, Deletes, EngineSettings, RateLimit};
 pub use subscription::Identity;
+pub use topic::{Privacy, ReadRights};

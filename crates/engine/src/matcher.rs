@@ -5,7 +5,7 @@
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
 //! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
-//! what that is asked), [`show`] (what they are shown).
+//! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database).
 
 mod audience;
 mod column_sets;
@@ -16,6 +16,7 @@ mod entries;
 mod image;
 mod index;
 mod judge;
+mod messages;
 mod receivers;
 mod ruling;
 mod show;
@@ -40,12 +41,13 @@ use self::copies::Copies;
 use self::entries::Entries;
 use self::image::{BoundRelation, ChangeImages};
 use self::judge::Judge;
+use self::messages::MessageTable;
 use self::receivers::{Form, SharedBinding};
 use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, View};
 use self::subscriptions::Parked;
-use self::window::{HeldChange, Window};
-use crate::command::{Command, Delivery, Joining, Targets};
+use self::window::{HeldChange, HeldMessages, Window};
+use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
 use crate::ids::ChannelId;
 use crate::ingest::{IngestError, LogBatch};
 use crate::log_inbox::{LogInbox, Queued};
@@ -103,7 +105,12 @@ struct State {
     /// Who gets the change at hand: here so that its memory is used again.
     rulings: Rulings,
     /// Frames by shard, on their way.
-    outgoing: Vec<Vec<Delivery>>,
+    outgoing: Vec<Vec<FromLog>>,
+    /// When the first of these was committed.
+    outgoing_since: Option<PgTimestamp>,
+    /// Bytes of the messages among them.
+    outgoing_bytes: usize,
+    message_table: MessageTable,
     /// Up to where the log has been handled.
     handled: Lsn,
     /// The commit LSN of the last transaction; what a new connection sends again is passed over.
@@ -131,6 +138,9 @@ impl Matcher {
             window: Window::default(),
             rulings: Rulings::default(),
             outgoing: vec![Vec::new(); self.shards.len()],
+            outgoing_since: None,
+            outgoing_bytes: 0,
+            message_table: MessageTable::default(),
             handled: Lsn::ZERO,
             last_commit: Lsn::ZERO,
             resolve_undecided_at: None,
@@ -242,6 +252,7 @@ impl State {
 
     async fn change(&mut self, chunk: &Arc<Chunk>, index: usize, commit_time: PgTimestamp) {
         let change = &chunk.changes[index];
+        self.message(change, commit_time).await;
         let Some(relation) = self.relation(&change.relation).await else {
             return;
         };
@@ -280,9 +291,10 @@ impl State {
 
     /// Closes the window: asks what only PostgreSQL can tell, and shows all its changes.
     async fn settle(&mut self) {
-        let window = std::mem::take(&mut self.window);
+        let mut window = std::mem::take(&mut self.window);
         if !window.is_empty() {
-            self.show_window(&window).await;
+            let messages = std::mem::take(&mut window.messages);
+            self.show_window(&window, messages).await;
         }
         self.flush().await;
         if let Some(lsn) = window.passed {
@@ -290,12 +302,13 @@ impl State {
         }
     }
 
-    async fn show_window(&mut self, window: &Window) {
+    async fn show_window(&mut self, window: &Window, mut messages: HeldMessages) {
         let images: Vec<_> = window.changes.iter().map(HeldChange::images).collect();
         let (docket, tickets) = window::docket(window, &images, &self.audiences);
         let verdicts = self.judge.ask(docket).await;
         let mut answers = tickets.into_iter().map(|ticket| verdicts[ticket].clone());
         for (shown, (change, rulings)) in window.changes.iter().zip(&window.rulings).enumerate() {
+            self.send_messages(&mut messages, shown).await;
             let Some(images) = &images[shown] else { continue };
             let mut receivers = rulings.receivers.clone();
             for opinion in &rulings.open {
@@ -307,6 +320,7 @@ impl State {
                 self.flush().await;
             }
         }
+        self.send_messages(&mut messages, window.changes.len()).await;
     }
 
     /// Makes the frames of a change for those who get it.
@@ -320,6 +334,7 @@ impl State {
         let Some(audiences) = self.audiences.of(relation.table.oid) else {
             return;
         };
+        self.outgoing_since.get_or_insert(commit_time);
         let mut bodies = Bodies::new(relation, images, commit_time, self.matcher.settings.record_bytes_max);
         let mut shared = SharedFrames::default();
         // Audiences of one person each mostly get the same bytes.
@@ -342,7 +357,8 @@ impl State {
                     frame(serializer, legacy, topic, &[id], kind, bodies.of(&view))
                 };
                 group.each_target(|shard, targets| {
-                    self.outgoing[shard.index()].push(Delivery { frame: frame.clone(), targets });
+                    let delivery = Delivery { frame: frame.clone(), targets };
+                    self.outgoing[shard.index()].push(FromLog::Change(delivery));
                 });
                 last = Some((form, view, frame));
             }
@@ -356,16 +372,19 @@ impl State {
             let data = bodies.of(&view);
             let frame = frame(*serializer, membership.is_legacy(), membership.topic(), &ids, view.kind, data);
             let targets = Targets::One(membership.target());
-            self.outgoing[shard.index()].push(Delivery { frame, targets });
+            self.outgoing[shard.index()].push(FromLog::Change(Delivery { frame, targets }));
         }
     }
 
     /// Hands the frames that have been made to the shards.
     async fn flush(&mut self) {
-        for (shard, deliveries) in self.matcher.shards.iter().zip(&mut self.outgoing) {
-            if !deliveries.is_empty() {
+        let Some(committed) = self.outgoing_since.take() else { return };
+        self.outgoing_bytes = 0;
+        for (shard, outgoing) in self.matcher.shards.iter().zip(&mut self.outgoing) {
+            if !outgoing.is_empty() {
+                let batch = FromLogBatch { items: std::mem::take(outgoing), committed };
                 // A shard that is behind holds the matcher up, and so the reading of the log.
-                let _ = shard.commands.send(Command::Deliver(std::mem::take(deliveries))).await;
+                let _ = shard.commands.send(Command::Deliver(batch)).await;
             }
         }
     }
@@ -378,7 +397,9 @@ impl State {
             return bound.clone();
         }
         let mut bound = self.bind_relation(relation);
-        if bound.as_ref().is_none_or(|bound| !bound.agrees) {
+        // The table of messages is read for its broadcasts; it need not be among those that are followed.
+        let followed = bound.is_some() || !messages::is_message_table(relation);
+        if followed && bound.as_ref().is_none_or(|bound| !bound.agrees) {
             self.settle().await;
             self.refresh().await;
             bound = self.bind_relation(relation);

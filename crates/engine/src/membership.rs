@@ -7,6 +7,7 @@ use walcast_wire::{Binding, Ref, Serializer};
 
 use crate::command::Target;
 use crate::ids::{ChannelId, SessionId, ShardId};
+use crate::topic::TopicKey;
 
 /// A session's membership of a topic, from its join on. There is one for each channel, and there may be
 /// hundreds of thousands of channels: what others have just the same is in [`Asked`].
@@ -28,10 +29,9 @@ pub struct Membership {
 }
 
 /// What was joined. Joins that are alike share one.
-#[derive(Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Asked {
-    /// The whole topic, `realtime:…`.
-    pub(crate) topic: Arc<str>,
+    pub(crate) topic: TopicKey,
     pub(crate) form: Arc<Form>,
     /// The values of the bindings' filters, with a NUL between two.
     pub(crate) values: Box<str>,
@@ -60,8 +60,13 @@ impl Membership {
         Target { session: self.session, channel: self.channel }
     }
 
-    /// The topic.
+    /// The whole topic, `realtime:…`.
     pub(crate) fn topic(&self) -> &Arc<str> {
+        &self.asked.topic.topic
+    }
+
+    /// Which of the topics of this name.
+    pub(crate) fn key(&self) -> &TopicKey {
         &self.asked.topic
     }
 

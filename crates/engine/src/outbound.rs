@@ -34,6 +34,8 @@ pub(crate) struct Outbound {
     written_of_first: usize,
     queued_bytes: usize,
     queued_bytes_max: usize,
+    /// Of the queued bytes, those that have been counted elsewhere.
+    counted_bytes: usize,
     state: State,
 }
 
@@ -45,8 +47,10 @@ enum State {
     Blocked,
     /// The last frame is queued; nothing follows it.
     Closing { blocked: bool },
-    /// All is written, or the socket failed.
+    /// All is written.
     Finished,
+    /// The socket failed while it was open.
+    Cut,
 }
 
 /// The queue would pass its bound: the peer reads too slowly.
@@ -61,13 +65,14 @@ impl Outbound {
             written_of_first: 0,
             queued_bytes: 0,
             queued_bytes_max,
+            counted_bytes: 0,
             state: State::Open,
         }
     }
 
     /// Queues a frame. A single frame larger than the bound passes when the queue is empty.
     pub(crate) fn push(&mut self, frame: Bytes) -> Result<(), Overflow> {
-        if matches!(self.state, State::Closing { .. } | State::Finished) {
+        if self.is_over() {
             return Ok(());
         }
         if self.queued_bytes > 0 && self.queued_bytes + frame.len() > self.queued_bytes_max {
@@ -80,13 +85,13 @@ impl Outbound {
 
     /// Makes `frame` the last one; `discard` drops what is queued before it. False when there was a last one before.
     pub(crate) fn close(&mut self, frame: &Frame, discard: bool) -> bool {
-        if matches!(self.state, State::Closing { .. } | State::Finished) {
+        if self.is_over() {
             return false;
         }
         if discard {
             // A frame that is half written must be completed, or the close frame would be garbage.
             self.queue.truncate(usize::from(self.written_of_first > 0));
-            self.queued_bytes = self.queue.iter().map(Bytes::len).sum();
+            self.queued_bytes = self.queue.iter().map(Bytes::len).sum::<usize>() - self.written_of_first;
         }
         self.queue.push_back(frame.bytes().clone());
         self.queued_bytes += frame.len();
@@ -98,9 +103,36 @@ impl Outbound {
     /// Ends without a word: the peer is gone.
     pub(crate) fn abandon(&mut self) {
         self.queue.clear();
-        self.state = State::Finished;
+        self.queued_bytes = 0;
+        // Who has been sent a last frame, or has sent one, need not wait for it.
+        self.state = match self.state {
+            State::Open | State::Blocked | State::Cut => State::Cut,
+            State::Closing { .. } | State::Finished => State::Finished,
+        };
         self.socket.closing();
         self.socket.finish();
+    }
+
+    /// Whether the socket failed while it was open.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.state == State::Cut
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// How many more bytes wait than at the last call; fewer are negative.
+    pub(crate) fn take_growth(&mut self) -> i64 {
+        let before = std::mem::replace(&mut self.counted_bytes, self.queued_bytes);
+        // Neither is near what 64 bits hold.
+        self.queued_bytes.cast_signed() as i64 - before.cast_signed() as i64
+    }
+
+    /// Nothing can be added.
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Closing { .. } | State::Finished | State::Cut)
     }
 
     /// The kernel takes bytes again.
@@ -114,7 +146,8 @@ impl Outbound {
 
     /// Writes what the kernel takes.
     pub(crate) fn flush(&mut self) {
-        if matches!(self.state, State::Blocked | State::Closing { blocked: true } | State::Finished) {
+        let waits = matches!(self.state, State::Blocked | State::Closing { blocked: true });
+        if waits || matches!(self.state, State::Finished | State::Cut) {
             return;
         }
         while !self.queue.is_empty() {

@@ -2,7 +2,9 @@
 //!
 //! Shapes and rules: docs/protocol.md §7.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use serde_json::value::RawValue;
@@ -19,12 +21,28 @@ struct Meta {
     previous: Option<String>,
 }
 
-/// The presences of one topic.
+/// The metas of one key.
+#[derive(Debug, Default)]
+struct Entry {
+    /// When the key came; see [`Presence::next`].
+    since: u64,
+    /// In the order in which they came.
+    metas: BTreeMap<u64, Meta>,
+    /// Those whose connection was lost a moment ago.
+    absent: BTreeSet<u64>,
+}
+
+/// The presences of one topic. Nothing takes longer because many are present, but to tell of all of them.
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
-    /// In the order in which keys and metas appeared, which clients show.
-    keys: Vec<(String, Vec<Meta>)>,
-    key_of: FxHashMap<ChannelId, String>,
+    /// By keys, which are the clients' to choose.
+    entries: ahash::HashMap<Arc<str>, Entry>,
+    /// The keys in the order in which they came, which clients show.
+    order: BTreeMap<u64, Arc<str>>,
+    /// Where a channel's meta is.
+    places: FxHashMap<ChannelId, (Arc<str>, u64)>,
+    /// Counts what comes.
+    next: u64,
 }
 
 /// What changed, as the payload of `presence_diff`.
@@ -57,10 +75,16 @@ pub(crate) fn meta_members(payload: &str) -> Result<String, NotAnObject> {
 
 impl Presence {
     pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.entries.is_empty()
     }
 
-    /// Tracks or updates a channel's payload. `None` when it is what was tracked already.
+    /// How many keys are present.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Tracks or updates a channel's payload. `None` when it is what was tracked already. A channel that has not tracked
+    /// yet takes over what one of the same key has left behind whose connection was lost.
     pub(crate) fn track(
         &mut self,
         channel: ChannelId,
@@ -68,52 +92,80 @@ impl Presence {
         members: String,
         reference: String,
     ) -> Option<Diff> {
-        if let Some(tracked_key) = self.key_of.get(&channel).cloned() {
-            return self.update(channel, &tracked_key, members, reference);
+        if self.places.contains_key(&channel) || self.take_over(channel, key) {
+            return self.update(channel, members, reference);
         }
+        let place = self.next;
+        self.next += 1;
         let meta = Meta { channel, members, reference, previous: None };
         let mut joins = String::new();
         append_entry(&mut joins, key, [&meta]);
-        self.key_of.insert(channel, key.to_owned());
-        match self.keys.iter_mut().find(|(known, _)| known == key) {
-            Some((_, metas)) => metas.push(meta),
-            None => self.keys.push((key.to_owned(), vec![meta])),
-        }
+        let key: Arc<str> = key.into();
+        let order = &mut self.order;
+        let entry = self.entries.entry(Arc::clone(&key)).or_insert_with(|| {
+            order.insert(place, Arc::clone(&key));
+            Entry { since: place, ..Entry::default() }
+        });
+        entry.metas.insert(place, meta);
+        self.places.insert(channel, (key, place));
         Some(Diff::new(&joins, ""))
     }
 
     /// Forgets a channel's payload. `None` when there was none.
     pub(crate) fn untrack(&mut self, channel: ChannelId) -> Option<Diff> {
-        let key = self.key_of.remove(&channel)?;
-        let place = self.keys.iter().position(|(known, _)| *known == key)?;
-        let metas = &mut self.keys[place].1;
-        let meta = metas.remove(metas.iter().position(|meta| meta.channel == channel)?);
-        if metas.is_empty() {
-            self.keys.remove(place);
+        let (key, place) = self.places.remove(&channel)?;
+        let entry = self.entries.get_mut(&key)?;
+        let meta = entry.metas.remove(&place)?;
+        entry.absent.remove(&place);
+        if entry.metas.is_empty() {
+            self.order.remove(&entry.since);
+            self.entries.remove(&key);
         }
         let mut leaves = String::new();
         append_entry(&mut leaves, &key, [&meta]);
         Some(Diff::new("", &leaves))
     }
 
+    /// A channel's connection was lost: its payload stays for another channel of its key to take over. False where it has
+    /// none.
+    pub(crate) fn lose(&mut self, channel: ChannelId) -> bool {
+        let Some((key, place)) = self.places.get(&channel) else { return false };
+        self.entries.get_mut(key).is_some_and(|entry| entry.absent.insert(*place))
+    }
+
     /// The payload of `presence_state`.
     pub(crate) fn state(&self) -> String {
         let mut entries = String::new();
-        for (key, metas) in &self.keys {
-            append_entry(&mut entries, key, metas);
+        for key in self.order.values() {
+            if let Some(entry) = self.entries.get(key) {
+                append_entry(&mut entries, key, entry.metas.values());
+            }
         }
         format!("{{{entries}}}")
     }
 
-    fn update(&mut self, channel: ChannelId, key: &str, members: String, reference: String) -> Option<Diff> {
-        let (_, metas) = self.keys.iter_mut().find(|(known, _)| known == key)?;
-        let meta = metas.iter_mut().find(|meta| meta.channel == channel)?;
+    /// Makes the first payload under this key whose connection was lost the channel's own.
+    fn take_over(&mut self, channel: ChannelId, key: &str) -> bool {
+        let Some(entry) = self.entries.get_mut(key) else { return false };
+        let Some(place) = entry.absent.pop_first() else { return false };
+        let Some(meta) = entry.metas.get_mut(&place) else { return false };
+        let lost = std::mem::replace(&mut meta.channel, channel);
+        if let Some(place) = self.places.remove(&lost) {
+            self.places.insert(channel, place);
+        }
+        true
+    }
+
+    fn update(&mut self, channel: ChannelId, members: String, reference: String) -> Option<Diff> {
+        let (key, place) = self.places.get(&channel)?;
+        let meta = self.entries.get_mut(key)?.metas.get_mut(place)?;
         if meta.members == members {
             return None;
         }
         let mut leaves = String::new();
         append_entry(&mut leaves, key, [&*meta]);
-        *meta = Meta { channel, members, previous: Some(meta.reference.clone()), reference };
+        let previous = Some(meta.reference.clone());
+        *meta = Meta { channel, members, reference, previous };
         let mut joins = String::new();
         append_entry(&mut joins, key, [&*meta]);
         Some(Diff::new(&joins, &leaves))
@@ -197,6 +249,44 @@ mod tests {
         assert_eq!(json(&presence.state())["a"]["metas"].as_array().unwrap().len(), 2);
         presence.untrack(ChannelId(1));
         assert_eq!(json(&presence.state()), json(r#"{"a":{"metas":[{"phx_ref":"r2"}]}}"#));
+    }
+
+    #[test]
+    fn keys_and_metas_stay_in_the_order_in_which_they_came_whoever_goes_and_changes() {
+        let mut presence = Presence::default();
+        for (channel, key) in [(1, "b"), (2, "a"), (3, "b"), (4, "c"), (5, "b")] {
+            presence.track(ChannelId(channel), key, format!("\"n\":{channel}"), format!("r{channel}"));
+        }
+        presence.track(ChannelId(1), "b", "\"n\":9".to_owned(), "r9".to_owned());
+        presence.untrack(ChannelId(3));
+        presence.untrack(ChannelId(2));
+        presence.track(ChannelId(2), "a", String::new(), "r6".to_owned());
+        let expected = concat!(
+            r#"{"b":{"metas":[{"n":9,"phx_ref":"r9","phx_ref_prev":"r1"},{"n":5,"phx_ref":"r5"}]},"#,
+            r#""c":{"metas":[{"n":4,"phx_ref":"r4"}]},"a":{"metas":[{"phx_ref":"r6"}]}}"#
+        );
+        assert_eq!(presence.state(), expected);
+        for channel in [1, 2, 4, 5] {
+            assert!(presence.untrack(ChannelId(channel)).is_some());
+        }
+        assert!(presence.is_empty() && presence.order.is_empty() && presence.places.is_empty());
+    }
+
+    #[test]
+    fn a_lost_payload_is_taken_over_once_and_only_by_a_channel_that_has_none() {
+        let mut presence = Presence::default();
+        let track = |presence: &mut Presence, channel, key| {
+            presence.track(ChannelId(channel), key, "\"n\":1".to_owned(), format!("r{channel}"))
+        };
+        track(&mut presence, 1, "a");
+        track(&mut presence, 2, "a");
+        assert!(presence.lose(ChannelId(1)) && !presence.lose(ChannelId(9)));
+        assert_eq!(track(&mut presence, 2, "a"), None, "it has one of its own");
+        assert!(track(&mut presence, 3, "b").is_some(), "another key");
+        assert_eq!(track(&mut presence, 4, "a"), None, "taken over");
+        assert_eq!(presence.untrack(ChannelId(1)), None, "it is not the lost one's any more");
+        assert!(track(&mut presence, 5, "a").is_some(), "there was one");
+        assert!(presence.untrack(ChannelId(4)).is_some());
     }
 
     #[test]

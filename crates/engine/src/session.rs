@@ -1,5 +1,6 @@
 //! One connection as its shard sees it: an outbound queue and the channels it has joined.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,17 +11,34 @@ use walcast_wire::{Ref, Serializer};
 use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::outbound::Outbound;
+use crate::rate::Bucket;
 use crate::settings::RateLimit;
+use crate::subscription::Identity;
+use crate::topic::{ReadRights, TopicKey};
 
 pub(crate) struct Session {
     pub(crate) serializer: Serializer,
     pub(crate) outbound: Outbound,
     /// Few per session, most often one: searched from the front, which beats hashing a topic.
     pub(crate) channels: SmallVec<[Channel; 1]>,
-    /// Topics whose join is being decided anew, and the `join_ref` of the channel that it ended.
-    pub(crate) superseded: Vec<(Arc<str>, Ref)>,
+    /// What joins that are being decided have left here; most of the time none is.
+    undecided: Option<Box<Undecided>>,
+    /// The `sub` claim of the socket's token.
+    pub(crate) subject: Option<Arc<str>>,
+    pub(crate) opened: Instant,
+    /// What the client may still send in this second.
+    pub(crate) events: Bucket,
     /// Already on the shard's list of queues to write.
     pub(crate) queued: bool,
+}
+
+/// What belongs to joins that are being decided.
+#[derive(Default)]
+pub(crate) struct Undecided {
+    /// Topics whose join is being decided anew, and the `join_ref` of the channel that it ended.
+    pub(crate) superseded: Vec<(Arc<str>, Ref)>,
+    /// Channels that are about to join with a replay, for whom their topics keep messages.
+    pub(crate) holds: Vec<(ChannelId, TopicKey)>,
 }
 
 /// A joined topic of a session.
@@ -28,6 +46,28 @@ pub(crate) struct Channel {
     pub(crate) membership: Arc<Membership>,
     /// `None` until the channel has anything to do with its topic's presence: most never do.
     presence: Option<Box<ChannelPresence>>,
+    /// `None` where the channel's token is of the same user as the socket's.
+    own_identity: Option<Arc<Identity>>,
+    /// Its place among those who get the topic's broadcasts.
+    pub(crate) listening: Option<Place>,
+    pub(crate) rights: ReadRights,
+}
+
+/// A place in one of a topic's lists of members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place(NonZeroU32);
+
+impl Place {
+    /// The place with this index. There are never 2^32 members: each takes more than a byte.
+    pub(crate) fn new(index: usize) -> Self {
+        let number = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
+        Place(NonZeroU32::new(number).unwrap_or(NonZeroU32::MAX))
+    }
+
+    /// Its index.
+    pub(crate) fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
 }
 
 /// What a channel has to do with its topic's presence.
@@ -37,17 +77,20 @@ pub(crate) struct ChannelPresence {
     pub(crate) key: Option<String>,
     /// It tracks a payload.
     pub(crate) tracked: bool,
+    /// It is to be told who is present, as far as it may be.
+    pub(crate) wanted: bool,
     /// It has asked for the state.
     pub(crate) follows: bool,
-    /// It has been sent the state, and gets diffs from then on.
-    pub(crate) synced: bool,
+    /// Its place among those who get diffs, once it has been sent the state.
+    pub(crate) following: Option<Place>,
     pub(crate) calls: CallWindow,
 }
 
 impl Channel {
-    pub(crate) fn new(membership: Arc<Membership>, presence_key: Option<String>) -> Self {
+    pub(crate) fn new(membership: Arc<Membership>, presence_key: Option<String>, rights: ReadRights) -> Self {
         let presence = |key| Box::new(ChannelPresence { key: Some(key), ..ChannelPresence::default() });
-        Channel { membership, presence: presence_key.map(presence) }
+        let presence = presence_key.map(presence);
+        Channel { membership, presence, own_identity: None, listening: None, rights }
     }
 
     pub(crate) fn id(&self) -> ChannelId {
@@ -58,8 +101,22 @@ impl Channel {
         self.membership.topic()
     }
 
+    pub(crate) fn key(&self) -> &TopicKey {
+        self.membership.key()
+    }
+
     pub(crate) fn join_ref(&self) -> &Ref {
         &self.membership.join_ref
+    }
+
+    /// The `sub` claim of its token, on a socket whose token has this one.
+    pub(crate) fn subject<'a>(&'a self, of_socket: Option<&'a str>) -> Option<&'a str> {
+        self.own_identity.as_ref().map_or(of_socket, |own| own.subject())
+    }
+
+    /// Notes whose token it has.
+    pub(crate) fn identify(&mut self, identity: Arc<Identity>, of_socket: Option<&str>) {
+        self.own_identity = Some(identity).filter(|identity| identity.subject() != of_socket);
     }
 
     /// What it has to do with presence, if anything.
@@ -99,8 +156,56 @@ impl CallWindow {
 }
 
 impl Session {
-    pub(crate) fn new(serializer: Serializer, outbound: Outbound) -> Self {
-        Session { serializer, outbound, channels: SmallVec::new(), superseded: Vec::new(), queued: false }
+    pub(crate) fn new(serializer: Serializer, outbound: Outbound, subject: Option<Arc<str>>) -> Self {
+        Session {
+            serializer,
+            outbound,
+            channels: SmallVec::new(),
+            undecided: None,
+            subject,
+            opened: Instant::now(),
+            events: Bucket::default(),
+            queued: false,
+        }
+    }
+
+    /// What joins that are being decided have left here, to add to it.
+    pub(crate) fn undecided_mut(&mut self) -> &mut Undecided {
+        self.undecided.get_or_insert_default()
+    }
+
+    /// Takes the `join_ref`s of the channels on a topic that a join has superseded.
+    pub(crate) fn take_superseded(&mut self, topic: &str) -> Vec<Ref> {
+        let taken = self.undecided.as_mut().map_or_else(Vec::new, |undecided| {
+            undecided
+                .superseded
+                .extract_if(.., |(other, _)| **other == *topic)
+                .map(|(_, closed)| closed)
+                .collect()
+        });
+        self.forget_decided();
+        taken
+    }
+
+    /// Takes the hold of a channel.
+    pub(crate) fn take_hold(&mut self, channel: ChannelId) -> bool {
+        let holds = self.undecided.as_mut().map(|undecided| &mut undecided.holds);
+        let found =
+            holds.is_some_and(|holds| holds.extract_if(.., |(other, _)| *other == channel).count() > 0);
+        self.forget_decided();
+        found
+    }
+
+    /// Takes all holds.
+    pub(crate) fn take_holds(&mut self) -> Vec<(ChannelId, TopicKey)> {
+        self.undecided.take().map_or_else(Vec::new, |undecided| undecided.holds)
+    }
+
+    fn forget_decided(&mut self) {
+        let empty = |undecided: &Undecided| undecided.superseded.is_empty() && undecided.holds.is_empty();
+        if self.undecided.as_deref().is_some_and(empty) {
+            self.undecided = None;
+        }
     }
 
     /// Queues a frame and notes that this queue must be written.

@@ -1,9 +1,12 @@
 //! The engine's limits, and what it counts.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+
+use crate::latency::LatencyHistogram;
 
 /// Limits and choices of the engine. Each has a setting of the same name.
 #[derive(Clone, Debug)]
@@ -18,6 +21,16 @@ pub struct EngineSettings {
     pub record_bytes_max: usize,
     /// Presence calls per channel.
     pub presence_calls: RateLimit,
+    /// Presence events of all channels together in one second: tracks, and states sent at a join.
+    pub max_presence_events_per_second: Option<NonZeroU32>,
+    /// Messages that clients send and that are published over HTTP in one second, all together.
+    pub max_events_per_second: Option<NonZeroU32>,
+    /// Messages of one connection in one second.
+    pub max_client_events_per_second: Option<NonZeroU32>,
+    /// Every channel is told who is present, as if its join had asked for that.
+    pub presence_enabled: bool,
+    /// How long the presence of a lost connection stays, so that nobody notices a reconnect.
+    pub presence_grace: Duration,
     /// What happens with deletes that the old key alone can not decide.
     pub deletes: Deletes,
     /// Questions that are put to PostgreSQL at a time.
@@ -34,6 +47,11 @@ impl Default for EngineSettings {
             payload_bytes_max: 3_000_500,
             record_bytes_max: 1 << 20,
             presence_calls: RateLimit { calls: 100, window: Duration::from_secs(30) },
+            max_presence_events_per_second: NonZeroU32::new(10_000),
+            max_events_per_second: NonZeroU32::new(100_000),
+            max_client_events_per_second: NonZeroU32::new(10_000),
+            presence_enabled: false,
+            presence_grace: Duration::from_secs(2),
             deletes: Deletes::Private,
             questions_max: 4,
             copy_bytes_max: 256 << 20,
@@ -68,8 +86,32 @@ pub struct Counters {
     pub(crate) session_gone: Notify,
     /// Joins that succeeded.
     pub joins: AtomicU64,
-    /// Broadcasts received from clients.
+    /// Channels open now.
+    pub channels: AtomicU64,
+    /// Broadcasts received from clients over their sockets.
     pub broadcasts: AtomicU64,
+    /// Broadcasts published over HTTP.
+    pub published_broadcasts: AtomicU64,
+    /// Private messages of HTTP batches that no policy allowed.
+    pub withheld_broadcasts: AtomicU64,
+    /// Broadcasts from the database (docs/protocol.md §6.5).
+    pub database_broadcasts: AtomicU64,
+    /// Rows of `realtime.messages` that could not be broadcast.
+    pub skipped_messages: AtomicU64,
+    /// Joins that were sent stored messages (docs/protocol.md §6.4).
+    pub replays: AtomicU64,
+    /// Tracks, untracks, and states sent at a join.
+    pub presence_events: AtomicU64,
+    /// Messages refused because their sender sent too many.
+    pub client_events_refused: AtomicU64,
+    /// Messages refused because there were too many of all senders together.
+    pub events_refused: AtomicU64,
+    /// Presence events refused because there were too many of all channels together.
+    pub presence_refused: AtomicU64,
+    /// Bytes that wait for sockets, all together.
+    pub queued_bytes: AtomicU64,
+    /// From the commit of a transaction to the moment when its frames are in the queues of the sockets.
+    pub commit_to_queue: LatencyHistogram,
     /// Broadcast and change messages handed to sockets.
     pub deliveries: AtomicU64,
     /// Changes read from the log, those of tables that nobody is subscribed to included.

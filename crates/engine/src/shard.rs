@@ -2,35 +2,39 @@
 //! home it is. One task, plain maps, no lock.
 //!
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
-//! and then writes each queue that has grown with one system call.
+//! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
+//! messages, ends), [`topics`] (who is on one), [`delivery`] and [`presence`] (who gets what), [`holds`] (replays),
+//! [`operations`].
 
+mod channels;
 mod delivery;
+mod holds;
+mod operations;
 mod presence;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod topics;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
-use self::presence::PresenceReferences;
+use self::presence::{Absences, PresenceReferences};
 use self::topics::Topics;
-use crate::command::{Command, Joining, PeerCommand, Push, PushKind, SystemMessage, Target};
+use crate::command::{Command, PeerCommand};
 use crate::ids::{ChannelId, SessionId, ShardId};
-use crate::outbound::{Outbound, Socket};
 use crate::presence::Presence;
+use crate::rate::Rates;
 use crate::session::{Channel, Session};
 use crate::settings::{Counters, EngineSettings};
+use crate::topic::{Privacy, TopicKey};
 
 /// Commands taken in one turn, so that a flood can not keep what is queued from being written.
 const COMMANDS_PER_TURN: usize = 256;
-
-/// Close code 1013, "Try Again Later" (IANA WebSocket close codes): the client may reconnect.
-const TRY_AGAIN_LATER: u16 = 1013;
 
 /// How the outside reaches the shards.
 #[derive(Clone)]
@@ -50,7 +54,10 @@ pub(crate) struct Shard {
     unsubscribe: mpsc::UnboundedSender<ChannelId>,
     sessions: FxHashMap<SessionId, Session>,
     topics: Topics,
-    presences: ahash::HashMap<Arc<str>, Presence>,
+    presences: ahash::HashMap<TopicKey, Presence>,
+    /// Presences whose connection was lost a moment ago.
+    absences: Absences,
+    rates: Arc<Rates>,
     /// Sessions whose queue has grown in this turn.
     dirty: Vec<SessionId>,
     /// Sessions whose queue has passed its bound in this turn.
@@ -64,6 +71,7 @@ impl Shard {
         id: ShardId,
         settings: Arc<EngineSettings>,
         counters: Arc<Counters>,
+        rates: Arc<Rates>,
         shards: Arc<[ShardHandle]>,
         unsubscribe: mpsc::UnboundedSender<ChannelId>,
     ) -> Self {
@@ -76,6 +84,8 @@ impl Shard {
             sessions: FxHashMap::default(),
             topics: Topics::default(),
             presences: ahash::HashMap::default(),
+            absences: Absences::default(),
+            rates,
             dirty: Vec::new(),
             overflowed: Vec::new(),
             references: PresenceReferences::new(),
@@ -104,6 +114,8 @@ impl Shard {
                         return;
                     }
                 }
+                // Last: where there is something else to do, it is looked at behind that.
+                () = reached(self.absences.next()) => {}
             }
             // A flood of broadcasts from elsewhere must not keep this shard's own sessions waiting.
             while inbox.len() < COMMANDS_PER_TURN
@@ -117,14 +129,17 @@ impl Shard {
             for command in inbox.drain(..) {
                 self.handle(command);
             }
+            self.end_absences();
             self.write_out();
         }
     }
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Open { session, socket, serializer } => self.open(session, socket, serializer),
-            Command::Gone(session) => self.gone(session),
+            Command::Open { session, socket, serializer, subject } => {
+                self.open(session, socket, serializer, subject);
+            }
+            Command::Gone(session, departure) => self.gone(session, departure),
             Command::Writable(session) => {
                 if let Some(found) = self.sessions.get_mut(&session) {
                     found.outbound.writable();
@@ -144,13 +159,18 @@ impl Shard {
                 self.write(session, &frame);
                 self.close_superseded(session, &topic);
             }
+            Command::Hold(membership) => self.hold(&membership),
             Command::Join(joining) => self.join(*joining),
+            Command::Renew { session, channel, identity } => self.renew(session, channel, identity),
+            Command::SetRights { session, channel, rights } => self.set_rights(session, channel, rights),
             Command::Push(push) => self.push(push),
             Command::System(message) => self.system(&message),
             Command::CloseChannel { session, channel, message } => {
                 self.close_channel(session, channel, &message);
             }
-            Command::Deliver(deliveries) => self.deliver(&deliveries),
+            Command::Deliver(batch) => self.deliver(&batch),
+            Command::Publish(fanout) => self.fan_out(&fanout, None),
+            Command::Operate(operation) => self.operate(operation),
             Command::Shutdown(frame) => self.shut_down(frame),
         }
     }
@@ -163,222 +183,19 @@ impl Shard {
                 self.track_at_home(topic, channel, &key, members);
             }
             PeerCommand::Untrack { topic, channel } => self.untrack_at_home(topic, channel),
-            PeerCommand::StateWanted { topic, target, shard } => self.state_at_home(topic, target, shard),
-            PeerCommand::State { topic, target, payload } => self.presence_state(&topic, target, &payload),
+            PeerCommand::Lost { topic, channel } => self.lost_at_home(topic, channel),
+            PeerCommand::StateWanted { topic, target, shard } => self.state_at_home(&topic, target, shard),
+            PeerCommand::State { target, payload } => self.presence_state(target, &payload),
+            PeerCommand::Release(membership) => self.release(&membership),
         }
-    }
-
-    // Sessions.
-
-    fn open(&mut self, session: SessionId, socket: Arc<dyn Socket>, serializer: Serializer) {
-        let mut outbound = Outbound::new(socket, self.settings.outbound_bytes_max);
-        if let Some(frame) = &self.shutdown {
-            outbound.close(frame, false);
-            outbound.flush();
-        }
-        self.counters.sessions.fetch_add(1, Relaxed);
-        self.sessions.insert(session, Session::new(serializer, outbound));
-    }
-
-    fn gone(&mut self, session: SessionId) {
-        let Some(mut found) = self.sessions.remove(&session) else {
-            return;
-        };
-        self.counters.sessions.fetch_sub(1, Relaxed);
-        self.counters.session_gone.notify_waiters();
-        found.outbound.abandon();
-        for channel in std::mem::take(&mut found.channels) {
-            self.forget(&channel);
-        }
-    }
-
-    /// False when the session is closing already, or gone.
-    fn close(&mut self, session: SessionId, frame: &Frame, discard: bool) -> bool {
-        let Some(found) = self.sessions.get_mut(&session) else { return false };
-        self.dirty.push(session);
-        found.outbound.close(frame, discard)
-    }
-
-    fn shut_down(&mut self, frame: Frame) {
-        for (&session, found) in &mut self.sessions {
-            found.outbound.close(&frame, false);
-            self.dirty.push(session);
-        }
-        self.shutdown = Some(frame);
-    }
-
-    fn write_out(&mut self) {
-        while let Some(session) = self.overflowed.pop() {
-            let limit = self.settings.outbound_bytes_max;
-            let reason = format!("slow consumer: more than {limit} bytes queued (outbound_bytes_max)");
-            // A session is listed for every frame that it had no room for.
-            if self.close(session, &Frame::close(TRY_AGAIN_LATER, &reason), true) {
-                self.counters.slow_closes.fetch_add(1, Relaxed);
-            }
-        }
-        while let Some(session) = self.dirty.pop() {
-            if let Some(found) = self.sessions.get_mut(&session) {
-                found.queued = false;
-                found.outbound.flush();
-            }
-        }
-    }
-
-    // Channels.
-
-    fn join(&mut self, joining: Joining) {
-        let Joining { membership, reference, response, presence_key, .. } = joining;
-        let (target, topic) = (membership.target(), Arc::clone(membership.topic()));
-        let (session, join_ref) = (target.session, &membership.join_ref);
-        let Some(found) = self.sessions.get_mut(&session) else {
-            // The connection ended while its join was being decided.
-            let _ = self.unsubscribe.send(target.channel);
-            return;
-        };
-        let serializer = found.serializer;
-        let reply = walcast_wire::reply(serializer, join_ref, &reference, &topic, Status::Ok, &response);
-        self.write(session, &reply);
-        self.close_superseded(session, &topic);
-        for (extension, status, message) in &joining.system {
-            let frame = walcast_wire::system(serializer, join_ref, &topic, extension, *status, message);
-            self.write(session, &frame);
-        }
-        self.counters.joins.fetch_add(1, Relaxed);
-        self.topics.insert(&membership);
-        let Some(found) = self.sessions.get_mut(&session) else {
-            return;
-        };
-        found.channels.push(Channel::new(membership, presence_key));
-        if joining.presence_enabled {
-            self.want_state(&topic, target);
-        }
-        if let Some(joined) = joining.joined {
-            let _ = joined.send(());
-        }
-    }
-
-    fn supersede(&mut self, session: SessionId, channel: ChannelId) {
-        let Some(found) = self.sessions.get_mut(&session) else { return };
-        let Some(old) = found.take_channel_by_id(channel) else { return };
-        found.superseded.push((Arc::clone(old.topic()), old.join_ref().clone()));
-        self.forget(&old);
-    }
-
-    /// docs/protocol.md §3.7: version 2.0.0 clients tell the late close by its `join_ref`; the Python client
-    /// (1.0.0) would close the new channel, so it is told nothing.
-    fn close_superseded(&mut self, session: SessionId, topic: &Arc<str>) {
-        let Some(found) = self.sessions.get_mut(&session) else { return };
-        let serializer = found.serializer;
-        let (closed, waiting) =
-            std::mem::take(&mut found.superseded).into_iter().partition(|(other, _)| other == topic);
-        found.superseded = waiting;
-        if serializer == Serializer::V2 {
-            for (topic, join_ref) in closed {
-                self.write(session, &walcast_wire::channel_close(serializer, &join_ref, &topic));
-            }
-        }
-    }
-
-    fn push(&mut self, push: Push) {
-        let Some(found) = self.sessions.get_mut(&push.session) else {
-            return;
-        };
-        let serializer = found.serializer;
-        let Some(channel) = found.channel(&push.topic) else {
-            let (status, response) = match push.kind {
-                PushKind::Leave => (Status::Ok, "{}"),
-                _ => (Status::Error, r#"{"reason":"unmatched topic"}"#),
-            };
-            let topic = &push.topic;
-            let reply =
-                walcast_wire::reply(serializer, &Ref::null(), &push.reference, topic, status, response);
-            return self.write(push.session, &reply);
-        };
-        let target = Target { session: push.session, channel: channel.id() };
-        match push.kind {
-            PushKind::Leave => self.leave(&push),
-            PushKind::Broadcast(payload) => {
-                let answer = ReplyTo::new(channel, push.reference, serializer);
-                let acknowledge = channel.membership.acknowledge;
-                let except = (!channel.membership.receive_own).then_some(channel.id());
-                self.broadcast(&answer, target, except, acknowledge, &payload);
-            }
-            PushKind::Other => {}
-            kind => {
-                let answer = ReplyTo::new(channel, push.reference, serializer);
-                self.presence(&answer, target, kind);
-            }
-        }
-    }
-
-    fn leave(&mut self, push: &Push) {
-        let Some(found) = self.sessions.get_mut(&push.session) else {
-            return;
-        };
-        let serializer = found.serializer;
-        let Some(channel) = found.channel(&push.topic) else {
-            return;
-        };
-        // docs/protocol.md §3.7: a leave of an earlier join is late and ignored.
-        if *channel.join_ref() != push.join_ref && !channel.join_ref().is_null() {
-            return;
-        }
-        let Some(channel) = found.take_channel(&push.topic) else {
-            return;
-        };
-        let join_ref = channel.join_ref();
-        let reply = walcast_wire::reply(serializer, join_ref, &push.reference, &push.topic, Status::Ok, "{}");
-        let close = walcast_wire::channel_close(serializer, join_ref, &push.topic);
-        self.write(push.session, &reply);
-        self.write(push.session, &close);
-        self.forget(&channel);
-    }
-
-    fn close_channel(&mut self, session: SessionId, channel: ChannelId, message: &str) {
-        let Some(found) = self.sessions.get_mut(&session) else {
-            return;
-        };
-        let serializer = found.serializer;
-        let Some(channel) = found.take_channel_by_id(channel) else {
-            return;
-        };
-        let (join_ref, topic) = (channel.join_ref(), channel.topic());
-        let system = walcast_wire::system(serializer, join_ref, topic, "system", Status::Error, message);
-        let close = walcast_wire::channel_close(serializer, join_ref, topic);
-        self.write(session, &system);
-        self.write(session, &close);
-        self.forget(&channel);
-    }
-
-    /// Removes a channel that its session has given up from everything that knows of it.
-    fn forget(&mut self, channel: &Channel) {
-        channel.membership.end();
-        self.topics.remove(&channel.membership);
-        if channel.presence().is_some_and(|presence| presence.tracked) {
-            let topic = Arc::clone(channel.topic());
-            self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: channel.id() });
-        }
-        let _ = self.unsubscribe.send(channel.id());
-    }
-
-    fn system(&mut self, message: &SystemMessage) {
-        let Some(found) = self.sessions.get_mut(&message.session) else {
-            return;
-        };
-        let serializer = found.serializer;
-        let Some(channel) = found.channel_by_id(message.channel) else {
-            return;
-        };
-        let SystemMessage { extension, status, message: text, .. } = message;
-        let frame =
-            walcast_wire::system(serializer, channel.join_ref(), channel.topic(), extension, *status, text);
-        self.write(message.session, &frame);
     }
 
     // Small pieces.
 
-    fn home(&self, topic: &str) -> ShardId {
-        let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+    /// Where a topic's presences are.
+    fn home(&self, key: &TopicKey) -> ShardId {
+        let privacy = u8::from(key.privacy == Privacy::Private);
+        let hash = key.topic.bytes().chain([privacy]).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         // The remainder is below the number of shards.
@@ -400,25 +217,29 @@ impl Shard {
     }
 }
 
+/// Waits for a moment, for ever where there is none.
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Where and how a push is answered.
 struct ReplyTo {
     serializer: Serializer,
     join_ref: Ref,
     reference: Ref,
-    topic: Arc<str>,
+    topic: TopicKey,
 }
 
 impl ReplyTo {
     fn new(channel: &Channel, reference: Ref, serializer: Serializer) -> Self {
-        ReplyTo {
-            serializer,
-            join_ref: channel.join_ref().clone(),
-            reference,
-            topic: Arc::clone(channel.topic()),
-        }
+        ReplyTo { serializer, join_ref: channel.join_ref().clone(), reference, topic: channel.key().clone() }
     }
 
     fn frame(&self, status: Status, response: &str) -> Frame {
-        walcast_wire::reply(self.serializer, &self.join_ref, &self.reference, &self.topic, status, response)
+        let topic = &self.topic.topic;
+        walcast_wire::reply(self.serializer, &self.join_ref, &self.reference, topic, status, response)
     }
 }

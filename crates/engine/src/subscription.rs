@@ -28,6 +28,13 @@ pub struct Identity {
     pub claims_json: Arc<str>,
 }
 
+impl Identity {
+    /// The `sub` claim, where it is a text.
+    pub fn subject(&self) -> Option<&str> {
+        self.claims.get("sub").and_then(serde_json::Value::as_str)
+    }
+}
+
 /// One binding on one table, ready to be matched.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
-use walcast_engine::{Engine, EngineSettings, Identity, JoinRequest, Socket};
+use walcast_engine::{Engine, EngineSettings, Identity, JoinRequest, ReadRights, Socket};
 use walcast_pgoutput::{Oid, Xid};
 use walcast_policy::schema::{
     Collation, Column, Identity as TableIdentity, Policy, PolicyCommand, Privileges, Role, Snapshot, Table,
@@ -194,6 +194,8 @@ fn request(identity: &Arc<Identity>, topic: &str, filter: &str) -> JoinRequest {
         join_ref: Ref::from_text("1"),
         reference: Ref::from_text("1"),
         identity: Arc::clone(identity),
+        rights: ReadRights::ALL,
+        replay: None,
     }
 }
 
@@ -204,7 +206,7 @@ async fn bytes_each(row_security: bool, request: impl Fn(usize, &Arc<Identity>) 
     let (engine, _log) = Engine::start(EngineSettings::default(), Arc::new(Catalog(catalog)), seen, |_| {});
     let mut people = Vec::new();
     for person in 0..PEOPLE {
-        let session = engine.connect(Arc::new(Sink), Serializer::V2).await;
+        let session = engine.connect(Arc::new(Sink), Serializer::V2, None).await;
         people.push((session, identity(person)));
     }
     while engine.counters().sessions.load(Relaxed) < PEOPLE as u64 {

@@ -25,11 +25,33 @@ pub(crate) struct Settings<'a> {
     pub(crate) claims: &'a serde_json::Value,
     /// One value for each foreign constant, in PostgreSQL's text format.
     pub(crate) foreign: &'a [Option<String>],
+    /// What is set besides while a channel is judged; `None` for the rows of a table.
+    pub(crate) channel: Option<ChannelSettings<'a>>,
 }
 
-/// The expression for `current_setting(name, missing_ok)`, where the claims determine it.
-pub(crate) fn current_setting(name: &str, missing_ok: bool) -> Option<Expression> {
+/// The settings that only policies of channels find (docs/protocol.md §8.4).
+#[derive(Clone, Copy, Debug)]
+pub struct ChannelSettings<'a> {
+    /// `realtime.topic`: the topic without `realtime:`.
+    pub topic: &'a str,
+    /// `request.headers`: a JSON object.
+    pub headers: &'a str,
+}
+
+/// The settings that sessions have for what is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judged {
+    /// Rows of a table: the claims.
+    Rows,
+    /// A channel: the claims and [`ChannelSettings`].
+    Channel,
+}
+
+/// The expression for `current_setting(name, missing_ok)`, where what is asked for determines it.
+pub(crate) fn current_setting(name: &str, missing_ok: bool, judged: Judged) -> Option<Expression> {
     Some(Expression::Setting(match name {
+        "realtime.topic" if judged == Judged::Channel => Setting::Topic,
+        "request.headers" if judged == Judged::Channel => Setting::Headers,
         "request.jwt.claims" => Setting::Claims,
         "request.jwt.claim.sub" => Setting::Claim("sub"),
         "request.jwt.claim.role" => Setting::Claim("role"),
@@ -46,6 +68,8 @@ pub(crate) fn setting_value<'a>(setting: &Setting, settings: Settings<'a>) -> Op
         Setting::Claims => Cow::Borrowed(settings.claims_json),
         Setting::Role => Cow::Borrowed(settings.role),
         Setting::Unset => return None,
+        Setting::Topic => Cow::Borrowed(settings.channel?.topic),
+        Setting::Headers => Cow::Borrowed(settings.channel?.headers),
         Setting::Claim(name) => match settings.claims.get(name) {
             None | Some(serde_json::Value::Null) => Cow::Borrowed(""),
             Some(serde_json::Value::String(text)) => Cow::Borrowed(text),

@@ -94,6 +94,10 @@ pub(crate) enum Setting {
     Claim(&'static str),
     /// `current_user`.
     Role,
+    /// `realtime.topic`, while a channel is judged.
+    Topic,
+    /// `request.headers`, while a channel is judged.
+    Headers,
     /// One that is never set.
     Unset,
 }

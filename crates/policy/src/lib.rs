@@ -9,6 +9,7 @@
 //! - [`Plan`] and [`BoundPlan`] (`plan`): grants and policies of one role on one table, and the same with
 //!   the values of one set of claims.
 //! - [`Filter`] (`filter`, `filter::compile`): the conditions of a binding.
+//! - [`channel`]: what policies allow on a private channel, asked through a trait of its own.
 //! - [`Equality`] (`equalities`): values that a row must have to be visible or to match, by which audiences
 //!   are found.
 //!
@@ -27,6 +28,7 @@
 
 mod array;
 mod cast;
+pub mod channel;
 mod constants;
 mod copies;
 mod datetime;
@@ -53,6 +55,7 @@ mod transactions;
 mod value;
 mod verdict;
 
+pub use constants::ChannelSettings;
 pub use copies::CopyNeed;
 pub use filter::{Filter, FilterCondition, FilterError, FilterOperator, FilterValue};
 pub use finder::{Finder, Found};

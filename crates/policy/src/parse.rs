@@ -33,7 +33,7 @@ pub use self::references::{References, references};
 use self::scope::{Level, identifier};
 use self::syntax::{arguments, infix, literal, operands, single};
 use crate::array::Array;
-use crate::constants;
+use crate::constants::{self, Judged};
 use crate::expression::{Expression, Setting};
 use crate::operation::{Comparison, Operation};
 use crate::plan::Unsupported;
@@ -68,6 +68,8 @@ pub(crate) enum Names<'a> {
 /// Compiles texts of one plan.
 pub(crate) struct Compiler<'a> {
     surroundings: Surroundings<'a>,
+    /// What is judged, which says what settings there are.
+    judged: Judged,
     /// The sub-selects around the expression, the innermost last.
     levels: Vec<Level<'a>>,
     /// What a function is called with, in its body.
@@ -122,9 +124,10 @@ fn here<T>(reason: &str) -> Result<T, Fault> {
 
 impl<'a> Compiler<'a> {
     /// For the policies of `active`.
-    pub(crate) fn new(surroundings: Surroundings<'a>, active: Oid) -> Self {
+    pub(crate) fn new(surroundings: Surroundings<'a>, judged: Judged, active: Oid) -> Self {
         Compiler {
             surroundings,
+            judged,
             levels: Vec::new(),
             parameters: Vec::new(),
             active: vec![active],
@@ -450,7 +453,7 @@ impl<'a> Compiler<'a> {
                 return Ok(resolve::nullif(left, right)?);
             }
             "current_setting" => {
-                if let Some(setting) = known_setting(&typed) {
+                if let Some(setting) = known_setting(&typed, self.judged) {
                     return Ok(Typed::new(setting, Kind::Text));
                 }
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use walcast_pgoutput::{Oid, PgTimestamp};
 
-use crate::constants::{self, Settings};
+use crate::constants::{self, ChannelSettings, Judged, Settings};
 use crate::copies::{self, CopyNeed};
 use crate::evaluate::{Outcome, Scope, any_of, evaluate_condition};
 use crate::expression::Expression;
@@ -106,6 +106,16 @@ struct Rules {
 impl Plan {
     /// Puts together grants and policies of `role` on `table`.
     pub fn compile(table: &Table, role: &Role, snapshot: &Snapshot) -> Plan {
+        Plan::compile_for(Judged::Rows, table, role, snapshot)
+    }
+
+    /// The same for `realtime.messages`, whose policies find the settings of a channel, too (docs/protocol.md §8.4).
+    /// [`Plan::bind_channel`] gives these their values.
+    pub fn compile_for_channel(table: &Table, role: &Role, snapshot: &Snapshot) -> Plan {
+        Plan::compile_for(Judged::Channel, table, role, snapshot)
+    }
+
+    fn compile_for(judged: Judged, table: &Table, role: &Role, snapshot: &Snapshot) -> Plan {
         let readable = match role.privileges.get(&table.oid) {
             Some(privileges) if role.schemas.contains(&table.schema) => privileges.selectable.clone(),
             _ => vec![false; table.columns.len()],
@@ -139,7 +149,7 @@ impl Plan {
             names: Names::Qualified,
             depth: 0,
         };
-        let mut compiler = Compiler::new(surroundings, table.oid);
+        let mut compiler = Compiler::new(surroundings, judged, table.oid);
         let mut explanation = Vec::with_capacity(policies.len());
         let mut foregone = false;
         for (policy, using) in &policies {
@@ -254,7 +264,28 @@ impl Plan {
         claims_json: &Arc<str>,
         foreign: &[Option<String>],
     ) -> BoundPlan {
-        let settings = Settings { role: &self.rules.role_name, claims_json, claims, foreign };
+        self.bind_settings(claims, claims_json, foreign, None)
+    }
+
+    /// The plan of [`Plan::compile_for_channel`] for one set of claims and one channel. Foreign constants have
+    /// no value here: where one decides, the verdict is [`Verdict::Ask`].
+    pub fn bind_channel(
+        &self,
+        claims: &serde_json::Value,
+        claims_json: &Arc<str>,
+        channel: ChannelSettings<'_>,
+    ) -> BoundPlan {
+        self.bind_settings(claims, claims_json, &[], Some(channel))
+    }
+
+    fn bind_settings(
+        &self,
+        claims: &serde_json::Value,
+        claims_json: &Arc<str>,
+        foreign: &[Option<String>],
+        channel: Option<ChannelSettings<'_>>,
+    ) -> BoundPlan {
+        let settings = Settings { role: &self.rules.role_name, claims_json, claims, foreign, channel };
         let constants = constants::values(&self.rules.slots, settings);
         let mut bound = BoundPlan { rules: Arc::clone(&self.rules), constants, claims_json: None };
         if bound.question().is_some() {

@@ -1,42 +1,113 @@
 //! The Phoenix gateway: WebSockets in the protocol of docs/protocol.md, translated to the engine's
-//! sessions. In reading order: [`handshake`], [`connection`] (one socket), [`channel`]
-//! (one topic of it), [`push`] (its messages), [`socket`] (its bytes), [`farewell`] (its end).
+//! sessions. In reading order: [`handshake`], [`client`] (one client and the way of its messages), [`channel`]
+//! (one topic of it), [`joins`], [`renewals`] (its tokens), [`private`] and [`sending`] (what policies allow it),
+//! [`push`] (its messages).
+//!
+//! What carries the messages: [`connection`] (a WebSocket), [`socket`] (its bytes), [`farewell`] (its end);
+//! [`long_poll`] (HTTP requests, for networks that break WebSockets).
 
 mod channel;
+mod client;
 mod connection;
 mod farewell;
 mod handshake;
+mod joins;
 mod limits;
+mod long_poll;
+mod private;
 mod push;
+mod renewals;
+mod sending;
 mod socket;
+mod tls_socket;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::routing::get;
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use walcast_auth::Verifier;
 use walcast_engine::Engine;
+use walcast_policy::channel::ChannelPolicies;
 
 pub(crate) use self::limits::Admission;
 pub use self::limits::Limits;
+use self::long_poll::Sessions;
+pub(crate) use self::long_poll::TOKEN_HEADER;
+pub use self::long_poll::check_long_poll_body;
 
 /// What every connection shares.
 pub struct Gateway {
     pub(crate) engine: Engine,
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) limits: Limits,
+    pub(crate) policies: Arc<dyn ChannelPolicies>,
+    /// Another number whenever what `policies` answers may have changed by itself.
+    pub(crate) policies_changed: watch::Receiver<u64>,
     pub(crate) admission: Arc<Admission>,
+    /// Sessions without a socket.
+    polls: Sessions,
 }
 
-impl Gateway {
-    /// A gateway in front of an engine.
-    pub fn new(engine: Engine, verifier: Arc<Verifier>, limits: Limits) -> Arc<Self> {
-        Arc::new(Gateway { engine, verifier, limits, admission: Arc::default() })
+/// A client's message as what carries it has it.
+pub(crate) enum Incoming {
+    Text(Utf8Bytes),
+    Binary(Bytes),
+}
+
+/// Why a connection ends.
+enum End {
+    /// Close with this code and reason.
+    Close(u16, &'static str),
+    /// The engine has queued a close frame.
+    Closing,
+    /// The peer is gone.
+    Gone,
+}
+
+/// Close codes of RFC 6455 §7.4.1.
+mod close_code {
+    pub(super) const NORMAL: u16 = 1000;
+    pub(super) const PROTOCOL_ERROR: u16 = 1002;
+    pub(super) const INVALID_DATA: u16 = 1007;
+    pub(super) const POLICY: u16 = 1008;
+    pub(super) const TOO_BIG: u16 = 1009;
+}
+
+impl Incoming {
+    /// Bytes.
+    fn len(&self) -> usize {
+        match self {
+            Incoming::Text(text) => text.len(),
+            Incoming::Binary(bytes) => bytes.len(),
+        }
     }
 }
 
 impl Gateway {
+    /// A gateway in front of an engine. `policies_changed` tells another number whenever what `policies` answers
+    /// may have changed by itself, so that open private channels are judged anew.
+    pub fn new(
+        engine: Engine,
+        verifier: Arc<Verifier>,
+        limits: Limits,
+        policies: Arc<dyn ChannelPolicies>,
+        policies_changed: watch::Receiver<u64>,
+    ) -> Arc<Self> {
+        let (admission, polls) = (Arc::default(), Sessions::default());
+        Arc::new(Gateway { engine, verifier, limits, policies, policies_changed, admission, polls })
+    }
+}
+
+impl Gateway {
+    /// The state of what private channels are judged by.
+    fn policies_version(&self) -> u64 {
+        *self.policies_changed.borrow()
+    }
+
     /// Counts something that a client did wrong or may not do.
     fn count_error(&self) {
         self.engine.counters().errors.fetch_add(1, Ordering::Relaxed);
@@ -45,8 +116,14 @@ impl Gateway {
 
 /// The WebSocket's addresses: as the server has them, and as the usual gateway in front of it does.
 pub fn router(gateway: Arc<Gateway>) -> Router {
+    routes().with_state(gateway)
+}
+
+/// The same without their state. Each is described in `api/openapi.rs`.
+pub(crate) fn routes() -> Router<Arc<Gateway>> {
     Router::new()
         .route("/socket/websocket", get(handshake::upgrade))
         .route("/realtime/v1/websocket", get(handshake::upgrade))
-        .with_state(gateway)
+        .route("/socket/longpoll", long_poll::routes())
+        .route("/realtime/v1/longpoll", long_poll::routes())
 }

@@ -1,7 +1,8 @@
 //! Whether the process lives, and whether it does its work.
 //!
 //! `/healthz` answers while the process can answer at all; `/readyz` tells the truth about the replication stream and
-//! the catalog. Sockets stay up while a server is not ready: restarting it would not mend the database.
+//! the catalog. Sockets stay up while a server is not ready: restarting it would not mend the database. Of several
+//! projects one that is ready suffices: the others' databases must not take it out of service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::front::ProjectId;
 use crate::redact::redact_text;
 
 /// Where the answers come from. Asked at every request, so it must be cheap and must not wait.
@@ -28,6 +32,8 @@ pub struct HealthReport {
     pub replication: ReplicationHealth,
     /// Bytes of log that Postgres has sent and we have not confirmed; `None` before the first byte.
     pub lag_bytes: Option<u64>,
+    /// For how long the oldest of these have been here, to the second; `None` before the first byte.
+    pub lag: Option<Duration>,
     /// Time since the catalog was last known to be right; `None` before it was read.
     pub catalog_age: Option<Duration>,
     /// A catalog older than this can not be relied on.
@@ -104,11 +110,20 @@ impl HealthReport {
 
 /// `GET /healthz` and `/readyz`, and `/healthcheck` as the reference server has it (docs/protocol.md §11.1).
 pub fn router(source: Arc<dyn HealthSource>) -> Router {
+    routes().split_for_parts().0.with_state(source)
+}
+
+pub(crate) fn routes() -> OpenApiRouter<Arc<dyn HealthSource>> {
+    OpenApiRouter::default().routes(routes!(healthz)).routes(routes!(healthcheck)).routes(routes!(ready))
+}
+
+/// The same for several projects: each is listed in `/readyz`, by name.
+pub fn projects_router(sources: Vec<(ProjectId, Arc<dyn HealthSource>)>) -> Router {
     Router::new()
-        .route("/healthz", get(alive))
-        .route("/healthcheck", get(alive))
-        .route("/readyz", get(ready))
-        .with_state(source)
+        .route("/healthz", get(healthz))
+        .route("/healthcheck", get(healthcheck))
+        .route("/readyz", get(any_ready))
+        .with_state(sources.into())
 }
 
 /// Whether a request is one of the above, for a log that leaves them out.
@@ -116,15 +131,43 @@ pub fn is_health_path(path: &str) -> bool {
     matches!(path, "/healthz" | "/healthcheck" | "/readyz")
 }
 
-async fn alive() -> &'static str {
+/// Whether the process lives.
+#[utoipa::path(get, path = "/healthz", tag = "Server", responses((status = 200, body = str, example = "ok")))]
+async fn healthz() -> &'static str {
     "ok"
 }
 
+/// The same, at upstream's address.
+#[utoipa::path(get, path = "/healthcheck", tag = "Server", responses((status = 200, body = str, example = "ok")))]
+async fn healthcheck() -> &'static str {
+    "ok"
+}
+
+/// Whether the server does its work: changes flow, and the catalog was checked.
+#[utoipa::path(get, path = "/readyz", tag = "Server", responses(
+    (status = 200, body = Value), (status = 503, body = Value, description = "`problems` says why not")))]
 async fn ready(State(source): State<Arc<dyn HealthSource>>) -> Response {
     let report = source.report();
     let problems = report.problems();
-    let status = if problems.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(report.json(&problems))).into_response()
+    (status(problems.is_empty()), Json(report.json(&problems))).into_response()
+}
+
+type Sources = Arc<[(ProjectId, Arc<dyn HealthSource>)]>;
+
+async fn any_ready(State(sources): State<Sources>) -> Response {
+    let mut projects = serde_json::Map::new();
+    let mut any = false;
+    for (id, source) in sources.iter() {
+        let report = source.report();
+        let problems = report.problems();
+        any |= problems.is_empty();
+        projects.insert(id.to_string(), report.json(&problems));
+    }
+    (status(any), Json(json!({"ready": any, "projects": projects}))).into_response()
+}
+
+fn status(ready: bool) -> StatusCode {
+    if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 #[cfg(test)]
@@ -147,6 +190,7 @@ mod tests {
         HealthReport {
             replication: ReplicationHealth::Streaming,
             lag_bytes: Some(120),
+            lag: Some(Duration::ZERO),
             catalog_age: Some(Duration::from_secs(3)),
             catalog_age_max: Duration::from_mins(1),
             stopping: false,
@@ -201,6 +245,27 @@ mod tests {
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{report:?}");
             assert_eq!(body["problems"].as_array().unwrap().len(), 1, "{body}");
         }
+    }
+
+    #[tokio::test]
+    async fn of_several_projects_each_is_listed_and_one_that_is_ready_suffices() {
+        let lost = HealthReport { replication: ReplicationHealth::Stopped, ..well() };
+        let ask = async |blue: HealthReport, green: HealthReport| {
+            let source =
+                |id: &str, report| (id.parse().unwrap(), Arc::new(Fixed(report)) as Arc<dyn HealthSource>);
+            let router = projects_router(vec![source("blue", blue), source("green", green)]);
+            let request = Request::builder().uri("/readyz").body(Body::empty()).unwrap();
+            let response = router.oneshot(request).await.unwrap();
+            let status = response.status();
+            let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+            (status, serde_json::from_slice::<Value>(&body).unwrap())
+        };
+        let (status, body) = ask(lost.clone(), well()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(body["projects"]["blue"]["problems"], json!(["replication has stopped"]));
+        assert_eq!((&body["projects"]["green"]["ready"], &body["ready"]), (&json!(true), &json!(true)));
+        let (status, body) = ask(lost.clone(), lost).await;
+        assert_eq!((status, &body["ready"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(false)));
     }
 
     #[tokio::test]

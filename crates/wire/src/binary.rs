@@ -74,6 +74,32 @@ pub(crate) fn user_broadcast(
     Some(buffer.finish(Opcode::Binary))
 }
 
+/// A frame of kind 4, taken apart again.
+pub(crate) struct SentUserBroadcast<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) event: &'a str,
+    pub(crate) metadata: &'a str,
+    pub(crate) encoding: Encoding,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Takes apart what [`user_broadcast`] has put together; `None` for anything else.
+pub(crate) fn parse_sent_user_broadcast(frame: &[u8]) -> Option<SentUserBroadcast<'_>> {
+    let (&[USER_BROADCAST, topic, event, metadata, encoding], rest) = frame.split_first_chunk()? else {
+        return None;
+    };
+    let (topic, rest) = rest.split_at_checked(usize::from(topic))?;
+    let (event, rest) = rest.split_at_checked(usize::from(event))?;
+    let (metadata, payload) = rest.split_at_checked(usize::from(metadata))?;
+    Some(SentUserBroadcast {
+        topic: std::str::from_utf8(topic).ok()?,
+        event: std::str::from_utf8(event).ok()?,
+        metadata: std::str::from_utf8(metadata).ok()?,
+        encoding: if encoding == 0 { Encoding::Binary } else { Encoding::Json },
+        payload,
+    })
+}
+
 /// Kind 0: `join_ref`, ref, topic, event, data.
 fn parse_push(rest: &[u8]) -> Result<ClientMessage<'_>, MalformedMessage> {
     let mut reader = Reader { kind: PUSH, rest };
@@ -185,6 +211,18 @@ mod tests {
         let frame = user_broadcast("realtime:a", "e", id, Encoding::Binary, &[0xFF, 0]).unwrap();
         assert_eq!(frame.payload()[..5], [0x04, 0x0A, 0x01, 0x2D, 0x00]);
         assert!(frame.payload().ends_with(&[0xFF, 0]));
+    }
+
+    #[test]
+    fn kind_4_with_json_becomes_the_text_message_it_stands_for_and_bytes_become_nothing() {
+        let id = r#"{"id":"7"}"#;
+        let frame = user_broadcast("realtime:a", "e", id, Encoding::Json, br#"{"x":1}"#).unwrap();
+        let text = server_message::user_broadcast_as_text(&frame.payload()).unwrap();
+        let expected = r#"[null,null,"realtime:a","broadcast",{"event":"e","payload":{"x":1},"type":"broadcast","meta":{"id":"7"}}]"#;
+        assert_eq!(text.payload(), expected.as_bytes());
+        let bytes = user_broadcast("realtime:a", "e", "", Encoding::Binary, &[1]).unwrap();
+        assert!(server_message::user_broadcast_as_text(&bytes.payload()).is_none());
+        assert!(server_message::user_broadcast_as_text(b"\x04\xff\x01\x00\x01a").is_none());
     }
 
     #[test]

@@ -81,6 +81,11 @@ impl Frame {
         self.0.slice(header.min(self.0.len())..)
     }
 
+    /// A frame that was written by this module.
+    pub(crate) fn from_bytes(bytes: Bytes) -> Self {
+        Frame(bytes)
+    }
+
     fn of(opcode: Opcode, payload: &[u8]) -> Self {
         let mut buffer = FrameBuffer::with_capacity(payload.len());
         buffer.out().extend_from_slice(payload);

@@ -19,6 +19,7 @@ pub mod change;
 pub mod client_message;
 pub mod filter;
 pub mod frame;
+mod frame_reader;
 pub mod join;
 pub mod json_text;
 mod object;
@@ -37,12 +38,13 @@ pub use change::{ChangeBody, ChangeKind, ColumnHead, Field, change_frame, legacy
 pub use client_message::{ClientMessage, ClientPayload, MalformedMessage};
 pub use filter::{Condition, ConditionValue, FilterSyntaxError, Operator, parse_filter};
 pub use frame::{Frame, Opcode};
+pub use frame_reader::FrameReader;
 pub use join::{BroadcastConfig, ChannelToken, JoinError, JoinPayload, PresenceConfig, Replay, Wait};
 pub use presence::PresencePush;
 pub use reference::Ref;
 pub use serializer::{Serializer, UnsupportedVersion};
 pub use server_message::{
-    Status, broadcast, channel_close, channel_error, push, reason_response, reply, sub_topic, system,
-    user_broadcast,
+    ReplayedPayload, Status, broadcast, channel_close, channel_error, push, reason_response,
+    replayed_broadcast, reply, sub_topic, system, user_broadcast, user_broadcast_as_text,
 };
 pub use value::{Shape, encode_value};

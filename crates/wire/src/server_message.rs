@@ -126,6 +126,26 @@ pub fn user_broadcast(
     if encoding == Encoding::Binary {
         return None;
     }
+    user_broadcast_text(serializer, topic, event, metadata, payload)
+}
+
+/// A binary user broadcast as the text message that it would be where there are no binary ones, such as over
+/// long polling; `payload` is a frame's payload. `None` for one that carries bytes, or is none.
+pub fn user_broadcast_as_text(payload: &[u8]) -> Option<Frame> {
+    let sent = binary::parse_sent_user_broadcast(payload)?;
+    if sent.encoding == Encoding::Binary {
+        return None;
+    }
+    user_broadcast_text(Serializer::V2, sent.topic, sent.event, Some(sent.metadata), sent.payload)
+}
+
+fn user_broadcast_text(
+    serializer: Serializer,
+    topic: &str,
+    event: &str,
+    metadata: Option<&str>,
+    payload: &[u8],
+) -> Option<Frame> {
     let payload = std::str::from_utf8(payload).ok()?;
     let envelope =
         Envelope { serializer, join_ref: &Ref::NULL, reference: &Ref::NULL, topic, event: "broadcast" };
@@ -140,6 +160,44 @@ pub fn user_broadcast(
             out.extend_from_slice(b",\"meta\":");
             out.extend_from_slice(metadata.as_bytes());
         }
+        out.push(b'}');
+    }))
+}
+
+/// What a stored message carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayedPayload<'a> {
+    /// JSON text.
+    Json(&'a str),
+    /// Opaque bytes.
+    Binary(&'a [u8]),
+}
+
+/// A stored message, sent to a channel that has just joined (docs/protocol.md §6.4): JSON as a text message with the
+/// channel's `join_ref`, bytes as a binary frame. `None` when a receiver of this serializer gets nothing.
+pub fn replayed_broadcast(
+    serializer: Serializer,
+    join_ref: &Ref,
+    topic: &str,
+    event: &str,
+    id: &str,
+    payload: ReplayedPayload<'_>,
+) -> Option<Frame> {
+    let metadata = format!("{{\"replayed\":true,\"id\":{}}}", json_text::quoted(id));
+    let json = match payload {
+        ReplayedPayload::Binary(bytes) => {
+            return user_broadcast(serializer, topic, event, Some(&metadata), Encoding::Binary, bytes);
+        }
+        ReplayedPayload::Json(json) => json,
+    };
+    let envelope = Envelope { serializer, join_ref, reference: &Ref::NULL, topic, event: "broadcast" };
+    Some(envelope.frame(event.len() + json.len() + metadata.len() + 64, |out| {
+        out.extend_from_slice(b"{\"payload\":");
+        out.extend_from_slice(json.as_bytes());
+        out.extend_from_slice(b",\"event\":");
+        encode_string(event, out);
+        out.extend_from_slice(b",\"type\":\"broadcast\",\"meta\":");
+        out.extend_from_slice(metadata.as_bytes());
         out.push(b'}');
     }))
 }
@@ -328,6 +386,25 @@ mod tests {
         }
         let limit = "e".repeat(255);
         assert_eq!(made(&limit, &limit, None, Encoding::Json).unwrap().opcode(), Opcode::Binary);
+    }
+
+    #[test]
+    fn a_stored_message_is_text_with_the_join_reference_or_a_binary_frame() {
+        let join_ref = Ref::from_text("1");
+        let made = |version, payload| replayed_broadcast(version, &join_ref, TOPIC, "e", "7", payload);
+        let json = ReplayedPayload::Json(r#"{"x": 1}"#);
+        let payload =
+            r#"{"payload":{"x": 1},"event":"e","type":"broadcast","meta":{"replayed":true,"id":"7"}}"#;
+        let expected = [
+            format!(r#"{{"event":"broadcast","payload":{payload},"ref":null,"topic":"realtime:room1"}}"#),
+            format!(r#"["1",null,"realtime:room1","broadcast",{payload}]"#),
+        ];
+        assert_eq!(both(|version| made(version, json).unwrap()), expected);
+        let bytes = ReplayedPayload::Binary(&[0xFF, 0]);
+        let frame = made(Serializer::V2, bytes).unwrap();
+        assert_eq!(frame.payload()[..5], [4, 14, 1, 26, 0]);
+        assert!(frame.payload().ends_with(b"{\"replayed\":true,\"id\":\"7\"}\xff\0"));
+        assert_eq!(made(Serializer::V1, bytes), None);
     }
 
     #[test]

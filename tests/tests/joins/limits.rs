@@ -10,14 +10,14 @@ use crate::{ROOM, acknowledged, acknowledging, open_config, refusals_never_come}
 // Case 41.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_channel_too_many_is_refused_until_another_is_left() -> Result<()> {
-    let hundred = |settings: &mut ServeSettings| settings.limits.max_channels_per_client = 100;
+    let hundred = |settings: &mut ServeSettings| settings.project.limits.max_channels_per_client = 100;
     let world = World::with_settings("joins_channels", "", hundred).await?;
     let mut client = world.connect(&person("ana")).await?;
     let mut another = world.connect(&person("ana")).await?;
     for number in 0..100 {
         assert!(client.join(&format!("realtime:{number}"), &acknowledging()).await?.is_ok(), "{number}");
     }
-    let too_many = Some("ChannelRateLimitReached: Too many channels");
+    let too_many = Some("ChannelRateLimitReached: Too many channels (limits.max_channels_per_client = 100)");
     assert_eq!(client.join("realtime:100", &open_config()).await?.reason(), too_many);
     assert!(
         client.join("realtime:7", &acknowledging()).await?.is_ok(),
@@ -33,8 +33,8 @@ async fn one_channel_too_many_is_refused_until_another_is_left() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_the_server_has_closed_does_not_count() -> Result<()> {
     let one = |settings: &mut ServeSettings| {
-        settings.limits.max_channels_per_client = 1;
-        settings.engine.presence_calls.calls = 0;
+        settings.project.limits.max_channels_per_client = 1;
+        settings.project.engine.presence_calls.calls = 0;
     };
     let world = World::with_settings("joins_closed", "", one).await?;
     let mut client = world.connect(&person("ana")).await?;
@@ -51,7 +51,7 @@ async fn a_channel_that_the_server_has_closed_does_not_count() -> Result<()> {
 // Case 42.
 #[tokio::test(flavor = "multi_thread")]
 async fn joins_over_the_rate_are_refused_and_the_socket_lives() -> Result<()> {
-    let one = |settings: &mut ServeSettings| settings.limits.max_joins_per_second = 1;
+    let one = |settings: &mut ServeSettings| settings.project.limits.max_joins_per_second = 1;
     let world = World::with_settings("joins_rate", "", one).await?;
     let mut client = world.connect(&person("ana")).await?;
     let mut references = Vec::new();
@@ -64,7 +64,8 @@ async fn joins_over_the_rate_are_refused_and_the_socket_lives() -> Result<()> {
         match reply.reason() {
             None => granted += 1,
             Some(reason) => {
-                assert_eq!(reason, "ClientJoinRateLimitReached: Too many joins per second");
+                let limit = "Too many joins per second (limits.max_joins_per_second = 1)";
+                assert_eq!(reason, format!("ClientJoinRateLimitReached: {limit}"));
                 refused += 1;
             }
         }

@@ -33,7 +33,7 @@ pub(crate) fn acknowledging() -> Value {
 }
 
 pub(crate) fn refusals_never_come(settings: &mut ServeSettings) {
-    settings.limits.channel_error_backoff = NEVER;
+    settings.project.limits.channel_error_backoff = NEVER;
 }
 
 pub(crate) fn raw(message: &Received) -> &str {

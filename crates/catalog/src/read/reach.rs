@@ -52,27 +52,22 @@ pub(super) async fn follow(
     published: &[u32],
     search_path: &[String],
 ) -> Result<Reached, CatalogError> {
-    let mut walk = Walk { search_path, reached: Reached::default(), seen: FxHashSet::default() };
-    let mut open = Open { tables: published.to_vec(), ..Open::default() };
-    while !open.is_empty() {
-        let (schemas, names) = apart(&open.names);
-        let (relation_schemas, relation_names) = apart(open.relations.iter().flatten());
-        let (policies, functions, relations) = try_join!(
-            async { client.query(include_str!("policies.sql"), &[&open.tables]).await },
-            async { client.query(include_str!("functions.sql"), &[&open.calls, &schemas, &names]).await },
-            async {
-                client.query(include_str!("relations.sql"), &[&relation_schemas, &relation_names]).await
-            },
-        )?;
-        let mut next = Open::default();
-        walk.policies(&open.tables, &policies, &mut next)?;
-        walk.functions(&functions, &mut next)?;
-        walk.relations(&open.relations, &relations, &mut next)?;
-        open = next;
-    }
-    let overloads = walk.reached.functions.values_mut();
-    overloads.for_each(|overloads| overloads.sort_by_key(|function| function.oid.0));
-    Ok(walk.reached)
+    let walk = Walk::new(search_path);
+    walk.go(client, Open { tables: published.to_vec(), ..Open::default() }).await
+}
+
+/// Follows the policies of one table, those for reading and others.
+pub(super) async fn follow_policies(
+    client: &Client,
+    table: Oid,
+    (reading, others): (&[Policy], &[Policy]),
+    search_path: &[String],
+) -> Result<Reached, CatalogError> {
+    let mut walk = Walk::new(search_path);
+    walk.reached.policies.insert(table, reading.to_vec());
+    let mut open = Open::default();
+    walk.of_policies(reading.iter().chain(others), &mut open);
+    walk.go(client, open).await
 }
 
 /// Names as PostgreSQL takes them, in two arrays.
@@ -87,7 +82,34 @@ struct Walk<'a> {
     seen: FxHashSet<u32>,
 }
 
-impl Walk<'_> {
+impl<'p> Walk<'p> {
+    fn new(search_path: &'p [String]) -> Self {
+        Walk { search_path, reached: Reached::default(), seen: FxHashSet::default() }
+    }
+
+    /// Follows what is open until there is nothing new.
+    async fn go(mut self, client: &Client, mut open: Open) -> Result<Reached, CatalogError> {
+        while !open.is_empty() {
+            let (schemas, names) = apart(&open.names);
+            let (relation_schemas, relation_names) = apart(open.relations.iter().flatten());
+            let (policies, functions, relations) = try_join!(
+                async { client.query(include_str!("policies.sql"), &[&open.tables]).await },
+                async { client.query(include_str!("functions.sql"), &[&open.calls, &schemas, &names]).await },
+                async {
+                    client.query(include_str!("relations.sql"), &[&relation_schemas, &relation_names]).await
+                },
+            )?;
+            let mut next = Open::default();
+            self.policies(&open.tables, &policies, &mut next)?;
+            self.functions(&functions, &mut next)?;
+            self.relations(&open.relations, &relations, &mut next)?;
+            open = next;
+        }
+        let overloads = self.reached.functions.values_mut();
+        overloads.for_each(|overloads| overloads.sort_by_key(|function| function.oid.0));
+        Ok(self.reached)
+    }
+
     fn policies(&mut self, asked: &[u32], rows: &[Row], next: &mut Open) -> Result<(), CatalogError> {
         let mut found = rows::policies(rows)?;
         for &table in asked {
@@ -96,13 +118,17 @@ impl Walk<'_> {
             let for_reading = policies
                 .iter()
                 .filter(|policy| matches!(policy.command, PolicyCommand::All | PolicyCommand::Select));
-            for policy in for_reading {
-                self.reads(policy.readings.iter().map(|reading| reading.table.0), next);
-                self.calls(policy.calls.iter().map(|oid| oid.0), next);
-            }
+            self.of_policies(for_reading, next);
             self.reached.policies.insert(Oid(table), policies);
         }
         Ok(())
+    }
+
+    fn of_policies<'a>(&mut self, policies: impl IntoIterator<Item = &'a Policy>, next: &mut Open) {
+        for policy in policies {
+            self.reads(policy.readings.iter().map(|reading| reading.table.0), next);
+            self.calls(policy.calls.iter().map(|oid| oid.0), next);
+        }
     }
 
     fn functions(&mut self, rows: &[Row], next: &mut Open) -> Result<(), CatalogError> {

@@ -50,7 +50,8 @@ async fn installing_twice_is_as_good_as_once() {
     let fixture = Fixture::new("install_twice", "DROP PUBLICATION supabase_realtime").await;
     for _ in 0..2 {
         let installed = install::apply(&fixture.settings()).await.unwrap();
-        assert!(installed.announces_catalog_changes);
+        assert!(installed.announces_catalog_changes && installed.publishes_messages);
+        assert_eq!(installed.left, [""; 0]);
     }
     let counts = fixture
         .admin
@@ -60,7 +61,7 @@ async fn installing_twice_is_as_good_as_once() {
         )
         .await
         .unwrap();
-    assert_eq!((counts.get::<_, i64>(0), counts.get::<_, i64>(1)), (2, 2));
+    assert_eq!((counts.get::<_, i64>(0), counts.get::<_, i64>(1)), (2, 3));
 }
 
 #[tokio::test]
@@ -72,7 +73,10 @@ async fn the_printed_sql_installs_by_itself_and_names_the_publications() {
     let names =
         fixture.admin.query("SELECT pubname::text FROM pg_publication ORDER BY pubname", &[]).await.unwrap();
     let names: Vec<&str> = names.iter().map(|row| row.get(0)).collect();
-    assert_eq!(names, ["it's \"odd\" $publication$", "other", "supabase_realtime", "walcast_lookups"]);
+    assert_eq!(
+        names,
+        ["it's \"odd\" $publication$", "other", "supabase_realtime", "walcast_lookups", "walcast_messages"]
+    );
 }
 
 #[tokio::test]
@@ -116,7 +120,8 @@ async fn a_role_that_may_not_announce_installs_the_rest() {
     let installed = install::apply(&fixture.settings_of_role()).await.unwrap();
     assert!(!installed.announces_catalog_changes);
     let count = fixture.admin.query_one("SELECT count(*) FROM pg_publication", &[]).await.unwrap();
-    assert_eq!(count.get::<_, i64>(0), 2);
+    assert_eq!(count.get::<_, i64>(0), 3);
+    assert!(installed.publishes_messages);
 }
 
 #[tokio::test]
@@ -135,5 +140,5 @@ async fn what_was_installed_can_be_taken_back() {
         )
         .await
         .unwrap();
-    assert_eq!((left.get::<_, i64>(0), left.get(1), left.get::<_, i64>(2)), (0, true, 2));
+    assert_eq!((left.get::<_, i64>(0), left.get(1), left.get::<_, i64>(2)), (0, true, 3));
 }

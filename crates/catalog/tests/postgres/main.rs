@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests do")]
 
 mod changes;
+mod channel_differential;
+mod channels;
 mod copies;
 mod install;
+mod janitor;
 mod lookups;
+mod messages;
 mod oracle;
 mod oracle_session;
 mod oracle_sets;

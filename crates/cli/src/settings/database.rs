@@ -11,12 +11,33 @@ use super::layers::Layers;
 pub(super) fn connection(layers: &Layers<'_>) -> Result<ConnectionSettings, SettingsError> {
     let (text, origin) = match layers.find(&settings::DATABASE_URL)? {
         Some(url) => {
+            refuse_parts_beside_url(layers)?;
             let origin = layers.origin(&settings::DATABASE_URL.about);
             (url, origin.map_or_else(String::new, |origin| origin.to_string()))
         }
         None => (Secret::new(parts(layers)?), "the database settings".to_owned()),
     };
     ConnectionSettings::parse(text.expose()).map_err(|problem| SettingsError::Connection { origin, problem })
+}
+
+/// A project's own part of a connection would be lost behind the URL that all projects have.
+fn refuse_parts_beside_url(layers: &Layers<'_>) -> Result<(), SettingsError> {
+    if layers.own(&settings::DATABASE_URL.about).is_some() {
+        return Ok(());
+    }
+    let parts = [
+        &settings::DATABASE_HOST.about,
+        &settings::DATABASE_PORT.about,
+        &settings::DATABASE_NAME.about,
+        &settings::DATABASE_USER.about,
+        &settings::DATABASE_PASSWORD.about,
+        &settings::DATABASE_TLS.about,
+        &settings::DATABASE_TLS_CA.about,
+    ];
+    match parts.iter().find_map(|about| layers.own(about)) {
+        Some(origin) => Err(SettingsError::PartBesideUrl { origin }),
+        None => Ok(()),
+    }
 }
 
 /// The parts as libpq's `key=value` pairs (PostgreSQL documentation, "Keyword/Value Connection Strings").
@@ -71,6 +92,7 @@ mod tests {
             flags: &Flags::default(),
             environment: &environment,
             file: &ConfigurationFile::default(),
+            project: None,
         };
         connection(&layers)
     }

@@ -1,11 +1,15 @@
 //! Every setting there is, in the order of the reference.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use walcast_auth::{JwksSource, Secret};
 use walcast_engine::Deletes;
+use walcast_server::Network;
+use walcast_server::front::ProjectId;
+use walcast_server::origins::AllowedOrigin;
 
 use super::LogFormat;
 use super::parse;
@@ -114,13 +118,91 @@ pub(super) static CLAIM_VALIDATORS: Setting<Map<String, Value>> = Setting::new(
 .environment(&["JWT_CLAIM_VALIDATORS"])
 .default("{}");
 
+pub(super) static EXPIRY_NOTICE: Setting<Duration> = Setting::new(
+    "auth.expiry_notice_ms",
+    parse::milliseconds,
+    "How long before its token expires, which ends it, a channel is told so by a `system` message; 0 for never. \
+     Tokens that live no longer are not announced.",
+)
+.environment(&["WALCAST_EXPIRY_NOTICE_MS"])
+.default("30000");
+
+pub(super) static TOKEN_RECHECK: Setting<Duration> = Setting::new(
+    "auth.recheck_ms",
+    parse::milliseconds_above_zero,
+    "How often the token of a joined channel, and what it allows on a private one, is looked at again, so that a \
+     withdrawn key ends open channels.",
+)
+.environment(&["WALCAST_TOKEN_RECHECK_MS"])
+.default("300000");
+
 pub(super) static METRICS_JWT_SECRET: Setting<Secret> = Setting::new(
     "auth.metrics_jwt_secret",
     parse::secret,
     "Where it is set, `/metrics` asks for a bearer token signed with it (HS256, HS384, HS512).",
 )
 .environment(&["METRICS_JWT_SECRET"])
+.of_process()
 .secret();
+
+pub(super) static METRICS_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
+    "auth.metrics_token_blocklist",
+    parse::secrets,
+    "Tokens that `/metrics` refuses although they are signed with that secret; a list, in the environment with commas.",
+)
+.environment(&["METRICS_TOKEN_BLOCKLIST"])
+.of_process()
+.secret();
+
+pub(super) static API_JWT_SECRET: Setting<Secret> = Setting::new(
+    "auth.api_jwt_secret",
+    parse::secret,
+    "Secret of operators' tokens (HS256, HS384, HS512) for the projects, users and topics of the HTTP API, which is \
+     closed without it. Where it is also `auth.jwt_secret`, an operator's token has the role `service_role`.",
+)
+.environment(&["API_JWT_SECRET"])
+.of_process()
+.secret();
+
+pub(super) static API_JWT_SECRET_NEXT: Setting<Secret> = Setting::new(
+    "auth.api_jwt_secret_next",
+    parse::secret,
+    "The secret that is to take its place; tokens of both are accepted.",
+)
+.environment(&["API_JWT_SECRET_NEXT"])
+.of_process()
+.secret();
+
+pub(super) static API_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
+    "auth.api_token_blocklist",
+    parse::secrets,
+    "Operators' tokens that are refused although they verify; a list, in the environment with commas.",
+)
+.environment(&["API_TOKEN_BLOCKLIST"])
+.of_process()
+.secret();
+
+pub(super) static ALLOWED_ORIGINS: Setting<Vec<AllowedOrigin>> = Setting::new(
+    "auth.allowed_origins",
+    parse::origins,
+    "Pages that may open a socket, as browsers name them: `https://app.example.com`, `https://*.example.com`, or `*` \
+     for all; a list, in the environment with commas. Unset: all, and the log warns. Programs that are no browsers \
+     send no origin and are not concerned.",
+)
+.environment(&["WALCAST_ALLOWED_ORIGINS"]);
+
+pub(super) static PRIVATE_ONLY: Setting<bool> =
+    Setting::new("auth.private_only", parse::boolean, "Whether public channels and broadcasts are refused.")
+        .environment(&["WALCAST_PRIVATE_ONLY"])
+        .default("false");
+
+pub(super) static SUSPENDED: Setting<bool> = Setting::new(
+    "auth.suspended",
+    parse::boolean,
+    "Whether every handshake is refused, for a project that shall serve nobody for a while.",
+)
+.environment(&["WALCAST_SUSPENDED"])
+.default("false");
 
 pub(super) static LISTEN_HOST: Setting<IpAddr> =
     Setting::new("server.host", parse::address, "IP address to listen on.")
@@ -149,6 +231,36 @@ pub(super) static HEADER_BYTES_MAX: Setting<usize> = Setting::new(
 )
 .environment(&["MAX_HEADER_LENGTH"])
 .default("32768");
+
+pub(super) static REQUEST_LINE_BYTES_MAX: Setting<usize> = Setting::new(
+    "server.request_line_bytes_max",
+    parse::count::<1024, 65_000>,
+    "Bytes of a request's first line; the address of a WebSocket carries the token.",
+)
+.environment(&["WALCAST_REQUEST_LINE_BYTES_MAX"])
+.default("16384");
+
+pub(super) static HEADERS_MAX: Setting<usize> =
+    Setting::new("server.headers_max", parse::count::<16, 10_000>, "Header lines of a request.")
+        .environment(&["WALCAST_HEADERS_MAX"])
+        .default("100");
+
+pub(super) static HEADER_TIMEOUT: Setting<Duration> = Setting::new(
+    "server.header_timeout_ms",
+    parse::milliseconds_above_zero,
+    "How long a client may take to send a request's head, from the beginning of the connection or the end of the \
+     request before.",
+)
+.environment(&["WALCAST_HEADER_TIMEOUT_MS"])
+.default("30000");
+
+pub(super) static TRUSTED_PROXIES: Setting<Vec<Network>> = Setting::new(
+    "server.trusted_proxies",
+    parse::networks,
+    "Proxies in front of walcast, whose `X-Forwarded-For` is believed: addresses or ranges such as `10.0.0.0/8`; a \
+     list, in the environment with commas. Unset: nobody's.",
+)
+.environment(&["WALCAST_TRUSTED_PROXIES"]);
 
 pub(super) static OPEN_FILES: Setting<u64> = Setting::new(
     "server.open_files",
@@ -188,6 +300,57 @@ pub(super) static CHANNEL_ERROR_BACKOFF: Setting<Duration> = Setting::new(
 .environment(&["CHANNEL_ERROR_BACKOFF_MS"])
 .default("5000");
 
+pub(super) static PROJECT: Setting<ProjectId> = Setting::new(
+    "server.project",
+    parse::project,
+    "What the only project is called in addresses such as `/api/tenants/realtime-dev`, and in metrics.",
+)
+.environment(&["SELF_HOST_TENANT_NAME"])
+.default("realtime-dev");
+
+pub(super) static REGION: Setting<String> = Setting::new(
+    "server.region",
+    parse::text,
+    "Where this process runs, in your own words; `/metrics/{region}` answers for this one.",
+)
+.environment(&["REGION"]);
+
+pub(super) static REQUEST_ID_BAGGAGE_KEY: Setting<String> = Setting::new(
+    "server.request_id_baggage_key",
+    parse::text,
+    "Key of the `baggage` header whose value names a request in the log and in `x-request-id`.",
+)
+.environment(&["REQUEST_ID_BAGGAGE_KEY"])
+.default("request-id");
+
+pub(super) static TLS_CERTIFICATE: Setting<String> = Setting::new(
+    "tls.certificate",
+    parse::text,
+    "PEM file with the server's certificate and those that lead to its authority. With it and the key, the port \
+     speaks TLS and nothing else.",
+)
+.environment(&["WALCAST_TLS_CERTIFICATE"]);
+
+pub(super) static TLS_KEY: Setting<String> =
+    Setting::new("tls.key", parse::text, "PEM file with the private key of the certificate.")
+        .environment(&["WALCAST_TLS_KEY"]);
+
+pub(super) static TLS_RELOAD: Setting<Duration> = Setting::new(
+    "tls.reload_seconds",
+    parse::seconds,
+    "How often the two files are looked at; changed ones are used for new connections. SIGHUP does so at once.",
+)
+.environment(&["WALCAST_TLS_RELOAD_SECONDS"])
+.default("10");
+
+pub(super) static TLS_HANDSHAKE_TIMEOUT: Setting<Duration> = Setting::new(
+    "tls.handshake_timeout_ms",
+    parse::milliseconds_above_zero,
+    "How long a client may take for the TLS handshake.",
+)
+.environment(&["WALCAST_TLS_HANDSHAKE_TIMEOUT_MS"])
+.default("10000");
+
 pub(super) static SLOT: Setting<String> = Setting::new(
     "replication.slot",
     parse::slot,
@@ -212,6 +375,27 @@ pub(super) static PUBLICATIONS: Setting<Vec<String>> = Setting::new(
 .environment(&["WALCAST_PUBLICATIONS"])
 .flag("publications")
 .default("supabase_realtime");
+
+pub(super) static JANITOR: Setting<bool> = Setting::new(
+    "janitor.enabled",
+    parse::boolean,
+    "Whether walcast makes the daily partitions of `realtime.messages` ahead and drops those older than three days. \
+     Unset: where walcast's role owns the table.",
+)
+.environment(&["RUN_JANITOR"]);
+
+pub(super) static JANITOR_EVERY: Setting<Duration> =
+    Setting::new("janitor.interval_ms", parse::milliseconds_of_days, "How often it does so.")
+        .environment(&["JANITOR_SCHEDULE_TIMER_IN_MS"])
+        .default("14400000");
+
+pub(super) static JANITOR_FIRST: Setting<Duration> = Setting::new(
+    "janitor.first_after_ms",
+    parse::milliseconds,
+    "How long after the start it does so for the first time.",
+)
+.environment(&["JANITOR_RUN_AFTER_IN_MS"])
+.default("0");
 
 pub(super) static DELETES: Setting<Deletes> = Setting::new(
     "changes.deletes",
@@ -295,6 +479,67 @@ pub(super) static PRESENCE_WINDOW: Setting<Duration> =
         .environment(&["CLIENT_PRESENCE_WINDOW_MS"])
         .default("30000");
 
+pub(super) static MAX_EVENTS: Setting<Option<NonZeroU32>> = Setting::new(
+    "limits.max_events_per_second",
+    parse::rate,
+    "Messages that clients send, or publish over HTTP, per second, all together; what is more is refused. 0: any number.",
+)
+.environment(&["TENANT_MAX_EVENTS_PER_SECOND"])
+.default("100000");
+
+pub(super) static MAX_CLIENT_EVENTS: Setting<Option<NonZeroU32>> = Setting::new(
+    "limits.max_client_events_per_second",
+    parse::rate,
+    "Messages that one socket sends per second; the channel on which it sends more is closed. 0: any number.",
+)
+.environment(&["WALCAST_MAX_CLIENT_EVENTS_PER_SECOND"])
+.default("10000");
+
+pub(super) static MAX_PRESENCE_EVENTS: Setting<Option<NonZeroU32>> = Setting::new(
+    "limits.max_presence_events_per_second",
+    parse::rate,
+    "Tracks, and presence states sent at joins, per second, of all channels together; the channel with one more is \
+     closed. 0: any number.",
+)
+.environment(&["WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND"])
+.default("10000");
+
+pub(super) static PRESENCE_ENABLED: Setting<bool> = Setting::new(
+    "presence.enabled",
+    parse::boolean,
+    "Whether every channel is told who is present, also where its join does not ask for it.",
+)
+.environment(&["WALCAST_PRESENCE_ENABLED"])
+.default("false");
+
+pub(super) static PRESENCE_GRACE: Setting<Duration> = Setting::new(
+    "presence.grace_ms",
+    parse::milliseconds,
+    "How long the presence of a socket stays that was lost without a close frame, so that nobody notices a reconnect. \
+     0: it leaves at once.",
+)
+.environment(&["WALCAST_PRESENCE_GRACE_MS"])
+.default("2000");
+
+pub(super) static ADDRESS_CONNECTIONS: Setting<u32> = Setting::new(
+    "limits.max_connections_per_address",
+    parse::count32_or_off,
+    "Connections that one address may have open, WebSockets included; 0 is no limit. Behind a proxy the addresses \
+     are those of its clients, once `server.trusted_proxies` names it.",
+)
+.environment(&["WALCAST_MAX_CONNECTIONS_PER_ADDRESS"])
+.of_process()
+.default("10000");
+
+pub(super) static ADDRESS_HANDSHAKES: Setting<u32> = Setting::new(
+    "limits.max_handshakes_per_second_per_address",
+    parse::count32_or_off,
+    "Handshakes that one address may make in a second; 0 is no limit.",
+)
+.environment(&["WALCAST_MAX_HANDSHAKES_PER_SECOND_PER_ADDRESS"])
+.of_process()
+.default("1000");
+
 pub(super) static LOG_LEVEL: Setting<String> = Setting::new(
     "log.level",
     parse::log_filter,
@@ -335,19 +580,42 @@ pub(super) static ALL: &[&About] = &[
     &JWT_SECRET.about,
     &JWKS.about,
     &CLAIM_VALIDATORS.about,
+    &EXPIRY_NOTICE.about,
+    &TOKEN_RECHECK.about,
     &METRICS_JWT_SECRET.about,
+    &METRICS_TOKEN_BLOCKLIST.about,
+    &API_JWT_SECRET.about,
+    &API_JWT_SECRET_NEXT.about,
+    &API_TOKEN_BLOCKLIST.about,
+    &ALLOWED_ORIGINS.about,
+    &PRIVATE_ONLY.about,
+    &SUSPENDED.about,
     &LISTEN_HOST.about,
     &LISTEN_PORT.about,
     &MAX_CONNECTIONS.about,
     &HEADER_BYTES_MAX.about,
+    &REQUEST_LINE_BYTES_MAX.about,
+    &HEADERS_MAX.about,
+    &HEADER_TIMEOUT.about,
+    &TRUSTED_PROXIES.about,
     &OPEN_FILES.about,
     &SHARDS.about,
     &OUTBOUND_BYTES_MAX.about,
     &CONNECT_ERROR_BACKOFF.about,
     &CHANNEL_ERROR_BACKOFF.about,
+    &PROJECT.about,
+    &REGION.about,
+    &REQUEST_ID_BAGGAGE_KEY.about,
+    &TLS_CERTIFICATE.about,
+    &TLS_KEY.about,
+    &TLS_RELOAD.about,
+    &TLS_HANDSHAKE_TIMEOUT.about,
     &SLOT.about,
     &SLOT_SUFFIX.about,
     &PUBLICATIONS.about,
+    &JANITOR.about,
+    &JANITOR_EVERY.about,
+    &JANITOR_FIRST.about,
     &DELETES.about,
     &CATALOG_POLL.about,
     &RECORD_BYTES_MAX.about,
@@ -359,6 +627,13 @@ pub(super) static ALL: &[&About] = &[
     &PAYLOAD_BYTES_MAX.about,
     &PRESENCE_CALLS.about,
     &PRESENCE_WINDOW.about,
+    &MAX_EVENTS.about,
+    &MAX_CLIENT_EVENTS.about,
+    &MAX_PRESENCE_EVENTS.about,
+    &PRESENCE_ENABLED.about,
+    &PRESENCE_GRACE.about,
+    &ADDRESS_CONNECTIONS.about,
+    &ADDRESS_HANDSHAKES.about,
     &LOG_LEVEL.about,
     &LOG_FORMAT.about,
     &DISABLE_HEALTH_LOGGING.about,
@@ -382,7 +657,9 @@ mod tests {
             assert!(names.insert(about.key.to_owned()), "{}", about.key);
             assert!(about.flag.is_none_or(|flag| names.insert(format!("--{flag}"))), "{:?}", about.flag);
             for name in about.environment {
-                assert!(names.insert((*name).to_owned()), "{name}");
+                // As upstream has it, one variable for the tokens of users and of operators.
+                let is_for_both = about.key == "auth.api_jwt_secret" && *name == "API_JWT_SECRET";
+                assert!(names.insert((*name).to_owned()) || is_for_both, "{name}");
             }
         }
     }

@@ -85,4 +85,94 @@ pub enum SettingsError {
         /// `; did you mean …?`, or where the settings are listed.
         advice: String,
     },
+    /// Something is wrong with the list of projects.
+    #[error("the configuration file {path}:{line}: {problem}", path = .path.display())]
+    ProjectTable {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong there.
+        problem: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A project has a setting that there is once.
+    #[error(
+        "the configuration file {path}:{line}: `{key}` holds for the whole process, not for the project \
+         `{project}` alone: move it out of [projects.{project}]",
+        path = .path.display()
+    )]
+    OfProcess {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The project.
+        project: String,
+        /// The setting.
+        key: &'static str,
+    },
+    /// A project's settings can not be used.
+    #[error("the project `{project}`: {problem}")]
+    Project {
+        /// The project.
+        project: String,
+        /// What is wrong.
+        problem: Box<SettingsError>,
+    },
+    /// Two projects could not be told apart.
+    #[error("the projects `{one}` and `{other}` both have the {what}: one of them needs another")]
+    SameAddress {
+        /// One project.
+        one: String,
+        /// The other.
+        other: String,
+        /// What both have.
+        what: String,
+    },
+    /// Two projects would read one slot.
+    #[error(
+        "the projects `{one}` and `{other}` both use the replication slot `{slot}` of {server}: slots are of the \
+         whole server, so give one of them another `replication.slot`"
+    )]
+    SameSlot {
+        /// One project.
+        one: String,
+        /// The other.
+        other: String,
+        /// The slot.
+        slot: String,
+        /// Host and port.
+        server: String,
+    },
+    /// A part of the connection would be ignored.
+    #[error(
+        "{origin} means nothing beside the database URL that all projects have: give this project its own \
+         `database.url`"
+    )]
+    PartBesideUrl {
+        /// Where the part was given.
+        origin: Origin,
+    },
+    /// `--project` names none.
+    #[error("there is no project `{name}` in the configuration file; there {known}")]
+    UnknownProject {
+        /// What was asked for.
+        name: String,
+        /// `are: …`, or that there is none.
+        known: String,
+    },
+    /// A command that looks at one database does not know which.
+    #[error("the configuration file lists several projects: choose one with --project ({known})")]
+    ProjectNotChosen {
+        /// Their names.
+        known: String,
+    },
+    /// Certificate without key, or key without certificate.
+    #[error("`{given}` is set and `{missing}` is not: TLS needs both")]
+    HalfTls {
+        /// What is there.
+        given: &'static str,
+        /// What is not.
+        missing: &'static str,
+    },
 }

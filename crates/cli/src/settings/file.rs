@@ -1,12 +1,14 @@
-//! The TOML file: every key in it must be a setting.
+//! The TOML file: every key in it must be a setting, be it of all or, below `[projects.<id>]`, of one project.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use walcast_server::front::{HostPattern, PathPrefix, ProjectId};
 
 use super::definitions;
 use super::error::SettingsError;
@@ -17,7 +19,23 @@ use super::nearest::nearest;
 pub struct ConfigurationFile {
     pub(super) path: PathBuf,
     pub(super) values: BTreeMap<&'static str, FileValue>,
+    /// In the order of their names.
+    pub(super) projects: Vec<ProjectTable>,
 }
+
+/// `[projects.<id>]`: how it is told apart, and what it has of its own.
+pub(super) struct ProjectTable {
+    pub(super) id: ProjectId,
+    /// Where it begins, counted from 1.
+    pub(super) line: usize,
+    pub(super) hosts: Vec<HostPattern>,
+    /// `None` stands for the project's name.
+    pub(super) paths: Option<Vec<PathPrefix>>,
+    pub(super) values: BTreeMap<&'static str, FileValue>,
+}
+
+/// The table of the file that lists projects.
+const PROJECTS: &str = "projects";
 
 /// One value of a file.
 pub(super) struct FileValue {
@@ -42,27 +60,109 @@ impl ConfigurationFile {
             // Not the error's own text: that shows the line, and there may be a secret in it.
             problem: error.message().to_owned(),
         })?;
-        let mut file = Self { path: path.to_owned(), values: BTreeMap::new() };
-        file.collect("", document.get_ref(), text)?;
+        let mut file = Self { path: path.to_owned(), ..Self::default() };
+        let mut values = BTreeMap::new();
+        for (name, value) in document.get_ref() {
+            let line = line(text, &name.span());
+            match value.get_ref() {
+                DeValue::Table(table) if name.get_ref() == PROJECTS => file.list_projects(table, text)?,
+                _ => file.collect_one("", name.get_ref(), value, line, text, None, &mut values)?,
+            }
+        }
+        file.values = values;
         Ok(file)
     }
 
-    fn collect(&mut self, section: &str, table: &DeTable<'_>, text: &str) -> Result<(), SettingsError> {
+    fn list_projects(&mut self, table: &DeTable<'_>, text: &str) -> Result<(), SettingsError> {
         for (name, value) in table {
-            let key = if section.is_empty() {
-                name.get_ref().to_string()
-            } else {
-                format!("{section}.{}", name.get_ref())
-            };
             let line = line(text, &name.span());
-            if let Some(about) = definitions::named(&key) {
-                let value = self.text_of(about.key, about.secret, value, line)?;
-                self.values.insert(about.key, FileValue { text: value, line });
-            } else if let (DeValue::Table(inner), true) = (value.get_ref(), is_section(&key)) {
-                self.collect(&key, inner, text)?;
-            } else {
-                return Err(self.unknown(key, line));
+            let id: ProjectId = name.get_ref().parse().map_err(|problem| SettingsError::ProjectTable {
+                path: self.path.clone(),
+                line,
+                problem: Box::new(problem),
+            })?;
+            let DeValue::Table(table) = value.get_ref() else {
+                return Err(self.unknown(format!("{PROJECTS}.{id}"), line));
+            };
+            let project = self.project(id, line, table, text)?;
+            self.projects.push(project);
+        }
+        Ok(())
+    }
+
+    fn project(
+        &self,
+        id: ProjectId,
+        line_of_project: usize,
+        table: &DeTable<'_>,
+        text: &str,
+    ) -> Result<ProjectTable, SettingsError> {
+        let mut values = BTreeMap::new();
+        let (mut hosts, mut paths) = (Vec::new(), None);
+        for (name, value) in table {
+            let line = line(text, &name.span());
+            match &**name.get_ref() {
+                "hosts" => hosts = self.list(value, line)?,
+                "paths" => paths = Some(self.list(value, line)?),
+                key => self.collect_one("", key, value, line, text, Some(&id), &mut values)?,
             }
+        }
+        Ok(ProjectTable { id, line: line_of_project, hosts, paths, values })
+    }
+
+    /// A list of texts, or one text.
+    fn list<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+        &self,
+        value: &Spanned<DeValue<'_>>,
+        line: usize,
+    ) -> Result<Vec<T>, SettingsError> {
+        let refused = |problem: Box<dyn std::error::Error + Send + Sync>| SettingsError::ProjectTable {
+            path: self.path.clone(),
+            line,
+            problem,
+        };
+        let texts: Option<Vec<&str>> = match value.get_ref() {
+            DeValue::String(text) => Some(vec![text]),
+            DeValue::Array(items) => items.iter().map(|item| item.get_ref().as_str()).collect(),
+            _ => None,
+        };
+        let texts = texts.ok_or_else(|| refused("expected a text or a list of texts".into()))?;
+        texts.into_iter().map(|text| text.parse().map_err(|problem| refused(Box::new(problem)))).collect()
+    }
+
+    /// Takes in one key, with all that is below it.
+    #[expect(clippy::too_many_arguments, reason = "the place of one value in the file")]
+    fn collect_one(
+        &self,
+        section: &str,
+        name: &str,
+        value: &Spanned<DeValue<'_>>,
+        line_of_key: usize,
+        text: &str,
+        project: Option<&ProjectId>,
+        values: &mut BTreeMap<&'static str, FileValue>,
+    ) -> Result<(), SettingsError> {
+        let key = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
+        if let Some(about) = definitions::named(&key) {
+            if let Some(project) = project.filter(|_| about.is_of_process()) {
+                return Err(SettingsError::OfProcess {
+                    path: self.path.clone(),
+                    line: line_of_key,
+                    project: project.to_string(),
+                    key: about.key,
+                });
+            }
+            let value = self.text_of(about.key, about.secret, value, line_of_key)?;
+            values.insert(about.key, FileValue { text: value, line: line_of_key });
+            return Ok(());
+        }
+        let (DeValue::Table(inner), true) = (value.get_ref(), is_section(&key)) else {
+            let whole = project.map_or_else(|| key.clone(), |project| format!("{PROJECTS}.{project}.{key}"));
+            return Err(self.unknown(whole, line_of_key));
+        };
+        for (name, value) in inner {
+            let line = line(text, &name.span());
+            self.collect_one(&key, name.get_ref(), value, line, text, project, values)?;
         }
         Ok(())
     }
@@ -92,11 +192,15 @@ impl ConfigurationFile {
 
     fn unknown(&self, key: String, line: usize) -> SettingsError {
         let known = || definitions::ALL.iter().map(|about| about.key);
+        let plain = match key.strip_prefix("projects.").and_then(|rest| rest.split_once('.')) {
+            Some((_, plain)) => plain,
+            None => &key,
+        };
         // A right name in the wrong section is the likelier mistake than a typing mistake.
         let name = key.rsplit('.').next().unwrap_or(&key);
         let mut meant: Vec<&str> = known().filter(|known| known.rsplit('.').next() == Some(name)).collect();
         if meant.is_empty() {
-            meant.extend(nearest(&key, known()));
+            meant.extend(nearest(plain, known()));
         }
         let advice = if meant.is_empty() {
             "; docs/configuration.md lists them all".to_owned()
@@ -181,6 +285,50 @@ mod tests {
     #[test]
     fn a_section_that_is_no_table_is_an_unknown_key() {
         assert!(refusal("server = 1\n").contains("`server` is not a setting"));
+    }
+
+    #[test]
+    fn projects_have_addresses_and_values_of_their_own() {
+        let file = parse(
+            "[projects.green]\nhosts = \"live.example.com\"\n[projects.green.database]\nname = \"green\"\n\
+             [projects.blue]\nhosts = [\"*\"]\npaths = []\n",
+        )
+        .unwrap();
+        let [blue, green] = &file.projects[..] else { panic!("two projects") };
+        assert_eq!((blue.id.as_str(), green.id.as_str()), ("blue", "green"));
+        assert_eq!(blue.hosts, [HostPattern::Any]);
+        assert_eq!((blue.paths.as_deref(), green.paths.as_deref()), (Some(&[][..]), None));
+        assert_eq!(green.values["database.name"].text, "green");
+        assert_eq!(green.values["database.name"].line, 4);
+        assert!(file.values.is_empty());
+    }
+
+    #[test]
+    fn a_project_can_not_have_what_is_unknown_or_holds_for_the_whole_process() {
+        assert!(refusal("[projects.blue]\nhost = 1\n").contains("`projects.blue.host` is not a setting"));
+        assert!(
+            refusal("[projects.blue.database]\nurll = 1\n")
+                .ends_with("`projects.blue.database.urll` is not a setting; did you mean `database.url`?")
+        );
+        let refused = refusal("[projects.blue.server]\nport = 1\n");
+        assert!(
+            refused.contains("walcast.toml:2") && refused.contains("`server.port` holds for"),
+            "{refused}"
+        );
+        assert!(refusal("projects = 1\n").contains("`projects` is not a setting"));
+        assert!(refusal("[projects]\nblue = 1\n").contains("`projects.blue` is not a setting"));
+    }
+
+    #[test]
+    fn a_bad_name_host_or_path_of_a_project_is_shown_with_its_line() {
+        for (text, shown) in [
+            ("[projects.Blue]\n", "walcast.toml:1: \"Blue\" can not name a project"),
+            ("[projects.a]\nhosts = [\"http://b\"]\n", "walcast.toml:2: \"http://b\" is not a host name"),
+            ("[projects.a]\npaths = [\"/api/a\"]\n", "walcast.toml:2: paths below /api"),
+            ("[projects.a]\nhosts = 1\n", "walcast.toml:2: expected a text or a list"),
+        ] {
+            assert!(refusal(text).contains(shown), "{}", refusal(text));
+        }
     }
 
     #[test]

@@ -10,11 +10,13 @@ use super::setting::About;
 
 /// Keeps clear of the names other arguments have.
 const FILE_ID: &str = "settings.file";
+const PROJECT_ID: &str = "settings.project";
 
 /// What the command line says about settings; `#[command(flatten)]` takes it into a command.
 #[derive(Default, Clone)]
 pub struct Flags {
     pub(super) file: Option<PathBuf>,
+    pub(super) project: Option<String>,
     pub(super) values: BTreeMap<&'static str, String>,
 }
 
@@ -34,8 +36,9 @@ impl Flags {
         self.values.insert(definitions::DATABASE_URL.about.key, url);
     }
 
-    /// As if there were a flag for the secret: `walcast dev` makes it itself.
+    /// As if there were flags for the secrets: `walcast dev` makes one itself, for users and operators.
     pub fn set_jwt_secret(&mut self, secret: String) {
+        self.values.insert(definitions::API_JWT_SECRET.about.key, secret.clone());
         self.values.insert(definitions::JWT_SECRET.about.key, secret);
     }
 
@@ -49,7 +52,12 @@ impl Flags {
 impl std::fmt::Debug for Flags {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let given: Vec<&str> = self.values.keys().copied().collect();
-        formatter.debug_struct("Flags").field("file", &self.file).field("given", &given).finish()
+        formatter
+            .debug_struct("Flags")
+            .field("file", &self.file)
+            .field("project", &self.project)
+            .field("given", &given)
+            .finish()
     }
 }
 
@@ -60,7 +68,10 @@ impl clap::Args for Flags {
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
             .help("TOML file with settings [env: WALCAST_CONFIG]");
-        flagged().fold(command.arg(file), |command, (about, flag)| {
+        let project = Arg::new(PROJECT_ID).long("project").value_name("ID").help(
+            "The project of the file that is meant, where it lists several; `serve` without it serves all",
+        );
+        flagged().fold(command.arg(file).arg(project), |command, (about, flag)| {
             command.arg(Arg::new(about.key).long(flag).value_name("VALUE").help(help(about)))
         })
     }
@@ -80,6 +91,9 @@ impl clap::FromArgMatches for Flags {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         if let Some(path) = matches.get_one::<PathBuf>(FILE_ID) {
             self.file = Some(path.clone());
+        }
+        if let Some(project) = matches.get_one::<String>(PROJECT_ID) {
+            self.project = Some(project.clone());
         }
         for (about, _) in flagged() {
             if let Some(text) = matches.get_one::<String>(about.key) {

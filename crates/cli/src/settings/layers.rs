@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::definitions;
 use super::error::SettingsError;
-use super::file::ConfigurationFile;
+use super::file::{ConfigurationFile, ProjectTable};
 use super::flags::Flags;
 use super::nearest::mistakes;
 use super::setting::{About, Origin, Setting};
@@ -17,6 +17,9 @@ pub(super) struct Layers<'a> {
     pub(super) flags: &'a Flags,
     pub(super) environment: &'a Environment,
     pub(super) file: &'a ConfigurationFile,
+    /// Whose settings these are, where several projects are listed. What it says itself counts before all that is
+    /// said for everybody.
+    pub(super) project: Option<&'a ProjectTable>,
 }
 
 impl Layers<'_> {
@@ -43,7 +46,18 @@ impl Layers<'_> {
         self.text(about).map(|(origin, _)| origin).filter(|origin| !matches!(origin, Origin::Default(_)))
     }
 
+    /// Where the project's own value is, when it has one.
+    pub(super) fn own(&self, about: &About) -> Option<Origin> {
+        let project = self.project?;
+        let value = project.values.get(about.key)?;
+        let (path, project) = (self.file.path.clone(), project.id.to_string());
+        Some(Origin::Project { path, line: value.line, project, key: about.key })
+    }
+
     fn text(&self, about: &About) -> Option<(Origin, &str)> {
+        if let Some(origin) = self.own(about) {
+            return Some((origin, &self.project?.values.get(about.key)?.text));
+        }
         if let Some(text) = self.flags.values.get(about.key) {
             return Some((Origin::Flag(about.flag.unwrap_or(about.key)), text));
         }
@@ -92,7 +106,7 @@ mod tests {
         let mut variables = Environment::new();
         let mut file = ConfigurationFile::default();
         let port = |flags: &Flags, environment: &Environment, file: &ConfigurationFile| {
-            Layers { flags, environment, file }.get(&definitions::LISTEN_PORT).unwrap()
+            Layers { flags, environment, file, project: None }.get(&definitions::LISTEN_PORT).unwrap()
         };
         assert_eq!(port(&flags, &variables, &file), 4000);
         file = ConfigurationFile::parse(Path::new("a.toml"), "[server]\nport = 4001").unwrap();
@@ -108,7 +122,7 @@ mod tests {
         let (flags, file) = (Flags::default(), ConfigurationFile::default());
         let secret = |variables: &[(&str, &str)]| {
             let environment = environment(variables);
-            let layers = Layers { flags: &flags, environment: &environment, file: &file };
+            let layers = Layers { flags: &flags, environment: &environment, file: &file, project: None };
             layers.find(&definitions::JWT_SECRET).unwrap().map(|secret| secret.expose().to_owned())
         };
         assert_eq!(secret(&[("JWT_SECRET", "a"), ("API_JWT_SECRET", "b")]).as_deref(), Some("a"));
@@ -120,7 +134,7 @@ mod tests {
     fn a_wrong_value_names_its_origin_and_what_was_expected() {
         let (flags, file) = (Flags::default(), ConfigurationFile::default());
         let environment = environment(&[("PORT", "http")]);
-        let layers = Layers { flags: &flags, environment: &environment, file: &file };
+        let layers = Layers { flags: &flags, environment: &environment, file: &file, project: None };
         assert_eq!(
             layers.get(&definitions::LISTEN_PORT).err().unwrap().to_string(),
             "the environment variable PORT: expected a port number from 0 to 65535, found \"http\""

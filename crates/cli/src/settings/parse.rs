@@ -1,12 +1,16 @@
 //! Texts into values. Every error is what was expected, as the end of "expected …".
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tracing_subscriber::EnvFilter;
 use walcast_auth::{JwksSource, Secret};
 use walcast_engine::Deletes;
+use walcast_server::Network;
+use walcast_server::front::ProjectId;
+use walcast_server::origins::AllowedOrigin;
 
 use super::LogFormat;
 
@@ -33,6 +37,12 @@ pub(super) fn count<const MIN: usize, const MAX: usize>(text: &str) -> Result<us
 pub(super) fn count32(text: &str) -> Result<u32, String> {
     count::<1, 1_000_000_000>(text)
         .and_then(|number| u32::try_from(number).map_err(|error| error.to_string()))
+}
+
+/// A number per second; 0 means that there is no limit.
+pub(super) fn rate(text: &str) -> Result<Option<NonZeroU32>, String> {
+    let number = count::<0, 1_000_000_000>(text)?;
+    Ok(u32::try_from(number).ok().and_then(NonZeroU32::new))
 }
 
 /// Bytes of a request's head; the HTTP library's least is 8,192, and self-hosters have smaller values set.
@@ -73,6 +83,13 @@ pub(super) fn milliseconds_above_zero(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "milliseconds as a whole number from 1 to 3600000".to_owned())
 }
 
+/// Milliseconds, from a second to a day: partitions are made three days ahead.
+pub(super) fn milliseconds_of_days(text: &str) -> Result<Duration, String> {
+    count::<1_000, 86_400_000>(text)
+        .map(|number| Duration::from_millis(number as u64))
+        .map_err(|_| "milliseconds as a whole number from 1000 to 86400000".to_owned())
+}
+
 /// Whole seconds, at least one and at most an hour.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     count::<1, 3600>(text)
@@ -94,6 +111,35 @@ pub(super) fn names(text: &str) -> Result<Vec<String>, String> {
     let names: Vec<String> =
         text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
     if names.is_empty() { Err("one name or several with commas between them".to_owned()) } else { Ok(names) }
+}
+
+/// A project's name.
+pub(super) fn project(text: &str) -> Result<ProjectId, String> {
+    let expected = |_| "1 to 40 lower-case letters, digits and hyphens, none at the ends".to_owned();
+    text.trim().parse().map_err(expected)
+}
+
+/// Secret texts with commas between them.
+pub(super) fn secrets(text: &str) -> Result<Vec<Secret>, String> {
+    names(text).map(|texts| texts.into_iter().map(Secret::new).collect())
+}
+
+/// A count that fits 32 bits, or 0 for no limit.
+pub(super) fn count32_or_off(text: &str) -> Result<u32, String> {
+    count::<0, 1_000_000_000>(text)
+        .and_then(|number| u32::try_from(number).map_err(|error| error.to_string()))
+}
+
+/// Origins of pages with commas between them, at least one.
+pub(super) fn origins(text: &str) -> Result<Vec<AllowedOrigin>, String> {
+    let expected = || "origins such as https://app.example.com or https://*.example.com, or *".to_owned();
+    names(text).and_then(|texts| texts.iter().map(|text| text.parse().map_err(|_| expected())).collect())
+}
+
+/// Addresses or ranges of addresses with commas between them, at least one.
+pub(super) fn networks(text: &str) -> Result<Vec<Network>, String> {
+    let expected = || "IP addresses or ranges such as 10.0.0.0/8".to_owned();
+    names(text).and_then(|texts| texts.iter().map(|text| text.parse().map_err(|_| expected())).collect())
 }
 
 /// A part of a slot's name (PostgreSQL documentation, "Replication Slots").

@@ -39,22 +39,56 @@ iss = \"https://issuer.example\"
 [changes]
 deletes = \"private\"
 ```
+
+## Several projects
+
+One process can serve several projects, each with its own database, keys, limits and topics. Without a list there is one
+project, which answers to every host name and path. The file lists them as `[projects.<id>]`:
+
+```toml
+[projects.blue]
+hosts = [\"live.blue.example\"]    # beside every host whose first label is `blue`; \"*\" is every host that nobody has
+paths = [\"/blue\"]                # the default: ws://host/blue/socket/websocket
+
+[projects.blue.database]
+url = \"postgres://user:password@host:5432/blue\"
+
+[projects.blue.auth]
+jwt_secret = \"…\"
+
+[projects.green.database]
+url = \"postgres://user:password@host:5432/green\"
+
+[projects.green.auth]
+jwks = \"https://issuer.example/.well-known/jwks.json\"
+
+[projects.green.limits]
+max_concurrent_users = 5000
+```
+
+What a project does not say holds as flags, environment, file and defaults say it for all; only the slot's name gets the
+project's name at its end (`walcast_blue`), because slots are of the whole database server. The settings of `[server]`, `[tls]`
+and `[log]`, and those marked below, hold for the whole process. `--project blue` serves or examines that one alone.
 ";
 
 const SECTIONS: &[(&str, &str)] = &[
     ("database", "The database that is followed."),
     ("auth", "What tokens are verified with (docs/protocol.md §8)."),
     ("server", "Sockets and HTTP."),
+    (
+        "tls",
+        "Encryption by walcast itself (docs/security.md). Without it, put a proxy in front that encrypts.",
+    ),
     ("replication", "The slot and the publications."),
+    ("janitor", "The partitions of `realtime.messages` (docs/operations.md)."),
     ("changes", "Row changes (docs/protocol.md §4)."),
     ("limits", "What clients may do (docs/protocol.md §10)."),
+    ("presence", "Presence (docs/protocol.md §7)."),
     ("log", "The log, on standard error."),
 ];
 
 /// Variables of Supabase Realtime that mean nothing here, so that nobody has to tidy a compose file.
 const IGNORED: &[&str] = &[
-    "API_JWT_SECRET_NEXT",
-    "API_TOKEN_BLOCKLIST",
     "APP_NAME",
     "BROADCAST_POOL_SIZE",
     "CF_TEAM_DOMAIN",
@@ -72,14 +106,16 @@ const IGNORED: &[&str] = &[
     "DNS_NODES",
     "ERL_AFLAGS",
     "GEN_RPC_*",
-    "JANITOR_*",
+    "JANITOR_CHILDREN_TIMEOUT",
+    "JANITOR_CHUNK_SIZE",
+    "JANITOR_MAX_CHILDREN",
+    "JANITOR_SCHEDULE_RANDOMIZE",
     "LOGFLARE_*",
     "LOGS_ENGINE",
     "MEASURE_TRAFFIC_INTERVAL_IN_MS",
     "METRICS_CLEANER_*",
     "METRICS_PUSHER_*",
     "METRICS_RPC_TIMEOUT_IN_MS",
-    "METRICS_TOKEN_BLOCKLIST",
     "NO_CHANNEL_TIMEOUT_IN_MS",
     "NUM_ACCEPTORS",
     "OTEL_*",
@@ -87,17 +123,12 @@ const IGNORED: &[&str] = &[
     "PROM_POLL_RATE",
     "REALTIME_IP_VERSION",
     "REBALANCE_CHECK_INTERVAL_IN_MS",
-    "REGION",
     "REGION_MAPPING",
-    "REQUEST_ID_BAGGAGE_KEY",
     "RPC_TIMEOUT",
-    "RUN_JANITOR",
     "SECRET_KEY_BASE",
     "SEED_SELF_HOST",
-    "SELF_HOST_TENANT_NAME",
     "TENANT_CACHE_EXPIRATION_IN_MS",
     "TENANT_MAX_BYTES_PER_SECOND",
-    "TENANT_MAX_EVENTS_PER_SECOND",
     "*_PARTITION_SLOTS",
     "*_SCOPE_SHARDS",
 ];
@@ -115,7 +146,7 @@ fn reference() -> String {
                 page,
                 "| {} | {environment} | {flag} | {default} | {} |",
                 code(about.key),
-                about.help.replace('|', "\\|")
+                meaning(about)
             );
         }
     }
@@ -125,6 +156,11 @@ fn reference() -> String {
     page.push_str(&names.join(", "));
     page.push_str(".\n");
     page
+}
+
+fn meaning(about: &About) -> String {
+    let mark = if about.of_process { " For the whole process." } else { "" };
+    about.help.replace('|', "\\|") + mark
 }
 
 fn in_section(about: &About, section: &str) -> bool {

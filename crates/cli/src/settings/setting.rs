@@ -23,8 +23,21 @@ pub(crate) struct About {
     pub default: Option<&'static str>,
     /// Its text must not be shown.
     pub secret: bool,
+    /// It holds for the whole process, and a single project can not have its own.
+    pub of_process: bool,
     /// What it is for, one or two sentences in Markdown.
     pub help: &'static str,
+}
+
+/// Sections whose settings all hold for the whole process.
+const PROCESS_SECTIONS: &[&str] = &["log", "server", "tls"];
+
+impl About {
+    /// Whether a project may have its own value.
+    pub(crate) fn is_of_process(&self) -> bool {
+        let section = self.key.split('.').next();
+        self.of_process || section.is_some_and(|section| PROCESS_SECTIONS.contains(&section))
+    }
 }
 
 impl<T> Setting<T> {
@@ -33,7 +46,9 @@ impl<T> Setting<T> {
         parse: fn(&str) -> Result<T, String>,
         help: &'static str,
     ) -> Self {
-        Self { about: About { key, environment: &[], flag: None, default: None, secret: false, help }, parse }
+        let (environment, flag, default) = (&[], None, None);
+        let about = About { key, environment, flag, default, secret: false, of_process: false, help };
+        Self { about, parse }
     }
 
     pub(crate) const fn environment(mut self, names: &'static [&'static str]) -> Self {
@@ -55,6 +70,11 @@ impl<T> Setting<T> {
         self.about.secret = true;
         self
     }
+
+    pub(crate) const fn of_process(mut self) -> Self {
+        self.about.of_process = true;
+        self
+    }
 }
 
 /// Where a value came from, as an error names it.
@@ -73,6 +93,17 @@ pub enum Origin {
         /// The setting's key.
         key: &'static str,
     },
+    /// A line of the configuration file, in the table of one project.
+    Project {
+        /// The file.
+        path: PathBuf,
+        /// The line of the value.
+        line: usize,
+        /// The project.
+        project: String,
+        /// The setting's key.
+        key: &'static str,
+    },
     /// The built-in default of this key.
     Default(&'static str),
 }
@@ -83,6 +114,9 @@ impl fmt::Display for Origin {
             Self::Flag(name) => write!(formatter, "--{name}"),
             Self::Environment(name) => write!(formatter, "the environment variable {name}"),
             Self::File { path, line, key } => write!(formatter, "`{key}` in {}:{line}", path.display()),
+            Self::Project { path, line, project, key } => {
+                write!(formatter, "`projects.{project}.{key}` in {}:{line}", path.display())
+            }
             Self::Default(key) => write!(formatter, "the default of `{key}`"),
         }
     }

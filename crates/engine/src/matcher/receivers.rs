@@ -260,12 +260,14 @@ mod tests {
     use super::*;
     use crate::ids::SessionId;
     use crate::membership::{self, Asked};
+    use crate::topic::{Privacy, TopicKey};
 
     fn member(topic: usize, shard: usize) -> Member {
         let binding = Binding::parse(r#"{"event":"*","schema":"public"}"#).unwrap();
         let id = binding.id;
         let (form, values) = membership::Form::new(vec![binding], false);
-        let asked = Asked { topic: topic.to_string().into(), form: Arc::new(form), values };
+        let topic = TopicKey::new(topic.to_string().into(), Privacy::Public);
+        let asked = Asked { topic, form: Arc::new(form), values };
         let membership = Membership {
             session: SessionId::fresh(),
             channel: ChannelId::fresh(),

@@ -25,6 +25,7 @@ use crate::log_inbox::{LogSender, log_inbox};
 use crate::membership::{self, Asked};
 use crate::position::Position;
 use crate::subscription::resolve;
+use crate::topic::{Privacy, ReadRights, TopicKey};
 use crate::transaction::{Change, Changes, RowChange};
 
 const TABLE: Oid = Oid(16_384);
@@ -302,7 +303,11 @@ impl Scene {
         let membership = Arc::new(Membership {
             session: SessionId::fresh(),
             channel: ChannelId::fresh(),
-            asked: Arc::new(Asked { topic: "realtime:room".into(), form: Arc::new(form), values }),
+            asked: Arc::new(Asked {
+                topic: TopicKey::new("realtime:room".into(), Privacy::Public),
+                form: Arc::new(form),
+                values,
+            }),
             join_ref: Ref::null(),
             shard: ShardId::new(0),
             serializer: Serializer::V2,
@@ -314,6 +319,9 @@ impl Scene {
             membership: Arc::clone(&membership),
             reference: Ref::null(),
             response: "{}".to_owned(),
+            identity: Arc::clone(&identity),
+            rights: ReadRights::ALL,
+            replayed: None,
             presence_key: None,
             presence_enabled: false,
             system: Vec::new(),
@@ -350,12 +358,18 @@ impl Scene {
                 let status = if message.status == Status::Ok { "ok" } else { "error" };
                 format!("{status}: {}", message.message)
             }
-            Command::Deliver(deliveries) => {
-                self.delivered.extend(deliveries.iter().map(|delivery| {
-                    let text = String::from_utf8_lossy(delivery.frame.bytes()).into_owned();
-                    let record = text.find("\"record\"").or_else(|| text.find("\"old_record\""));
-                    let record = record.expect("a row");
-                    text[record..].to_owned()
+            Command::Deliver(batch) => {
+                self.delivered.extend(batch.items.iter().map(|item| match item {
+                    FromLog::Change(delivery) => {
+                        let text = String::from_utf8_lossy(delivery.frame.bytes()).into_owned();
+                        let record = text.find("\"record\"").or_else(|| text.find("\"old_record\""));
+                        let record = record.expect("a row");
+                        text[record..].to_owned()
+                    }
+                    FromLog::Message(fanout) => {
+                        let frame = fanout.frame(Serializer::V1).expect("a frame");
+                        String::from_utf8_lossy(&frame.payload()).into_owned()
+                    }
                 }));
                 self.delivered.pop_front().expect("a delivery")
             }

@@ -1,6 +1,7 @@
 //! Changes that are decided but not shown yet, because one of them waits for PostgreSQL: what comes behind it is
 //! decided meanwhile, so that everything is asked at once, and shown in the order of the log.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -11,6 +12,7 @@ use super::audience::Audiences;
 use super::docket::{Docket, Matter, Ticket};
 use super::image::{BoundRelation, ChangeImages};
 use super::ruling::Rulings;
+use crate::command::Fanout;
 use crate::transaction::Chunk;
 
 /// A window is closed at so many changes, be they shown to anybody or not, …
@@ -24,6 +26,7 @@ const BYTES_MAX: usize = 32 << 20;
 pub(super) struct Window {
     pub(super) changes: Vec<HeldChange>,
     pub(super) rulings: Vec<Rulings>,
+    pub(super) messages: HeldMessages,
     /// The log has been handed on up to here, once the changes are.
     pub(super) passed: Option<Lsn>,
     /// The room in the inbox that the changes take.
@@ -31,6 +34,17 @@ pub(super) struct Window {
     decided: usize,
     rulings_held: usize,
     bytes: usize,
+}
+
+/// Messages for topics that stand between changes.
+#[derive(Default)]
+pub(super) struct HeldMessages(VecDeque<HeldMessage>);
+
+struct HeldMessage {
+    /// So many changes stand before it.
+    behind: usize,
+    message: Arc<Fanout>,
+    commit_time: PgTimestamp,
 }
 
 /// A change that is not shown yet.
@@ -61,6 +75,12 @@ impl Window {
         self.rulings.push(rulings);
     }
 
+    /// Keeps a message in its place behind the changes.
+    pub(super) fn hold_message(&mut self, message: Arc<Fanout>, commit_time: PgTimestamp) {
+        self.bytes += message.bytes();
+        self.messages.0.push_back(HeldMessage { behind: self.changes.len(), message, commit_time });
+    }
+
     /// So many changes, or transactions, more have been decided while there was something to wait for.
     pub(super) fn count(&mut self, decided: usize) {
         self.decided += decided;
@@ -69,6 +89,14 @@ impl Window {
     /// Keeps the inbox's room for as long as there are changes.
     pub(super) fn occupy(&mut self, room: OwnedSemaphorePermit) {
         self.rooms.push(room);
+    }
+}
+
+impl HeldMessages {
+    /// Takes the next one that stands behind no more than so many changes.
+    pub(super) fn take(&mut self, changes: usize) -> Option<(Arc<Fanout>, PgTimestamp)> {
+        self.0.front().filter(|held| held.behind <= changes)?;
+        self.0.pop_front().map(|held| (held.message, held.commit_time))
     }
 }
 

@@ -2,8 +2,11 @@
 //!
 //! A topic's home is one shard, so that its diffs have one order.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
+use tokio::time::Instant;
 use walcast_wire::presence::TRACK_PAYLOAD_NOT_A_MAP;
 use walcast_wire::{Ref, Serializer, Status};
 
@@ -11,7 +14,7 @@ use super::{ReplyTo, Shard};
 use crate::command::{Fanout, PeerCommand, PushKind, Target};
 use crate::ids::{ChannelId, ShardId};
 use crate::presence::{Diff, Presence, meta_members};
-use crate::session::Channel;
+use crate::topic::TopicKey;
 
 impl Shard {
     pub(super) fn presence(&mut self, answer: &ReplyTo, sender: Target, kind: PushKind) {
@@ -21,22 +24,29 @@ impl Shard {
         let Some(channel) = found.channel_by_id_mut(sender.channel) else {
             return;
         };
+        let limit = &self.settings.presence_calls;
         if !matches!(kind, PushKind::EmptyPresence)
-            && !channel
-                .presence_mut()
-                .calls
-                .allows(&self.settings.presence_calls, tokio::time::Instant::now())
+            && !channel.presence_mut().calls.allows(limit, Instant::now())
         {
-            let message = "Client presence rate limit exceeded";
-            return self.close_channel(sender.session, sender.channel, message);
+            tracing::info!(
+                code = "ClientPresenceRateLimitReached",
+                "a channel was closed for its presence calls"
+            );
+            let message = format!(
+                "Client presence rate limit exceeded (limits.presence_calls_max = {}, limits.presence_window_ms = {})",
+                limit.calls,
+                limit.window.as_millis()
+            );
+            return self.close_channel(sender.session, sender.channel, &message);
         }
         match kind {
             PushKind::Track(payload) => self.track(answer, sender, &payload),
             PushKind::Untrack => {
-                channel.presence_mut().tracked = false;
-                let topic = Arc::clone(&answer.topic);
+                let tracked = channel.presence().is_some_and(|presence| presence.tracked);
                 self.write(sender.session, &answer.frame(Status::Ok, "{}"));
-                self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: sender.channel });
+                if tracked {
+                    self.untrack(answer, sender);
+                }
             }
             PushKind::TrackNotAnObject => self.refuse_track(answer, sender),
             PushKind::EmptyPresence => self.write(sender.session, &answer.frame(Status::Ok, "{}")),
@@ -44,68 +54,122 @@ impl Shard {
         }
     }
 
-    pub(super) fn track(&mut self, answer: &ReplyTo, sender: Target, payload: &str) {
-        if payload.len() > self.settings.payload_bytes_max {
-            return self.close_channel(sender.session, sender.channel, "Track message size exceeded");
+    fn track(&mut self, answer: &ReplyTo, sender: Target, payload: &str) {
+        let limit = self.settings.payload_bytes_max;
+        if payload.len() > limit {
+            let message = format!("Track message size exceeded (limits.payload_bytes_max = {limit})");
+            return self.close_channel(sender.session, sender.channel, &message);
         }
         let Ok(members) = meta_members(payload) else {
             return self.refuse_track(answer, sender);
         };
+        if !self.admit_presence(sender) {
+            return;
+        }
         let Some(found) = self.sessions.get_mut(&sender.session) else {
             return;
         };
         let Some(channel) = found.channel_by_id_mut(sender.channel) else {
             return;
         };
+        let may_follow = channel.rights.presence;
         let presence = channel.presence_mut();
         presence.tracked = true;
+        presence.wanted = true;
         let (key, follows) = (presence.key().to_owned(), presence.follows);
-        let topic = Arc::clone(&answer.topic);
+        let topic = answer.topic.clone();
         self.write(sender.session, &answer.frame(Status::Ok, "{}"));
-        if !follows {
+        if may_follow && !follows {
             // docs/protocol.md §7.3: clients apply diffs only once they have a state.
             self.want_state(&topic, sender);
         }
         self.tell(self.home(&topic), PeerCommand::Track { topic, channel: sender.channel, key, members });
     }
 
-    pub(super) fn refuse_track(&mut self, answer: &ReplyTo, sender: Target) {
+    fn untrack(&mut self, answer: &ReplyTo, sender: Target) {
+        let found = self.sessions.get_mut(&sender.session);
+        if let Some(channel) = found.and_then(|found| found.channel_by_id_mut(sender.channel)) {
+            channel.presence_mut().tracked = false;
+        }
+        self.counters.presence_events.fetch_add(1, Relaxed);
+        let topic = answer.topic.clone();
+        self.tell(self.home(&topic), PeerCommand::Untrack { topic, channel: sender.channel });
+    }
+
+    fn refuse_track(&mut self, answer: &ReplyTo, sender: Target) {
         let response = walcast_wire::reason_response(TRACK_PAYLOAD_NOT_A_MAP);
         self.write(sender.session, &answer.frame(Status::Error, &response));
     }
 
-    pub(super) fn want_state(&mut self, topic: &Arc<str>, target: Target) {
-        if let Some(channel) =
-            self.sessions.get_mut(&target.session).and_then(|found| found.channel_by_id_mut(target.channel))
-        {
+    /// Takes a presence event from the project's budget; closes the channel where that is used up.
+    fn admit_presence(&mut self, sender: Target) -> bool {
+        match self.rates.admit_presence(&self.counters) {
+            Ok(()) => {
+                self.counters.presence_events.fetch_add(1, Relaxed);
+                true
+            }
+            Err(message) => {
+                tracing::info!(
+                    code = "PresenceRateLimitReached",
+                    "a channel was closed for its presence events"
+                );
+                self.close_channel(sender.session, sender.channel, &message);
+                false
+            }
+        }
+    }
+
+    /// The channel is to be told who is present, as soon as it may be.
+    pub(super) fn enable_presence(&mut self, target: Target) {
+        let found = self.sessions.get_mut(&target.session);
+        let Some(channel) = found.and_then(|found| found.channel_by_id_mut(target.channel)) else {
+            return;
+        };
+        channel.presence_mut().wanted = true;
+        let topic = channel.key().clone();
+        if channel.rights.presence && self.admit_presence(target) {
+            self.want_state(&topic, target);
+        }
+    }
+
+    fn want_state(&mut self, topic: &TopicKey, target: Target) {
+        let found = self.sessions.get_mut(&target.session);
+        if let Some(channel) = found.and_then(|found| found.channel_by_id_mut(target.channel)) {
             channel.presence_mut().follows = true;
         }
         let shard = self.id;
-        let wanted = PeerCommand::StateWanted { topic: Arc::clone(topic), target, shard };
+        let wanted = PeerCommand::StateWanted { topic: topic.clone(), target, shard };
         self.tell(self.home(topic), wanted);
     }
 
-    pub(super) fn presence_state(&mut self, topic: &Arc<str>, target: Target, payload: &str) {
+    pub(super) fn presence_state(&mut self, target: Target, payload: &str) {
         let Some(found) = self.sessions.get_mut(&target.session) else {
             return;
         };
         let serializer = found.serializer;
-        let Some(channel) = found.channel_by_id_mut(target.channel) else {
+        let Some(channel) = found.channel_by_id(target.channel) else {
             return;
         };
-        channel.presence_mut().synced = true;
-        let frame = walcast_wire::push(serializer, channel.join_ref(), topic, "presence_state", payload);
+        // It may have lost the right to it since it asked.
+        if !channel.presence().is_some_and(|presence| presence.follows) {
+            return;
+        }
+        let (join_ref, topic) = (channel.join_ref(), channel.topic());
+        let frame = walcast_wire::push(serializer, join_ref, topic, "presence_state", payload);
         self.write(target.session, &frame);
+        self.follow(target);
     }
 
+    /// Hands a diff to the followers of its topic.
     pub(super) fn fan_out_presence(&mut self, fanout: &Fanout) {
-        for member in self.topics.members(&fanout.topic) {
+        let Some(topic) = self.topics.get(&fanout.topic) else {
+            return;
+        };
+        for member in topic.followers() {
             let Some(found) = self.sessions.get_mut(&member.session) else {
                 continue;
             };
-            let presence = found.channel_by_id(member.channel).and_then(Channel::presence);
-            let synced = presence.is_some_and(|presence| presence.synced);
-            let Some(frame) = fanout.frame(found.serializer).filter(|_| synced) else {
+            let Some(frame) = fanout.frame(found.serializer) else {
                 continue;
             };
             found.push(member.session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
@@ -114,14 +178,14 @@ impl Shard {
 
     // At the topic's home.
 
-    pub(super) fn track_at_home(&mut self, topic: Arc<str>, channel: ChannelId, key: &str, members: String) {
+    pub(super) fn track_at_home(&mut self, topic: TopicKey, channel: ChannelId, key: &str, members: String) {
         let reference = self.references.next();
-        let presence = self.presences.entry(Arc::clone(&topic)).or_default();
+        let presence = self.presences.entry(topic.clone()).or_default();
         let diff = presence.track(channel, key, members, reference);
         self.publish_diff(topic, diff);
     }
 
-    pub(super) fn untrack_at_home(&mut self, topic: Arc<str>, channel: ChannelId) {
+    pub(super) fn untrack_at_home(&mut self, topic: TopicKey, channel: ChannelId) {
         let Some(presence) = self.presences.get_mut(&topic) else { return };
         let diff = presence.untrack(channel);
         if presence.is_empty() {
@@ -130,21 +194,64 @@ impl Shard {
         self.publish_diff(topic, diff);
     }
 
-    pub(super) fn state_at_home(&mut self, topic: Arc<str>, target: Target, shard: ShardId) {
-        let payload = self.presences.get(&topic).map_or_else(|| "{}".to_owned(), Presence::state);
-        self.tell(shard, PeerCommand::State { topic, target, payload });
+    /// The presence of a lost connection stays for the grace, so that a client that comes back was never away.
+    pub(super) fn lost_at_home(&mut self, topic: TopicKey, channel: ChannelId) {
+        let grace = self.settings.presence_grace;
+        if grace.is_zero() {
+            return self.untrack_at_home(topic, channel);
+        }
+        if self.presences.get_mut(&topic).is_some_and(|presence| presence.lose(channel)) {
+            self.absences.add(Instant::now() + grace, topic, channel);
+        }
     }
 
-    fn publish_diff(&mut self, topic: Arc<str>, diff: Option<Diff>) {
+    /// Those whose grace is over have left, unless another channel has taken their presence over.
+    pub(super) fn end_absences(&mut self) {
+        if self.absences.next().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some((topic, channel)) = self.absences.take_due(now) {
+            self.untrack_at_home(topic, channel);
+        }
+    }
+
+    pub(super) fn state_at_home(&mut self, topic: &TopicKey, target: Target, shard: ShardId) {
+        let payload = self.presences.get(topic).map_or_else(|| "{}".to_owned(), Presence::state);
+        self.tell(shard, PeerCommand::State { target, payload });
+    }
+
+    fn publish_diff(&mut self, topic: TopicKey, diff: Option<Diff>) {
         let Some(diff) = diff else { return };
         let frame = |serializer| {
-            Some(walcast_wire::push(serializer, &Ref::null(), &topic, "presence_diff", &diff.payload))
+            let name = &topic.topic;
+            Some(walcast_wire::push(serializer, &Ref::null(), name, "presence_diff", &diff.payload))
         };
         let (v1, v2) = (frame(Serializer::V1), frame(Serializer::V2));
-        let fanout = Arc::new(Fanout { topic, v1, v2 });
+        let fanout = Arc::new(Fanout { topic, id: None, v1, v2 });
         for index in 0..self.shards.len() {
             self.tell(ShardId::new(index), PeerCommand::PresenceDiff(Arc::clone(&fanout)));
         }
+    }
+}
+
+/// Presences whose connection was lost, in the order in which their grace ends: it is the same for all.
+#[derive(Default)]
+pub(super) struct Absences(VecDeque<(Instant, TopicKey, ChannelId)>);
+
+impl Absences {
+    fn add(&mut self, until: Instant, topic: TopicKey, channel: ChannelId) {
+        self.0.push_back((until, topic, channel));
+    }
+
+    /// When the next one is over.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.0.front().map(|&(until, ..)| until)
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<(TopicKey, ChannelId)> {
+        self.next().filter(|until| *until <= now)?;
+        self.0.pop_front().map(|(_, topic, channel)| (topic, channel))
     }
 }
 

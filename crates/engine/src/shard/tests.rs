@@ -9,9 +9,17 @@ use walcast_wire::sub_topic;
 use super::*;
 use crate::broadcast::fanout_of;
 use crate::command::BroadcastPayload;
+use crate::command::Joining;
 use crate::membership::{Asked, Membership};
+use crate::outbound::Socket;
+use crate::subscription::Identity;
+use crate::topic::ReadRights;
 
 const TOPIC: &str = "realtime:room";
+
+fn public_topic() -> TopicKey {
+    TopicKey::new(TOPIC.into(), Privacy::Public)
+}
 
 /// Takes everything and hands it to the test.
 struct Recorder(mpsc::UnboundedSender<Vec<u8>>);
@@ -38,7 +46,9 @@ fn running() -> ShardHandle {
     let (unsubscribe, _) = mpsc::unbounded_channel();
     let handle = ShardHandle { commands, peers };
     let shards = Arc::from([handle.clone()]);
-    let shard = Shard::new(ShardId::new(0), Arc::default(), Arc::default(), shards, unsubscribe);
+    let settings = Arc::new(EngineSettings::default());
+    let rates = Arc::new(Rates::new(&settings));
+    let shard = Shard::new(ShardId::new(0), settings, Arc::default(), rates, shards, unsubscribe);
     tokio::spawn(shard.run(command_inbox, peer_inbox));
     handle
 }
@@ -49,12 +59,13 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
     let session = SessionId::fresh();
     let (recorder, mut written) = mpsc::unbounded_channel();
     let socket = Arc::new(Recorder(recorder));
-    let open = Command::Open { session, socket, serializer: Serializer::V2 };
+    let open = Command::Open { session, socket, serializer: Serializer::V2, subject: None };
+    let asked = Asked { topic: public_topic(), form: Arc::default(), values: Box::default() };
     let join = Command::Join(Box::new(Joining {
         membership: Arc::new(Membership {
             session,
             channel: ChannelId::fresh(),
-            asked: Arc::new(Asked { topic: TOPIC.into(), ..Asked::default() }),
+            asked: Arc::new(asked),
             join_ref: Ref::null(),
             shard: ShardId::new(0),
             serializer: Serializer::V2,
@@ -64,6 +75,9 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
         }),
         reference: Ref::null(),
         response: "{}".to_owned(),
+        identity: Arc::new(Identity { role: "r".into(), claims: Arc::default(), claims_json: "{}".into() }),
+        rights: ReadRights::ALL,
+        replayed: None,
         presence_key: None,
         presence_enabled: false,
         system: Vec::new(),
@@ -84,7 +98,7 @@ async fn a_flood_from_another_shard_does_not_keep_this_ones_own_sessions_waiting
     // The runtime has one thread: the shard sees nothing of this before all of it is there.
     let turns = 10;
     for _ in 0..turns * COMMANDS_PER_TURN {
-        let fanout = fanout_of(TOPIC.into(), &BroadcastPayload::Text("{}".into()));
+        let fanout = fanout_of(public_topic(), &BroadcastPayload::Text("{}".into()), None);
         assert!(shard.peers.send(PeerCommand::Broadcast(Arc::new(fanout))).is_ok());
     }
     let heartbeat = Command::Write(session, Bytes::from_static(b"<answer>"));

@@ -4,7 +4,7 @@ use sqlparser::ast::{Expr, FunctionArguments, Value as SqlValue};
 
 use super::Compiler;
 use super::syntax::arguments;
-use crate::constants;
+use crate::constants::{self, Judged};
 use crate::expression::Expression;
 use crate::resolve::Typed;
 use crate::value::{Kind, Value};
@@ -49,7 +49,7 @@ impl Compiler<'_> {
 }
 
 /// `current_setting` of a name and, perhaps, `missing_ok`, both literals.
-pub(super) fn known_setting(arguments: &[Typed]) -> Option<Expression> {
+pub(super) fn known_setting(arguments: &[Typed], judged: Judged) -> Option<Expression> {
     let literal = |typed: &Typed| match &typed.expression {
         Expression::Literal(Some(value)) => Some(value.clone()),
         _ => None,
@@ -60,7 +60,7 @@ pub(super) fn known_setting(arguments: &[Typed]) -> Option<Expression> {
         _ => return None,
     };
     match name {
-        Value::Text(name) => constants::current_setting(&name, missing_ok),
+        Value::Text(name) => constants::current_setting(&name, missing_ok, judged),
         _ => None,
     }
 }

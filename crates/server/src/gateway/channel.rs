@@ -1,19 +1,16 @@
-//! A topic of a connection, from its join request on: its token, and how a join is decided.
+//! A topic of a connection, from its join request on: what is known of it, and what is being found out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_tungstenite::tungstenite::Message;
-use walcast_auth::{Claims, TokenError};
-use walcast_engine::{ChannelId, Command, Identity, JoinRequest, JoinedChannel, SessionHandle};
-use walcast_wire::{ChannelToken, JoinPayload, Ref, Status};
+use walcast_auth::Claims;
+use walcast_engine::{ChannelId, Identity, JoinedChannel};
 
-use super::Gateway;
-use crate::clock::unix_seconds;
-use crate::redact::redact_text;
+use super::private::{Checked, PrivateRights, Renewal};
+use super::{Incoming, Limits};
 
-/// The token that admitted a socket, and what it says.
+/// The token that admitted a socket or a channel, and what it says.
 #[derive(Clone)]
 pub(super) struct Credentials {
     pub(super) token: Arc<str>,
@@ -28,6 +25,26 @@ impl Credentials {
         let identity = Identity { role, claims: value, claims_json: json };
         Credentials { token, identity: Arc::new(identity), expires_at }
     }
+
+    /// The claim `sub`: like the next two, for log lines, which say whose token it was.
+    pub(super) fn subject(&self) -> Option<&str> {
+        self.identity.claims["sub"].as_str()
+    }
+
+    /// The claim `iss`.
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.identity.claims["iss"].as_str()
+    }
+
+    /// The claim `exp`, Unix time in seconds.
+    pub(super) fn expiry(&self) -> i64 {
+        self.expires_at
+    }
+
+    /// When the token expires, as time since the Unix epoch.
+    fn expires_at(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.expires_at).unwrap_or(0))
+    }
 }
 
 /// A topic of this connection, from its join request on.
@@ -35,37 +52,106 @@ pub(super) struct ChannelState {
     pub(super) topic: Arc<str>,
     pub(super) stage: Stage,
     /// Messages that came while the stage was being decided, in order.
-    pub(super) deferred: VecDeque<Message>,
+    pub(super) deferred: VecDeque<Incoming>,
 }
 
 pub(super) enum Stage {
     /// The join is being decided.
     Joining,
-    /// Joined, under this token.
-    Joined { channel: JoinedChannel, credentials: Credentials },
-    /// Joined, and a new token is being checked; these are the old one's.
-    Renewing { channel: JoinedChannel, credentials: Credentials },
+    /// Joined, and nothing is being found out.
+    Joined(Joined),
+    /// Joined, and a new token is being checked; what is known is the old one's.
+    Renewing(Joined),
+    /// Joined, and the policies are being asked whether it may send. The first deferred message made us ask.
+    Checking(Joined),
+}
+
+/// A joined channel.
+#[derive(Clone)]
+pub(super) struct Joined {
+    pub(super) channel: JoinedChannel,
+    pub(super) credentials: Credentials,
+    /// What policies allow; `None` on a public channel.
+    pub(super) rights: Option<Box<PrivateRights>>,
+    /// When the client is told that its token is about to expire, as time since the Unix epoch; `None` once it
+    /// has been told.
+    notice_at: Option<Duration>,
+    /// When token and rights are looked at again, as time since the Unix epoch: keys and policies may have changed.
+    recheck_at: Duration,
 }
 
 /// A new token that came in time may outlast the old one by so much while it is being checked, which can mean
 /// that keys have to be fetched.
 const RENEWAL_GRACE: Duration = Duration::from_secs(1);
 
-/// What a check came to.
+/// What was found out.
 pub(super) enum Settled {
-    Joined { topic: Arc<str>, outcome: Option<(JoinedChannel, Credentials)> },
-    Renewed { topic: Arc<str>, channel: ChannelId, outcome: Result<Credentials, TokenError> },
+    /// A join is answered; without an outcome it was refused.
+    Joined { topic: Arc<str>, outcome: Option<Joined> },
+    /// A token is checked.
+    Renewed { topic: Arc<str>, channel: ChannelId, outcome: Result<Renewal, String> },
+    /// The policies have said what may be sent.
+    Checked { topic: Arc<str>, channel: ChannelId, outcome: Checked },
+}
+
+impl Joined {
+    /// A channel that has just been joined or renewed, at this time since the Unix epoch.
+    pub(super) fn new(
+        channel: JoinedChannel,
+        credentials: Credentials,
+        rights: Option<Box<PrivateRights>>,
+        limits: &Limits,
+        now: Duration,
+    ) -> Self {
+        let notice = limits.token_expiry_notice;
+        let notice_at = credentials.expires_at().saturating_sub(notice);
+        let notice_at = (!notice.is_zero() && notice_at > now).then_some(notice_at);
+        let recheck_at = now.saturating_add(limits.token_recheck);
+        Joined { channel, credentials, rights, notice_at, recheck_at }
+    }
+
+    /// When token and rights are to be looked at again.
+    pub(super) fn recheck_at(&self) -> Duration {
+        self.recheck_at
+    }
+
+    /// When the client is told that its token is about to expire.
+    pub(super) fn notice_at(&self) -> Option<Duration> {
+        self.notice_at
+    }
+
+    /// The client has been told.
+    pub(super) fn noticed(&mut self) {
+        self.notice_at = None;
+    }
 }
 
 impl ChannelState {
+    /// When something must be done about the channel's token, as time since the Unix epoch.
+    pub(super) fn wakes_at(&self) -> Option<Duration> {
+        let expiry = self.expires_at()?;
+        Some(match &self.stage {
+            Stage::Joined(joined) => {
+                let first = joined.recheck_at.min(expiry);
+                joined.notice_at.map_or(first, |notice| first.min(notice))
+            }
+            _ => expiry,
+        })
+    }
+
     /// When the channel's token expires, as time since the Unix epoch.
     pub(super) fn expires_at(&self) -> Option<Duration> {
-        let at = |credentials: &Credentials| {
-            Duration::from_secs(u64::try_from(credentials.expires_at).unwrap_or(0))
-        };
         match &self.stage {
-            Stage::Joined { credentials, .. } => Some(at(credentials)),
-            Stage::Renewing { credentials, .. } => Some(at(credentials).saturating_add(RENEWAL_GRACE)),
+            Stage::Joined(joined) | Stage::Checking(joined) => Some(joined.credentials.expires_at()),
+            Stage::Renewing(joined) => Some(joined.credentials.expires_at().saturating_add(RENEWAL_GRACE)),
+            Stage::Joining => None,
+        }
+    }
+
+    /// The channel, once it is joined.
+    pub(super) fn joined(&self) -> Option<&Joined> {
+        match &self.stage {
+            Stage::Joined(joined) | Stage::Renewing(joined) | Stage::Checking(joined) => Some(joined),
             Stage::Joining => None,
         }
     }
@@ -73,73 +159,19 @@ impl ChannelState {
     /// False for a channel that the engine has ended (docs/protocol.md §3.6).
     pub(super) fn is_open(&self) -> bool {
         match &self.stage {
-            Stage::Joined { channel, .. } => channel.is_open(),
-            Stage::Joining | Stage::Renewing { .. } => true,
+            Stage::Joined(joined) => joined.channel.is_open(),
+            Stage::Joining | Stage::Renewing(_) | Stage::Checking(_) => true,
         }
     }
-}
 
-/// A join on its way to an answer, beside everything else that its socket does.
-pub(super) struct JoinTask {
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) session: SessionHandle,
-    pub(super) socket_credentials: Credentials,
-    pub(super) topic: Arc<str>,
-    pub(super) join_ref: Ref,
-    pub(super) reference: Ref,
-}
-
-impl JoinTask {
-    /// Answers the join.
-    pub(super) async fn run(self, checked: Result<JoinPayload, String>) -> Settled {
-        let joined = match checked {
-            Ok(payload) => self.decide(payload).await,
-            Err(reason) => Err(reason),
-        };
-        let outcome = match joined {
-            Ok(joined) => Some(joined),
-            Err(reason) => {
-                self.refuse(&reason).await;
+    /// Takes the joined channel out when nothing is being found out about it, leaving the stage to be set.
+    pub(super) fn take_joined(&mut self) -> Option<Joined> {
+        match std::mem::replace(&mut self.stage, Stage::Joining) {
+            Stage::Joined(joined) => Some(joined),
+            other => {
+                self.stage = other;
                 None
             }
-        };
-        Settled::Joined { topic: self.topic, outcome }
-    }
-
-    async fn decide(&self, payload: JoinPayload) -> Result<(JoinedChannel, Credentials), String> {
-        let token = match &payload.token {
-            ChannelToken::Socket => Arc::clone(&self.socket_credentials.token),
-            ChannelToken::Own(token) => Arc::from(token.as_str()),
-        };
-        let claims = self
-            .gateway
-            .verifier
-            .verify(&token, unix_seconds())
-            .await
-            .map_err(|error| error.join_reason())?;
-        let credentials = Credentials::new(token, claims);
-        let request = JoinRequest {
-            topic: Arc::clone(&self.topic),
-            join_ref: self.join_ref.clone(),
-            reference: self.reference.clone(),
-            identity: Arc::clone(&credentials.identity),
-            payload,
-        };
-        let joined = self.gateway.engine.join(&self.session, request).await;
-        joined.map(|channel| (channel, credentials)).map_err(|refused| refused.0)
-    }
-
-    async fn refuse(&self, reason: &str) {
-        self.gateway.count_error();
-        // As a debug text: a topic is a stranger's, and may hold line breaks or a token.
-        tracing::info!(topic = ?redact_text(&self.topic), reason, "join refused");
-        tokio::time::sleep(self.gateway.limits.channel_error_backoff).await;
-        let serializer = self.session.serializer();
-        let response = walcast_wire::reason_response(reason);
-        let (join_ref, reference) = (&self.join_ref, &self.reference);
-        let frame =
-            walcast_wire::reply(serializer, join_ref, reference, &self.topic, Status::Error, &response);
-        let (session, topic) = (self.session.id, Arc::clone(&self.topic));
-        self.session.send(Command::Refuse { session, topic, frame }).await;
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use walcast_engine::Command;
+use walcast_engine::{Command, Departure};
 
 use super::connection::Connection;
 
@@ -32,7 +32,7 @@ impl Connection {
                     written = true;
                     shared.end_writing();
                     // For everybody else the session is over now.
-                    self.session.send(Command::Gone(self.session.id)).await;
+                    self.client.session.send(Command::Gone(self.client.session.id, Departure::Closed)).await;
                     give_up_at = give_up_at.min(Instant::now() + HANG_UP_GRACE);
                 }
                 () = discarding.as_mut(), if !hung_up => hung_up = true,
@@ -42,7 +42,7 @@ impl Connection {
                     if writable.is_err() {
                         return;
                     }
-                    self.session.send(Command::Writable(self.session.id)).await;
+                    self.client.session.send(Command::Writable(self.client.session.id)).await;
                 }
                 () = tokio::time::sleep_until(give_up_at) => return,
             }

@@ -24,6 +24,14 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of one WebSocket message.
     pub message_bytes_max: usize,
+    /// How long before its token expires a channel is told so; zero for never.
+    pub token_expiry_notice: Duration,
+    /// How often the token of a joined channel, and what it allows, is looked at again.
+    pub token_recheck: Duration,
+    /// Only private channels may be joined.
+    pub private_only: bool,
+    /// Nobody is let in.
+    pub suspended: bool,
 }
 
 impl Default for Limits {
@@ -37,6 +45,10 @@ impl Default for Limits {
             channel_error_backoff: Duration::from_secs(5),
             idle_timeout: Duration::from_mins(1),
             message_bytes_max: 5_000_000,
+            token_expiry_notice: Duration::from_secs(30),
+            token_recheck: Duration::from_mins(5),
+            private_only: false,
+            suspended: false,
         }
     }
 }
@@ -63,6 +75,13 @@ impl Admission {
         let seat = Seat(Arc::clone(self));
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         (before < limits.max_concurrent_users).then_some(seat)
+    }
+
+    /// Whether joins are still taken in this second: a socket that could join nothing is not let in.
+    pub(crate) fn takes_joins(&self, limits: &Limits, now: Instant) -> bool {
+        let window = self.joins.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        window.started.is_none_or(|started| now.duration_since(started) >= Duration::from_secs(1))
+            || window.joins < limits.max_joins_per_second
     }
 
     /// Counts a join; false when it is one too many for this second.

@@ -1,4 +1,6 @@
-//! A TCP stream with two users: the connection's task reads it, the session's shard writes it.
+//! A stream with two users: the connection's task reads it, the session's shard writes it.
+//!
+//! TCP is written straight to the kernel; TLS through [`TlsSocket`].
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -7,18 +9,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio_rustls::server::TlsStream;
 use walcast_engine::Socket;
+
+use super::tls_socket::TlsSocket;
 
 /// Large, because it is there for a moment only.
 const DISCARD_BUFFER_BYTES: usize = 64 << 10;
 
 /// The stream, and what its writer tells its reader.
 pub(crate) struct SharedStream {
-    stream: TcpStream,
+    stream: Stream,
     /// The writer found the kernel's buffer full.
     pub(crate) blocked: Notify,
     /// The writer has queued the last frame.
@@ -27,29 +34,68 @@ pub(crate) struct SharedStream {
     pub(crate) finished: Notify,
 }
 
+/// What the bytes go through.
+enum Stream {
+    Tcp(TcpStream),
+    /// In a box, so that connections without TLS do not take its memory.
+    Tls(Box<TlsSocket>),
+}
+
 impl SharedStream {
-    pub(crate) fn new(stream: TcpStream) -> Arc<Self> {
+    /// Takes the connection out of the HTTP layer, with the bytes that this has read too many. `None` when it is
+    /// neither TCP nor TLS over TCP.
+    pub(crate) fn of(upgraded: Upgraded) -> Option<(Arc<Self>, Bytes)> {
+        let (stream, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => (Stream::Tcp(parts.io.into_inner()), parts.read_buf),
+            Err(upgraded) => {
+                let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+                let (stream, connection) = parts.io.into_inner().into_inner();
+                (Stream::Tls(Box::new(TlsSocket::new(stream, connection))), parts.read_buf)
+            }
+        };
         let (blocked, closing, finished) = (Notify::new(), Notify::new(), Notify::new());
-        Arc::new(SharedStream { stream, blocked, closing, finished })
+        let shared = SharedStream { stream, blocked, closing, finished };
+        // Small frames must not wait for one another; a socket that refuses the option works all the same.
+        let _ = shared.tcp().set_nodelay(true);
+        Some((Arc::new(shared), early))
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(socket) => socket.tcp(),
+        }
     }
 
     /// Waits until the kernel takes bytes again.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        self.stream.writable().await
+        match &self.stream {
+            Stream::Tcp(stream) => stream.writable().await,
+            Stream::Tls(socket) => socket.writable().await,
+        }
     }
 
     /// Tells the peer that nothing more comes.
     pub(crate) fn end_writing(&self) {
-        // A peer that is gone need not be told.
-        let _ = SockRef::from(&self.stream).shutdown(Shutdown::Write);
+        match &self.stream {
+            Stream::Tcp(stream) => {
+                // A peer that is gone need not be told.
+                let _ = SockRef::from(stream).shutdown(Shutdown::Write);
+            }
+            Stream::Tls(socket) => {
+                if socket.end_writing().is_behind() {
+                    self.blocked.notify_one();
+                }
+            }
+        }
     }
 
     /// Takes what the peer sends without looking at it, until it hangs up or has sent so many bytes.
     pub(crate) async fn discard(&self, bytes_max: usize) {
         let mut buffer = vec![0; DISCARD_BUFFER_BYTES];
         let mut left = bytes_max;
-        while left > 0 && self.stream.readable().await.is_ok() {
-            match self.stream.try_read(&mut buffer) {
+        while left > 0 && self.tcp().readable().await.is_ok() {
+            match self.tcp().try_read(&mut buffer) {
                 Ok(0) => return,
                 Ok(count) => left = left.saturating_sub(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -57,11 +103,51 @@ impl SharedStream {
             }
         }
     }
+
+    fn poll_read(&self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &self.stream {
+            Stream::Tcp(stream) => poll_read_tcp(stream, context, buffer),
+            Stream::Tls(socket) => {
+                let (outcome, behind) = socket.poll_read(context, buffer);
+                if behind.is_behind() {
+                    self.blocked.notify_one();
+                }
+                outcome
+            }
+        }
+    }
+}
+
+fn poll_read_tcp(
+    stream: &TcpStream,
+    context: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        ready!(stream.poll_read_ready(context))?;
+        match stream.try_read(buffer.initialize_unfilled()) {
+            Ok(count) => {
+                buffer.advance(count);
+                return Poll::Ready(Ok(()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
 }
 
 impl Socket for SharedStream {
     fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.stream.try_write_vectored(buffers)
+        match &self.stream {
+            Stream::Tcp(stream) => stream.try_write_vectored(buffers),
+            Stream::Tls(socket) => {
+                let (count, behind) = socket.try_write(buffers)?;
+                if behind.is_behind() {
+                    self.blocked.notify_one();
+                }
+                Ok(count)
+            }
+        }
     }
 
     fn notify_writable(&self) {
@@ -109,17 +195,7 @@ impl AsyncRead for Reader {
             self.early.advance(count);
             return Poll::Ready(Ok(()));
         }
-        loop {
-            ready!(self.shared.stream.poll_read_ready(context))?;
-            match self.shared.stream.try_read(buffer.initialize_unfilled()) {
-                Ok(count) => {
-                    buffer.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        self.shared.poll_read(context, buffer)
     }
 }
 

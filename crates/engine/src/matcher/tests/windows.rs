@@ -52,6 +52,54 @@ async fn transactions_that_wait_are_asked_about_at_once_and_shown_in_the_order_o
     assert_eq!(events, expected, "equal rows are one, and what is not asked about is left out");
 }
 
+/// A row of the table of messages.
+fn message(event: &str) -> Change {
+    let columns = ["topic", "event", "payload", "private", "id"];
+    let column = |name: &&str| RelationColumn {
+        name: (*name).to_owned(),
+        type_oid: Oid(25),
+        type_modifier: -1,
+        key: false,
+    };
+    let relation = Relation {
+        oid: Oid(700),
+        namespace: "realtime".to_owned(),
+        name: "messages".to_owned(),
+        identity: ReplicaIdentity::Default,
+        columns: columns.iter().map(column).collect(),
+    };
+    let cells = ["room", event, "{}", "t", "7"].map(|text| Cell::Text(text.as_bytes()));
+    Change { relation: Arc::new(relation), row: RowChange::Insert { new: Tuple::from_cells(cells) } }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_keep_their_places_between_changes_that_wait() {
+    let mut scene = subscribed(MEMBERS).await;
+    scene.oracle.decided.lock().unwrap().push_back(Ok(YES));
+    let changes = vec![
+        message("first"),
+        note("1", "mine"),
+        message("second"),
+        note("2", "open"),
+        note("3", "open"),
+        message("third"),
+        message("last"),
+    ];
+    assert!(scene.log.send(with_changes(100, false, vec![changes])).await);
+    let mut told = Vec::new();
+    for _ in 0..7 {
+        told.push(scene.told().await);
+    }
+    let event = |name: &str| format!("\"event\":\"{name}\"");
+    let (first, second, third, last) = (event("first"), event("second"), event("third"), event("last"));
+    let rows = [row("1", "mine"), row("2", "open"), row("3", "open")];
+    let expected = [&first, &rows[0], &second, &rows[1], &rows[2], &third, &last];
+    for (found, expected) in told.iter().zip(expected) {
+        assert!(found.contains(expected.as_str()), "{expected} in {told:?}");
+    }
+    scene.confirmed(108).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_waits_is_shown_before_a_change_of_schema_counts() {
     let mut scene = subscribed(MEMBERS).await;

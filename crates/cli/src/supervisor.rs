@@ -1,0 +1,137 @@
+//! Keeps one project of a server up until the server stops.
+//!
+//! The only project of a process ends with it, so that whoever watches the process starts both anew. One of several is
+//! started again by itself, and the others do not notice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use arc_swap::ArcSwapOption;
+use tokio_util::sync::CancellationToken;
+use walcast_auth::{OperatorKeys, Verifier};
+use walcast_engine::Counters;
+use walcast_server::front::{Address, Door};
+use walcast_server::health::{HealthReport, HealthSource, ReplicationHealth};
+use walcast_server::metrics::CountersSource;
+
+use crate::project::{Project, ProjectSettings};
+
+/// Pauses between tries to start a project again: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// A project as the rest of the server sees it, over all its restarts.
+pub(crate) struct Supervised {
+    pub(crate) settings: ProjectSettings,
+    pub(crate) door: Arc<Door>,
+    live: ArcSwapOption<Live>,
+    operators: Arc<OperatorKeys>,
+    stopping: CancellationToken,
+    drain: Duration,
+}
+
+/// What is asked of a project that is up.
+pub(crate) struct Live {
+    pub(crate) engine: walcast_engine::Engine,
+    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) replication: tokio::sync::watch::Receiver<walcast_replication::StreamStatus>,
+    pub(crate) progress: Arc<walcast_replication::Progress>,
+    health: Arc<crate::health::Health>,
+}
+
+impl Supervised {
+    /// Starts the project for the first time.
+    pub(crate) async fn start(
+        settings: ProjectSettings,
+        operators: Arc<OperatorKeys>,
+        stopping: CancellationToken,
+        drain: Duration,
+    ) -> Result<(Arc<Self>, Project)> {
+        let door = Door::new(settings.id.clone(), settings.address.clone());
+        let supervised =
+            Supervised { settings, door, live: ArcSwapOption::empty(), operators, stopping, drain };
+        let project = supervised.bring_up().await?;
+        Ok((Arc::new(supervised), project))
+    }
+
+    /// The project, while it is up.
+    pub(crate) fn live(&self) -> Option<Arc<Live>> {
+        self.live.load_full()
+    }
+
+    async fn bring_up(&self) -> Result<Project> {
+        let (project, router) =
+            Box::pin(Project::start(&self.settings, &self.operators, self.stopping.clone())).await?;
+        self.live.store(Some(Arc::new(Live {
+            engine: project.engine.clone(),
+            verifier: Arc::clone(&project.verifier),
+            replication: project.replication(),
+            progress: Arc::clone(project.progress()),
+            health: Arc::clone(&project.health),
+        })));
+        self.door.open(router);
+        Ok(project)
+    }
+
+    /// Runs until the server stops; earlier, and with the reason, when the only project can not go on.
+    pub(crate) async fn run(self: Arc<Self>, mut project: Project) -> Result<()> {
+        loop {
+            let ended = tokio::select! {
+                ended = project.ended() => ended,
+                () = self.stopping.cancelled() => return project.stop(self.drain).await,
+            };
+            if self.settings.address == Address::Everything {
+                return ended;
+            }
+            let reason =
+                ended.err().map_or_else(|| "its stream has ended".to_owned(), |error| format!("{error:#}"));
+            tracing::error!(project = %self.settings.id, reason, "a project can not go on and is started again");
+            self.door.close();
+            self.live.store(None);
+            project.abandon(self.drain).await;
+            match self.stopping.run_until_cancelled(self.restarted()).await {
+                Some(again) => project = again,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn restarted(&self) -> Project {
+        let mut pause = PAUSES.0;
+        loop {
+            tokio::time::sleep(pause).await;
+            match self.bring_up().await {
+                Ok(project) => return project,
+                Err(error) => {
+                    let reason = format!("{error:#}");
+                    tracing::error!(project = %self.settings.id, reason, "a project can not be started yet");
+                }
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+}
+
+impl HealthSource for Supervised {
+    fn report(&self) -> HealthReport {
+        match self.live() {
+            Some(live) => live.health.report(),
+            None => HealthReport {
+                replication: ReplicationHealth::Stopped,
+                lag_bytes: None,
+                lag: None,
+                catalog_age: None,
+                catalog_age_max: Duration::ZERO,
+                stopping: self.stopping.is_cancelled(),
+            },
+        }
+    }
+}
+
+impl CountersSource for Supervised {
+    fn read(&self, show: &mut dyn FnMut(&Counters)) {
+        if let Some(live) = self.live() {
+            show(live.engine.counters());
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Sessions of a shard: how they begin and end, and how their queues are written.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use walcast_wire::{Frame, Serializer};
+
+use super::Shard;
+use crate::command::Departure;
+use crate::ids::SessionId;
+use crate::outbound::{Outbound, Socket};
+use crate::session::Session;
+
+/// Close code 1013, "Try Again Later" (IANA WebSocket close codes): the client may reconnect.
+const TRY_AGAIN_LATER: u16 = 1013;
+
+impl Shard {
+    pub(super) fn open(
+        &mut self,
+        session: SessionId,
+        socket: Arc<dyn Socket>,
+        serializer: Serializer,
+        subject: Option<Arc<str>>,
+    ) {
+        let mut outbound = Outbound::new(socket, self.settings.outbound_bytes_max);
+        if let Some(frame) = &self.shutdown {
+            outbound.close(frame, false);
+            outbound.flush();
+        }
+        self.counters.sessions.fetch_add(1, Relaxed);
+        self.sessions.insert(session, Session::new(serializer, outbound, subject));
+    }
+
+    pub(super) fn gone(&mut self, session: SessionId, departure: Departure) {
+        let Some(mut found) = self.sessions.remove(&session) else {
+            return;
+        };
+        self.counters.sessions.fetch_sub(1, Relaxed);
+        self.counters.session_gone.notify_waiters();
+        // Where a write has failed first, the gateway was told that the session is closing.
+        let departure = if found.outbound.is_cut() { Departure::Lost } else { departure };
+        found.outbound.abandon();
+        self.count_queued(found.outbound.take_growth());
+        for (channel, key) in found.take_holds() {
+            self.drop_hold(channel, &key);
+        }
+        for channel in std::mem::take(&mut found.channels) {
+            self.forget(channel, departure);
+        }
+    }
+
+    /// False when the session is closing already, or gone.
+    pub(super) fn close(&mut self, session: SessionId, frame: &Frame, discard: bool) -> bool {
+        let Some(found) = self.sessions.get_mut(&session) else { return false };
+        self.dirty.push(session);
+        found.outbound.close(frame, discard)
+    }
+
+    pub(super) fn shut_down(&mut self, frame: Frame) {
+        for (&session, found) in &mut self.sessions {
+            found.outbound.close(&frame, false);
+            self.dirty.push(session);
+        }
+        self.shutdown = Some(frame);
+    }
+
+    pub(super) fn write_out(&mut self) {
+        while let Some(session) = self.overflowed.pop() {
+            let limit = self.settings.outbound_bytes_max;
+            let reason = format!("slow consumer: more than {limit} bytes queued (outbound_bytes_max)");
+            // A session is listed for every frame that it had no room for.
+            if self.close(session, &Frame::close(TRY_AGAIN_LATER, &reason), true) {
+                self.counters.slow_closes.fetch_add(1, Relaxed);
+            }
+        }
+        let mut growth = 0;
+        while let Some(session) = self.dirty.pop() {
+            if let Some(found) = self.sessions.get_mut(&session) {
+                found.queued = false;
+                found.outbound.flush();
+                growth += found.outbound.take_growth();
+            }
+        }
+        self.count_queued(growth);
+    }
+
+    /// So many bytes more, or less, wait for sockets.
+    fn count_queued(&self, growth: i64) {
+        if growth != 0 {
+            // Two's complement: adding a negative number subtracts.
+            self.counters.queued_bytes.fetch_add(growth.cast_unsigned(), Relaxed);
+        }
+    }
+}
