@@ -3,6 +3,8 @@
 
 pub mod watching;
 
+pub mod http;
+
 pub mod log;
 
 pub mod script;

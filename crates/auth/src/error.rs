@@ -38,6 +38,9 @@ pub enum TokenError {
     /// `role` or `exp` is missing.
     #[error("the token lacks the claim `role` or `exp`")]
     MissingClaims,
+    /// The token is on the list of those that are no longer good.
+    #[error("the token is on the block list")]
+    Blocked,
     /// A claim is there but can not be accepted.
     #[error("the claim `{claim}` {problem}")]
     InvalidClaim {
@@ -60,7 +63,7 @@ impl TokenError {
         match self {
             Self::Missing => (401, "API key is missing".to_owned()),
             Self::Expired { .. } => (401, EXPIRED_AT_HANDSHAKE.to_owned()),
-            Self::InvalidClaim { .. } => (500, "Error connecting to Realtime".to_owned()),
+            Self::InvalidClaim { .. } | Self::Blocked => (500, "Error connecting to Realtime".to_owned()),
             Self::Malformed { .. }
             | Self::NoSigner { .. }
             | Self::UnknownKey { .. }
@@ -72,7 +75,7 @@ impl TokenError {
     /// The `reason` that refuses a join, with the code that clients parse before the colon (docs/protocol.md §3.4).
     pub fn join_reason(&self) -> String {
         match self {
-            Self::InvalidClaim { .. } => "Unknown Error on Channel".to_owned(),
+            Self::InvalidClaim { .. } | Self::Blocked => "Unknown Error on Channel".to_owned(),
             _ => format!("{}: {}", self.code(), self.close_message()),
         }
     }
@@ -89,6 +92,7 @@ impl TokenError {
                 "Failed to generate JWT signer for key ID (kid) \"{kid}\", \
                  check your JWT secret or JWKS configuration"
             ),
+            Self::Blocked => "The token is no longer accepted".to_owned(),
             Self::InvalidClaim { claim, problem } => format!("The claim `{claim}` {problem}"),
         }
     }
@@ -100,7 +104,7 @@ impl TokenError {
             Self::Expired { .. } | Self::MissingClaims => "InvalidJWTToken",
             Self::BadSignature => "JwtSignatureError",
             Self::NoSigner { .. } | Self::UnknownKey { .. } => "JwtSignerError",
-            Self::InvalidClaim { .. } => "UnknownErrorOnChannel",
+            Self::InvalidClaim { .. } | Self::Blocked => "UnknownErrorOnChannel",
         }
     }
 
@@ -113,7 +117,8 @@ impl TokenError {
             Self::BadSignature
             | Self::NoSigner { .. }
             | Self::UnknownKey { .. }
-            | Self::InvalidClaim { .. } => "ErrorConnectingToWebsocket",
+            | Self::InvalidClaim { .. }
+            | Self::Blocked => "ErrorConnectingToWebsocket",
         }
     }
 }

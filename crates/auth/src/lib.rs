@@ -12,6 +12,7 @@
 //! * `key_store` — where the key set comes from (text, file, URL), and when it is read again;
 //! * `claims` — the rules for `exp`, `iat`, `role` and configured claims;
 //! * `verifier` — the one door: signature, then claims;
+//! * `operator` — the door for tokens of operations;
 //! * `secret` — a text that is never printed, and the refusal of secrets everybody knows;
 //! * `signing` — making tokens, for development and tests.
 
@@ -21,6 +22,7 @@ mod compact;
 pub mod error;
 mod key_set;
 mod key_store;
+mod operator;
 mod secret;
 mod signing;
 mod verifier;
@@ -28,6 +30,7 @@ mod verifier;
 pub use claims::Claims;
 pub use error::{KeyError, TokenError};
 pub use key_store::JwksSource;
+pub use operator::{OperatorKeys, OperatorSettings, Standing};
 pub use secret::{Secret, WeakSecret, refuse_sample_secret};
 pub use signing::{SigningError, sign};
 pub use verifier::{Verifier, VerifierSettings};

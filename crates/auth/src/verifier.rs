@@ -65,9 +65,13 @@ impl Verifier {
         claims::require(token.payload, token.payload_json)
     }
 
-    /// Verifies a token of operations (metrics), which needs neither `role` nor `exp` (docs/protocol.md §11.1).
-    pub async fn verify_operator(&self, token: &str, now_unix_seconds: f64) -> Result<(), TokenError> {
-        self.signed(token, now_unix_seconds).await.map(|_| ())
+    /// Verifies a token of operations, which needs neither `role` nor `exp` (docs/protocol.md §11.1).
+    pub async fn verify_operator(
+        &self,
+        token: &str,
+        now_unix_seconds: f64,
+    ) -> Result<Map<String, Value>, TokenError> {
+        self.signed(token, now_unix_seconds).await.map(|token| token.payload)
     }
 
     /// A token whose signature verifies and whose present claims are right.

@@ -9,6 +9,8 @@ use walcast_catalog::Catalog;
 use walcast_replication::{Progress, StreamStatus};
 use walcast_server::health::{HealthReport, HealthSource, ReplicationHealth};
 
+use crate::lag::Lag;
+
 /// A catalog that has not been confirmed for so many polls can not be relied on.
 const POLLS_MISSED_MAX: u32 = 6;
 /// The same for polls that are very frequent.
@@ -18,6 +20,7 @@ const CATALOG_AGE_MIN: Duration = Duration::from_secs(30);
 pub(crate) struct Health {
     pub(crate) replication: watch::Receiver<StreamStatus>,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) lag: Arc<Lag>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) catalog_poll: Duration,
     pub(crate) stopping: CancellationToken,
@@ -34,6 +37,7 @@ impl HealthSource for Health {
                 StreamStatus::Stopped => ReplicationHealth::Stopped,
             },
             lag_bytes: (received.0 > 0).then(|| received.0.saturating_sub(confirmed.0)),
+            lag: self.lag.age(),
             catalog_age: Some(self.catalog.age()),
             catalog_age_max: (self.catalog_poll * POLLS_MISSED_MAX).max(CATALOG_AGE_MIN),
             stopping: self.stopping.is_cancelled(),

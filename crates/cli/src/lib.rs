@@ -2,17 +2,19 @@
 //!
 //! In reading order: [`settings`] (what can be set), [`logging`], [`serve`] (one
 //! running server), [`project`] (one of its projects), `supervisor` (which keeps it up), [`pipeline`] (the log to the engine), [`database`] (one URL for both kinds of connection),
-//! `health`; then [`dev`] (a server with a database of its own), `demo` (the demo's
+//! `health`, `lag`, `directory` (the projects, for operators); then [`dev`] (a server with a database of its own), `demo` (the demo's
 //! door to the database), [`doctor`] and [`explain`] (a database looked at, a row decided), [`health_check`],
 //! [`open_files`], [`signal`].
 
 pub mod database;
 mod demo;
 pub mod dev;
+mod directory;
 pub mod doctor;
 pub mod explain;
 mod health;
 pub mod health_check;
+mod lag;
 pub mod logging;
 pub mod open_files;
 pub mod pipeline;

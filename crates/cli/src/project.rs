@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use walcast_auth::{Secret, Verifier, VerifierSettings};
+use walcast_auth::{OperatorKeys, Secret, Verifier, VerifierSettings};
 use walcast_catalog::{Catalog, preflight};
 use walcast_engine::{Engine, EngineSettings};
 use walcast_replication::{Progress, StreamSettings, StreamStatus};
+use walcast_server::api::ProjectApi;
 use walcast_server::front::{Address, ProjectId};
 use walcast_server::health::HealthSource;
 use walcast_server::origins::{self, AllowedOrigin};
@@ -21,6 +22,7 @@ use walcast_wire::Frame;
 use crate::database::catalog_settings;
 use crate::demo::CatalogDemo;
 use crate::health::Health;
+use crate::lag::Lag;
 use crate::pipeline::Pipeline;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
 
@@ -73,6 +75,7 @@ impl ProjectSettings {
 /// A project that is up. Dropping it does not stop it; [`Project::stop`] does.
 pub(crate) struct Project {
     pub(crate) engine: Engine,
+    pub(crate) verifier: Arc<Verifier>,
     pub(crate) health: Arc<Health>,
     pipeline: Pipeline,
     progress: Arc<Progress>,
@@ -84,6 +87,7 @@ impl Project {
     /// Starts a project; returns when changes flow. Its clients are to be sent to the router.
     pub(crate) async fn start(
         settings: &ProjectSettings,
+        operators: &Arc<OperatorKeys>,
         stopping: CancellationToken,
     ) -> Result<(Project, Router)> {
         let ReplicationSettings { slot, publications } = &settings.replication;
@@ -116,9 +120,12 @@ impl Project {
         let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
         let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
+        let lag = Lag::new(Arc::clone(&progress));
+        tokio::spawn(Arc::clone(&lag).watch(reading.clone()));
         let health = Arc::new(Health {
             replication: pipeline.status.clone(),
             progress: Arc::clone(&progress),
+            lag,
             catalog: Arc::clone(&catalog),
             catalog_poll: settings.catalog_poll,
             stopping,
@@ -132,16 +139,27 @@ impl Project {
             catalog.channel_policies_changed(),
         );
         let sockets = walcast_server::gateway_router(gateway);
+        let api = walcast_server::api::project_router(Arc::new(ProjectApi {
+            engine: engine.clone(),
+            verifier: Arc::clone(&verifier),
+            policies: Arc::clone(&catalog) as _,
+            private_only: settings.limits.private_only,
+            suspended: settings.limits.suspended,
+            operators: Arc::clone(operators),
+        }));
         let mut app = origins::guarded(sockets, settings.allowed_origins.clone())
+            .merge(api)
             .merge(walcast_server::health::router(Arc::clone(&health) as Arc<dyn HealthSource>));
         if let Some(secret) = settings.demo.clone() {
             let database = Arc::new(CatalogDemo(catalog));
             app = app.merge(walcast_server::demo::router(walcast_server::demo::Demo::new(
-                database, verifier, secret,
+                database,
+                Arc::clone(&verifier),
+                secret,
             )));
         }
         tracing::info!(project = %settings.id, slot, postgres = findings.server_version, "the project is up");
-        Ok((Project { engine, health, pipeline, progress, reading, poll }, app))
+        Ok((Project { engine, verifier, health, pipeline, progress, reading, poll }, app))
     }
 
     /// How the replication stream stands.

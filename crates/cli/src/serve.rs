@@ -9,13 +9,14 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use walcast_auth::{Secret, Verifier, VerifierSettings};
+use walcast_auth::{OperatorKeys, OperatorSettings, Secret, VerifierSettings};
 use walcast_replication::{Progress, StreamStatus};
 use walcast_server::front::Address;
 use walcast_server::health::HealthSource;
-use walcast_server::metrics::{MeasuredProject, Metrics};
+use walcast_server::metrics::{MeasuredProject, Metrics, MetricsSettings};
 use walcast_server::{HealthRequests, ListenerSettings, Router, Tls, TlsFiles};
 
+use crate::directory::Directory;
 use crate::project::{Project, ProjectSettings};
 use crate::settings::DatabaseSettings;
 use crate::supervisor::Supervised;
@@ -37,12 +38,62 @@ pub struct ServeSettings {
     pub others: Vec<ProjectSettings>,
     /// How long a handshake waits for its answer that is for none of the projects.
     pub refusal_delay: Duration,
-    /// The secret of the tokens that `/metrics` asks for; `None` leaves it open.
-    pub metrics_secret: Option<Secret>,
+    /// What operators may ask, and how.
+    pub operations: OperationsSettings,
     /// Whether requests of the health endpoints are logged.
     pub health_requests: HealthRequests,
     /// How long sockets may take to be told that the server stops.
     pub drain: Duration,
+}
+
+/// What operators may ask, and how.
+#[derive(Clone, Debug)]
+pub struct OperationsSettings {
+    /// The secrets of the tokens that operations ask for; without one they are closed.
+    pub secrets: Vec<Secret>,
+    /// Tokens that are refused although they verify.
+    pub blocked: Vec<Secret>,
+    /// The secret of the tokens that `/metrics` asks for; `None` leaves it open.
+    pub metrics_secret: Option<Secret>,
+    /// Tokens of this secret that are refused.
+    pub metrics_blocked: Vec<Secret>,
+    /// Where this process runs, in the words of whoever runs it.
+    pub region: Option<String>,
+    /// The key of the `baggage` header under which a request has its name.
+    pub request_id_baggage_key: String,
+}
+
+impl Default for OperationsSettings {
+    fn default() -> Self {
+        OperationsSettings {
+            secrets: Vec::new(),
+            blocked: Vec::new(),
+            metrics_secret: None,
+            metrics_blocked: Vec::new(),
+            region: None,
+            request_id_baggage_key: "request-id".to_owned(),
+        }
+    }
+}
+
+impl OperationsSettings {
+    /// Keys of the operators of these projects.
+    fn operators<'a>(&self, projects: impl Iterator<Item = &'a ProjectSettings>) -> Result<OperatorKeys> {
+        Ok(OperatorKeys::new(&OperatorSettings {
+            secrets: self.secrets.clone(),
+            blocked: self.blocked.clone(),
+            shared_with_users: projects.filter_map(|project| project.verifier.secret.clone()).collect(),
+        })?)
+    }
+
+    fn metrics(&self) -> Result<MetricsSettings> {
+        let keys = |secret: &Secret| {
+            let (secrets, blocked) = (vec![secret.clone()], self.metrics_blocked.clone());
+            OperatorKeys::new(&OperatorSettings { secrets, blocked, shared_with_users: Vec::new() })
+        };
+        let readers = self.metrics_secret.as_ref().map(keys).transpose()?;
+        Ok(MetricsSettings { region: self.region.clone(), readers })
+    }
 }
 
 impl ServeSettings {
@@ -61,7 +112,7 @@ impl ServeSettings {
             project,
             others,
             refusal_delay: Duration::from_secs(2),
-            metrics_secret: None,
+            operations: OperationsSettings::default(),
             health_requests: HealthRequests::Logged,
             drain: Duration::from_secs(5),
         }
@@ -82,19 +133,24 @@ impl Server {
     /// Starts a server; returns when the changes of all its projects flow and sockets are accepted.
     pub async fn start(settings: ServeSettings) -> Result<Server> {
         let tls = settings.tls.map(Tls::load).transpose()?;
-        let metrics_verifier = settings
-            .metrics_secret
-            .map(|secret| Verifier::new(VerifierSettings { secret: Some(secret), ..Default::default() }))
-            .transpose()?;
+        let operations = &settings.operations;
+        let metrics = operations.metrics()?;
+        let all = std::iter::once(&settings.project).chain(&settings.others);
+        let operators = Arc::new(operations.operators(all)?);
         let stopping = CancellationToken::new();
-        let started = start_projects(settings.project, settings.others, &stopping, settings.drain).await?;
+        let started =
+            start_projects(settings.project, settings.others, &operators, &stopping, settings.drain).await?;
         let projects: Vec<_> = started.iter().map(|(supervised, _)| Arc::clone(supervised)).collect();
 
         let doors: Vec<_> = projects.iter().map(|project| Arc::clone(&project.door)).collect();
+        let directory = Arc::new(Directory { projects: projects.clone(), region: operations.region.clone() });
         let app = walcast_server::front::router(&doors, settings.refusal_delay)
-            .merge(walcast_server::metrics::router(Metrics::new(measured(&projects), metrics_verifier)))
+            .merge(walcast_server::metrics::router(Metrics::new(measured(&projects), metrics)))
+            .merge(walcast_server::api::tenants_router(directory, operators))
+            .merge(walcast_server::api::openapi_router())
             .merge(health_router(&projects));
         let app = walcast_server::logged(app, settings.health_requests);
+        let app = walcast_server::request_id::identified(app, &operations.request_id_baggage_key);
         let bound = TcpListener::bind(settings.listen).await;
         let socket = match bound {
             Ok(socket) => socket,
@@ -176,13 +232,14 @@ type Started = Vec<(Arc<Supervised>, Project)>;
 async fn start_projects(
     first: ProjectSettings,
     others: Vec<ProjectSettings>,
+    operators: &Arc<OperatorKeys>,
     stopping: &CancellationToken,
     drain: Duration,
 ) -> Result<Started> {
     let mut started = Vec::with_capacity(1 + others.len());
     for settings in std::iter::once(first).chain(others) {
         let name = (settings.address != Address::Everything).then(|| settings.id.clone());
-        match Supervised::start(settings, stopping.clone(), drain).await {
+        match Supervised::start(settings, Arc::clone(operators), stopping.clone(), drain).await {
             Ok(project) => started.push(project),
             Err(error) => {
                 stop_started(started, drain).await;
@@ -207,6 +264,7 @@ async fn stop_started(started: Started, drain: Duration) {
 fn measured(projects: &[Arc<Supervised>]) -> Vec<MeasuredProject> {
     let measured = |project: &Arc<Supervised>| MeasuredProject {
         label: (project.settings.address != Address::Everything).then(|| project.settings.id.clone()),
+        id: project.settings.id.clone(),
         counters: Arc::clone(project) as _,
         health: Arc::clone(project) as _,
     };

@@ -48,6 +48,7 @@ pub use file::ConfigurationFile;
 pub use flags::Flags;
 pub use layers::Environment;
 pub use setting::Origin;
+use setting::Setting;
 
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "WALCAST_CONFIG";
@@ -125,7 +126,7 @@ pub struct AuthSettings {
     pub token_recheck: Duration,
     /// Pages that may open a socket; empty stands for all.
     pub allowed_origins: Vec<AllowedOrigin>,
-    /// Public channels are refused.
+    /// Public channels and broadcasts are refused.
     pub private_only: bool,
     /// Every handshake is refused.
     pub suspended: bool,
@@ -138,6 +139,12 @@ pub struct ServerSettings {
     pub listen: SocketAddr,
     /// Shared secret of the tokens for `/metrics`; `None` leaves it open.
     pub metrics_jwt_secret: Option<Secret>,
+    /// Tokens for `/metrics` that are refused.
+    pub metrics_token_blocklist: Vec<Secret>,
+    /// Shared secrets of operators' tokens, this one and the next; without one operations are closed.
+    pub api_jwt_secrets: Vec<Secret>,
+    /// Operators' tokens that are refused.
+    pub api_token_blocklist: Vec<Secret>,
     /// Certificate and key; `None` is plain HTTP.
     pub tls: Option<TlsFiles>,
     /// How often certificate and key are looked at.
@@ -168,6 +175,10 @@ pub struct ServerSettings {
     pub connect_error_backoff: Duration,
     /// Delay of the answer to a refused join.
     pub channel_error_backoff: Duration,
+    /// Where the process runs.
+    pub region: Option<String>,
+    /// The key of the `baggage` header under which a request has its name.
+    pub request_id_baggage_key: String,
 }
 
 /// Slot and publications.
@@ -265,7 +276,13 @@ impl Settings {
         if purpose == Purpose::Serve {
             warnings.extend(projects::warnings(&project, &others));
         }
-        Ok(Self { server: server_settings(&layers)?, project, others, log: log_settings(&layers)?, warnings })
+        Ok(Self {
+            server: server_settings(&layers, purpose)?,
+            project,
+            others,
+            log: log_settings(&layers)?,
+            warnings,
+        })
     }
 }
 
@@ -337,11 +354,8 @@ fn auth_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<AuthSettings, 
     if jwt_secret.is_none() && jwks.is_none() {
         return Err(SettingsError::MissingTokenKey);
     }
-    if let (Purpose::Serve, Some(secret), Some(origin)) =
-        (purpose, &jwt_secret, layers.origin(&definitions::JWT_SECRET.about))
-    {
-        refuse_sample_secret(secret.expose())
-            .map_err(|problem| SettingsError::WeakSecret { origin, problem })?;
+    if let Some(secret) = &jwt_secret {
+        refuse_weak(layers, purpose, secret, &definitions::JWT_SECRET)?;
     }
     Ok(AuthSettings {
         jwt_secret,
@@ -371,11 +385,39 @@ fn tls_files(layers: &Layers<'_>) -> Result<Option<TlsFiles>, SettingsError> {
     }
 }
 
-fn server_settings(layers: &Layers<'_>) -> Result<ServerSettings, SettingsError> {
+/// Outside development, a secret that everybody knows is no secret.
+fn refuse_weak(
+    layers: &Layers<'_>,
+    purpose: Purpose,
+    secret: &Secret,
+    setting: &Setting<Secret>,
+) -> Result<(), SettingsError> {
+    match (purpose, layers.origin(&setting.about)) {
+        (Purpose::Serve, Some(origin)) => refuse_sample_secret(secret.expose())
+            .map_err(|problem| SettingsError::WeakSecret { origin, problem }),
+        _ => Ok(()),
+    }
+}
+
+fn api_jwt_secrets(layers: &Layers<'_>, purpose: Purpose) -> Result<Vec<Secret>, SettingsError> {
+    let mut secrets = Vec::new();
+    for setting in [&definitions::API_JWT_SECRET, &definitions::API_JWT_SECRET_NEXT] {
+        if let Some(secret) = layers.find(setting)? {
+            refuse_weak(layers, purpose, &secret, setting)?;
+            secrets.push(secret);
+        }
+    }
+    Ok(secrets)
+}
+
+fn server_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<ServerSettings, SettingsError> {
     let host: IpAddr = layers.get(&definitions::LISTEN_HOST)?;
     Ok(ServerSettings {
         listen: SocketAddr::new(host, layers.get(&definitions::LISTEN_PORT)?),
         metrics_jwt_secret: layers.find(&definitions::METRICS_JWT_SECRET)?,
+        metrics_token_blocklist: layers.find(&definitions::METRICS_TOKEN_BLOCKLIST)?.unwrap_or_default(),
+        api_jwt_secrets: api_jwt_secrets(layers, purpose)?,
+        api_token_blocklist: layers.find(&definitions::API_TOKEN_BLOCKLIST)?.unwrap_or_default(),
         tls: tls_files(layers)?,
         tls_reload: layers.get(&definitions::TLS_RELOAD)?,
         tls_handshake_timeout: layers.get(&definitions::TLS_HANDSHAKE_TIMEOUT)?,
@@ -394,6 +436,8 @@ fn server_settings(layers: &Layers<'_>) -> Result<ServerSettings, SettingsError>
         outbound_bytes_max: layers.get(&definitions::OUTBOUND_BYTES_MAX)?,
         connect_error_backoff: layers.get(&definitions::CONNECT_ERROR_BACKOFF)?,
         channel_error_backoff: layers.get(&definitions::CHANNEL_ERROR_BACKOFF)?,
+        region: layers.find(&definitions::REGION)?,
+        request_id_baggage_key: layers.get(&definitions::REQUEST_ID_BAGGAGE_KEY)?,
     })
 }
 

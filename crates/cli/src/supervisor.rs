@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use arc_swap::ArcSwapOption;
 use tokio_util::sync::CancellationToken;
+use walcast_auth::{OperatorKeys, Verifier};
 use walcast_engine::Counters;
 use walcast_server::front::{Address, Door};
 use walcast_server::health::{HealthReport, HealthSource, ReplicationHealth};
@@ -24,6 +25,7 @@ pub(crate) struct Supervised {
     pub(crate) settings: ProjectSettings,
     pub(crate) door: Arc<Door>,
     live: ArcSwapOption<Live>,
+    operators: Arc<OperatorKeys>,
     stopping: CancellationToken,
     drain: Duration,
 }
@@ -31,6 +33,7 @@ pub(crate) struct Supervised {
 /// What is asked of a project that is up.
 pub(crate) struct Live {
     pub(crate) engine: walcast_engine::Engine,
+    pub(crate) verifier: Arc<Verifier>,
     pub(crate) replication: tokio::sync::watch::Receiver<walcast_replication::StreamStatus>,
     pub(crate) progress: Arc<walcast_replication::Progress>,
     health: Arc<crate::health::Health>,
@@ -40,11 +43,13 @@ impl Supervised {
     /// Starts the project for the first time.
     pub(crate) async fn start(
         settings: ProjectSettings,
+        operators: Arc<OperatorKeys>,
         stopping: CancellationToken,
         drain: Duration,
     ) -> Result<(Arc<Self>, Project)> {
         let door = Door::new(settings.id.clone(), settings.address.clone());
-        let supervised = Supervised { settings, door, live: ArcSwapOption::empty(), stopping, drain };
+        let supervised =
+            Supervised { settings, door, live: ArcSwapOption::empty(), operators, stopping, drain };
         let project = supervised.bring_up().await?;
         Ok((Arc::new(supervised), project))
     }
@@ -55,9 +60,11 @@ impl Supervised {
     }
 
     async fn bring_up(&self) -> Result<Project> {
-        let (project, router) = Box::pin(Project::start(&self.settings, self.stopping.clone())).await?;
+        let (project, router) =
+            Box::pin(Project::start(&self.settings, &self.operators, self.stopping.clone())).await?;
         self.live.store(Some(Arc::new(Live {
             engine: project.engine.clone(),
+            verifier: Arc::clone(&project.verifier),
             replication: project.replication(),
             progress: Arc::clone(project.progress()),
             health: Arc::clone(&project.health),
@@ -112,6 +119,7 @@ impl HealthSource for Supervised {
             None => HealthReport {
                 replication: ReplicationHealth::Stopped,
                 lag_bytes: None,
+                lag: None,
                 catalog_age: None,
                 catalog_age_max: Duration::ZERO,
                 stopping: self.stopping.is_cancelled(),

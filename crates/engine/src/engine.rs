@@ -24,7 +24,7 @@ use crate::log_inbox::{LogSender, log_inbox};
 use crate::matcher::{Inputs, Matcher, Subscribing};
 use crate::membership::{Asked, Membership};
 use crate::outbound::Socket;
-use crate::rate::{EventRateExceeded, Rates};
+use crate::rate::{EventBudget, EventRateExceeded, Rates};
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::{Shard, ShardHandle};
 use crate::subscription::{Identity, PlanCache, SubscribeError, resolve};
@@ -363,6 +363,11 @@ impl Engine {
     /// Takes so many messages from the project's budget, all or none (docs/protocol.md §10.2).
     pub fn admit_events(&self, count: u32) -> Result<(), EventRateExceeded> {
         self.rates.admit_events(count, &self.counters)
+    }
+
+    /// What is left of the project's budget of messages; `None` where there is no limit.
+    pub fn event_budget(&self) -> Option<EventBudget> {
+        self.rates.event_budget()
     }
 
     /// Waits until no session is left.

@@ -42,7 +42,7 @@ pub use log_inbox::LogSender;
 pub use operations::{ChannelInfo, ConnectionInfo, Occupancy, TopicSummary};
 pub use outbound::Socket;
 pub use position::Position;
-pub use rate::EventRateExceeded;
+pub use rate::{EventBudget, EventRateExceeded};
 pub use settings::{Counters, Deletes, EngineSettings, RateLimit};
 pub use subscription::Identity;
 pub use topic::{Privacy, ReadRights};

@@ -20,6 +20,15 @@ pub struct EventRateExceeded {
     pub limit: NonZeroU32,
 }
 
+/// How much of a rate is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventBudget {
+    /// Messages that a second allows.
+    pub limit: NonZeroU32,
+    /// Messages that may come at once now.
+    pub left: u32,
+}
+
 /// The rates that all sessions share, and the clock of every bucket.
 #[derive(Debug)]
 pub(crate) struct Rates {
@@ -55,6 +64,14 @@ impl Rates {
             counters.events_refused.fetch_add(u64::from(count), Relaxed);
             EventRateExceeded { setting: "limits.max_events_per_second", limit }
         })
+    }
+
+    /// What is left of the project's budget of messages; `None` where there is no limit.
+    pub(crate) fn event_budget(&self) -> Option<EventBudget> {
+        let limit = self.events.limit?;
+        let spent = self.events.full_at.load(Relaxed).saturating_sub(self.now()).min(SECOND);
+        let left = (SECOND - spent) * u64::from(limit.get()) / SECOND;
+        Some(EventBudget { limit, left: u32::try_from(left).unwrap_or(u32::MAX) })
     }
 
     /// Takes a client's message from its session's budget and from the project's.
@@ -160,6 +177,23 @@ mod tests {
         assert_eq!(rates.admit_client_event(&mut one, &counters), Ok(()));
         assert_eq!(counters.client_events_refused.load(Relaxed), 1);
         assert_eq!(counters.events_refused.load(Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_second_is_told() {
+        let settings =
+            EngineSettings { max_events_per_second: NonZeroU32::new(10), ..EngineSettings::default() };
+        let (rates, counters) = (Rates::new(&settings), Counters::default());
+        let left = || rates.event_budget().unwrap().left;
+        assert_eq!(left(), 10);
+        rates.admit_events(7, &counters).unwrap();
+        assert_eq!(left(), 3);
+        rates.admit_events(4, &counters).unwrap_err();
+        assert_eq!(left(), 3, "what was refused took nothing");
+        tokio::time::advance(std::time::Duration::from_millis(500)).await;
+        assert_eq!(left(), 8);
+        let unlimited = EngineSettings { max_events_per_second: None, ..settings };
+        assert_eq!(Rates::new(&unlimited).event_budget(), None);
     }
 
     #[tokio::test]

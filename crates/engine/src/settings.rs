@@ -92,6 +92,8 @@ pub struct Counters {
     pub broadcasts: AtomicU64,
     /// Broadcasts published over HTTP.
     pub published_broadcasts: AtomicU64,
+    /// Private messages of HTTP batches that no policy allowed.
+    pub withheld_broadcasts: AtomicU64,
     /// Broadcasts from the database (docs/protocol.md §6.5).
     pub database_broadcasts: AtomicU64,
     /// Rows of `realtime.messages` that could not be broadcast.

@@ -40,10 +40,10 @@ impl ProjectId {
     }
 }
 
-/// The name of a project that is the only one.
+/// The name of a project that is the only one, which upstream's stock stack gives it.
 impl Default for ProjectId {
     fn default() -> Self {
-        ProjectId("default".into())
+        ProjectId("realtime-dev".into())
     }
 }
 

@@ -115,10 +115,14 @@ impl Gateway {
 
 /// The WebSocket's addresses: as the server has them, and as the usual gateway in front of it does.
 pub fn router(gateway: Arc<Gateway>) -> Router {
+    routes().with_state(gateway)
+}
+
+/// The same without their state. Each is described in `api/openapi.rs`.
+pub(crate) fn routes() -> Router<Arc<Gateway>> {
     Router::new()
         .route("/socket/websocket", get(handshake::upgrade))
         .route("/realtime/v1/websocket", get(handshake::upgrade))
         .route("/socket/longpoll", long_poll::routes())
         .route("/realtime/v1/longpoll", long_poll::routes())
-        .with_state(gateway)
 }

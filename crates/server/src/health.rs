@@ -13,6 +13,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::front::ProjectId;
 use crate::redact::redact_text;
@@ -30,6 +32,8 @@ pub struct HealthReport {
     pub replication: ReplicationHealth,
     /// Bytes of log that Postgres has sent and we have not confirmed; `None` before the first byte.
     pub lag_bytes: Option<u64>,
+    /// For how long the oldest of these have been here, to the second; `None` before the first byte.
+    pub lag: Option<Duration>,
     /// Time since the catalog was last known to be right; `None` before it was read.
     pub catalog_age: Option<Duration>,
     /// A catalog older than this can not be relied on.
@@ -106,18 +110,18 @@ impl HealthReport {
 
 /// `GET /healthz` and `/readyz`, and `/healthcheck` as the reference server has it (docs/protocol.md §11.1).
 pub fn router(source: Arc<dyn HealthSource>) -> Router {
-    Router::new()
-        .route("/healthz", get(alive))
-        .route("/healthcheck", get(alive))
-        .route("/readyz", get(ready))
-        .with_state(source)
+    routes().split_for_parts().0.with_state(source)
+}
+
+pub(crate) fn routes() -> OpenApiRouter<Arc<dyn HealthSource>> {
+    OpenApiRouter::default().routes(routes!(healthz)).routes(routes!(healthcheck)).routes(routes!(ready))
 }
 
 /// The same for several projects: each is listed in `/readyz`, by name.
 pub fn projects_router(sources: Vec<(ProjectId, Arc<dyn HealthSource>)>) -> Router {
     Router::new()
-        .route("/healthz", get(alive))
-        .route("/healthcheck", get(alive))
+        .route("/healthz", get(healthz))
+        .route("/healthcheck", get(healthcheck))
         .route("/readyz", get(any_ready))
         .with_state(sources.into())
 }
@@ -127,10 +131,21 @@ pub fn is_health_path(path: &str) -> bool {
     matches!(path, "/healthz" | "/healthcheck" | "/readyz")
 }
 
-async fn alive() -> &'static str {
+/// Whether the process lives.
+#[utoipa::path(get, path = "/healthz", tag = "Server", responses((status = 200, body = str, example = "ok")))]
+async fn healthz() -> &'static str {
     "ok"
 }
 
+/// The same, at upstream's address.
+#[utoipa::path(get, path = "/healthcheck", tag = "Server", responses((status = 200, body = str, example = "ok")))]
+async fn healthcheck() -> &'static str {
+    "ok"
+}
+
+/// Whether the server does its work: changes flow, and the catalog was checked.
+#[utoipa::path(get, path = "/readyz", tag = "Server", responses(
+    (status = 200, body = Value), (status = 503, body = Value, description = "`problems` says why not")))]
 async fn ready(State(source): State<Arc<dyn HealthSource>>) -> Response {
     let report = source.report();
     let problems = report.problems();
@@ -175,6 +190,7 @@ mod tests {
         HealthReport {
             replication: ReplicationHealth::Streaming,
             lag_bytes: Some(120),
+            lag: Some(Duration::ZERO),
             catalog_age: Some(Duration::from_secs(3)),
             catalog_age_max: Duration::from_mins(1),
             stopping: false,

@@ -2,10 +2,12 @@
 //!
 //! In reading order: [`listener`] (TCP connections to HTTP requests), [`tls`] (their certificate), [`edge`] and
 //! [`addresses`] (what is refused before it is looked at), [`front`] (which project a request is for), [`origins`]
-//! (which pages may open a socket), [`gateway`] (WebSockets in the Phoenix protocol), [`demo`] (the page of
+//! (which pages may open a socket), [`gateway`] (WebSockets in the Phoenix protocol), [`api`] (HTTP for
+//! users and operators), [`request_id`], [`demo`] (the page of
 //! `walcast dev`), [`health`], [`metrics`], [`request_log`] and [`redact`] (what must not stand in it).
 
 mod addresses;
+pub mod api;
 mod clock;
 pub mod demo;
 mod edge;
@@ -16,6 +18,7 @@ mod listener;
 pub mod metrics;
 pub mod origins;
 pub mod redact;
+pub mod request_id;
 mod request_log;
 mod tls;
 

@@ -1,28 +1,29 @@
 //! `/metrics`: what the engine counts, in the text form of `OpenMetrics`.
 //!
 //! Counters live in the structs that increment them; here they are only read, when somebody asks. Where several
-//! projects are listed, each number has the label `project`.
+//! projects are listed, each number has the label `project`. In reading order: [`readings`] (the numbers, and their names), [`collectors`] (from numbers to lines).
+
+mod collectors;
+mod readings;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::{Registry, Unit};
-use walcast_auth::Verifier;
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use walcast_auth::OperatorKeys;
 use walcast_engine::{Counters, Engine};
 
+use self::collectors::{KnownNames, OwnNames};
 use crate::clock::unix_seconds;
 use crate::front::ProjectId;
-use crate::health::{HealthReport, HealthSource, ReplicationHealth};
+use crate::health::HealthSource;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -42,25 +43,39 @@ impl CountersSource for Engine {
 pub struct MeasuredProject {
     /// Its label; `None` where there is only one project.
     pub label: Option<ProjectId>,
+    /// Its name, which stands as `tenant` at the names that come from upstream.
+    pub id: ProjectId,
     /// What its engine counts.
     pub counters: Arc<dyn CountersSource>,
     /// How its database's side stands.
     pub health: Arc<dyn HealthSource>,
 }
 
+/// Where the server is, and who may read its metrics.
+pub struct MetricsSettings {
+    /// Where this process runs; `/metrics/{region}` answers for this region only.
+    pub region: Option<String>,
+    /// Whoever asks must show a token of these (docs/protocol.md §11.1); `None` is for everybody.
+    pub readers: Option<OperatorKeys>,
+}
+
 /// Everything that `/metrics` shows.
 pub struct Metrics {
     registry: Registry,
-    /// Whoever asks must show a token of this verifier.
-    verifier: Option<Verifier>,
+    region: Option<String>,
+    readers: Option<OperatorKeys>,
 }
 
 impl Metrics {
-    /// Metrics of these projects. With a verifier, a bearer token is asked for (docs/protocol.md §11.1).
-    pub fn new(projects: Vec<MeasuredProject>, verifier: Option<Verifier>) -> Arc<Self> {
-        let mut registry = Registry::with_prefix("walcast");
-        registry.register_collector(Box::new(ProjectCollector(projects)));
-        Arc::new(Self { registry, verifier })
+    /// Metrics of these projects.
+    pub fn new(projects: Vec<MeasuredProject>, settings: MetricsSettings) -> Arc<Self> {
+        let MetricsSettings { region, readers } = settings;
+        let projects: Arc<[MeasuredProject]> = projects.into();
+        let mut registry = Registry::default();
+        let own = registry.sub_registry_with_prefix("walcast");
+        own.register_collector(Box::new(OwnNames(Arc::clone(&projects))));
+        registry.register_collector(Box::new(KnownNames(projects)));
+        Arc::new(Self { registry, region, readers })
     }
 
     /// The text of all metrics now.
@@ -71,15 +86,21 @@ impl Metrics {
     }
 }
 
-/// `GET /metrics`.
+/// `GET /metrics` and `/metrics/{region}`.
 pub fn router(metrics: Arc<Metrics>) -> Router {
-    Router::new().route("/metrics", get(show)).with_state(metrics)
+    routes().split_for_parts().0.with_state(metrics)
 }
 
-async fn show(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Response {
-    if let Some(verifier) = &metrics.verifier
-        && !is_allowed(verifier, &headers).await
-    {
+pub(crate) fn routes() -> OpenApiRouter<Arc<Metrics>> {
+    OpenApiRouter::default().routes(routes!(metrics)).routes(routes!(metrics_of_region))
+}
+
+/// The numbers that are listed in docs/operations.md.
+#[utoipa::path(get, path = "/metrics", tag = "Server", security((), ("metrics" = [])), responses(
+    (status = 200, body = str, content_type = CONTENT_TYPE),
+    (status = 403, description = "`auth.metrics_jwt_secret` is set, and there is no token of it")))]
+async fn metrics(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Response {
+    if !is_allowed(&metrics, &headers).await {
         return StatusCode::FORBIDDEN.into_response();
     }
     match metrics.encode() {
@@ -88,199 +109,51 @@ async fn show(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Respon
     }
 }
 
-async fn is_allowed(verifier: &Verifier, headers: &HeaderMap) -> bool {
+/// The same, asked for by the region that `server.region` names.
+#[utoipa::path(get, path = "/metrics/{region}", tag = "Server", security((), ("metrics" = [])), responses(
+    (status = 200, body = str, content_type = CONTENT_TYPE), (status = 403, description = "As for `/metrics`"),
+    (status = 404, description = "This server is in another region, or in none")))]
+async fn metrics_of_region(
+    State(metrics): State<Arc<Metrics>>,
+    Path(region): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    if metrics.region.as_deref() != Some(region.as_str()) && is_allowed(&metrics, &headers).await {
+        let ours = match &metrics.region {
+            Some(ours) => format!("this server is in the region {ours}"),
+            None => "this server is in no region: set server.region".to_owned(),
+        };
+        return (StatusCode::NOT_FOUND, ours).into_response();
+    }
+    self::metrics(State(metrics), headers).await
+}
+
+async fn is_allowed(metrics: &Metrics, headers: &HeaderMap) -> bool {
+    let Some(readers) = &metrics.readers else { return true };
     let token = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     match token {
-        Some((_, token)) => verifier.verify_operator(token, unix_seconds()).await.is_ok(),
+        Some((_, token)) => readers.verify(token, unix_seconds()).await.is_ok(),
         None => false,
     }
 }
 
-/// One number of the engine.
-struct Reading {
-    name: &'static str,
-    help: &'static str,
-    /// It may go down.
-    gauge: bool,
-    read: fn(&Counters) -> u64,
-}
-
-const READINGS: &[Reading] = &[
-    Reading {
-        name: "ws_connections_active",
-        help: "Sockets open now",
-        gauge: true,
-        read: |counters| counters.sessions.load(Ordering::Relaxed),
-    },
-    Reading {
-        name: "ws_messages_sent",
-        help: "Broadcasts and changes handed to sockets",
-        gauge: false,
-        read: |counters| counters.deliveries.load(Ordering::Relaxed),
-    },
-    Reading {
-        name: "ws_errors",
-        help: "Refused handshakes and joins, and frames that were no messages",
-        gauge: false,
-        read: |counters| counters.errors.load(Ordering::Relaxed),
-    },
-    Reading {
-        name: "ws_slow_closes",
-        help: "Sockets closed because they could not keep up",
-        gauge: false,
-        read: |counters| counters.slow_closes.load(Ordering::Relaxed),
-    },
-    Reading {
-        name: "channel_joins",
-        help: "Joins that succeeded",
-        gauge: false,
-        read: |counters| counters.joins.load(Ordering::Relaxed),
-    },
-    Reading {
-        name: "broadcasts_received",
-        help: "Broadcasts that clients sent",
-        gauge: false,
-        read: |counters| counters.broadcasts.load(Ordering::Relaxed),
-    },
-    Reading {
-        name: "subscriptions_active",
-        help: "Subscriptions to row changes registered now",
-        gauge: true,
-        read: |counters| counters.subscriptions.load(Ordering::Relaxed),
-    },
-    Reading {
-        name: "changes_decoded",
-        help: "Row changes read from the log",
-        gauge: false,
-        read: |counters| counters.changes.load(Ordering::Relaxed),
-    },
-    Reading {
-        name: "changes_withheld",
-        help: "Row changes not delivered because a policy or filter failed",
-        gauge: false,
-        read: |counters| counters.failures.load(Ordering::Relaxed),
-    },
-    Reading {
-        name: "plan_decisions",
-        help: "Row changes decided in process, once for each audience they were put to",
-        gauge: false,
-        read: |counters| counters.plan_decisions.load(Ordering::Relaxed),
-    },
-    Reading {
-        name: "oracle_decisions",
-        help: "Questions about row-level security put to Postgres",
-        gauge: false,
-        read: |counters| counters.oracle_questions.load(Ordering::Relaxed),
-    },
-];
-
-struct ProjectCollector(Vec<MeasuredProject>);
-
-impl fmt::Debug for ProjectCollector {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("ProjectCollector")
-    }
-}
-
-/// Numbers of one name, each with its project.
-type Values = Vec<(Option<ProjectId>, u64)>;
-
-impl Collector for ProjectCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let encoder = &mut encoder;
-        for Reading { name, help, gauge, read } in READINGS {
-            let values = self.counted(*read);
-            if *gauge {
-                encode_gauge(encoder, name, help, None, values)?;
-            } else {
-                encode_counter(encoder, name, help, values)?;
-            }
-        }
-        let help = "Memory of the copies of tables that policies look things up in";
-        let bytes = self.counted(|counters| counters.copy_bytes.load(Ordering::Relaxed));
-        encode_gauge(encoder, "copy", help, Some(&Unit::Bytes), bytes)?;
-
-        let reports: Vec<_> =
-            self.0.iter().map(|project| (project.label.clone(), project.health.report())).collect();
-        let told = |value: fn(&HealthReport) -> Option<u64>| {
-            let values = reports.iter().filter_map(|(label, report)| Some((label.clone(), value(report)?)));
-            values.collect::<Values>()
-        };
-        let streaming = told(|report| Some(u64::from(report.replication == ReplicationHealth::Streaming)));
-        let help = "1 while changes flow from Postgres, else 0";
-        encode_gauge(encoder, "replication_streaming", help, None, streaming)?;
-        let help = "Log that Postgres has sent and that is not confirmed yet";
-        encode_gauge(encoder, "slot_lag", help, Some(&Unit::Bytes), told(|report| report.lag_bytes))?;
-        let help = "Time since the catalog was last known to be right";
-        let age = told(|report| report.catalog_age.map(|age| age.as_secs()));
-        encode_gauge(encoder, "catalog_age", help, Some(&Unit::Seconds), age)
-    }
-}
-
-impl ProjectCollector {
-    fn counted(&self, read: fn(&Counters) -> u64) -> Values {
-        let mut values = Vec::with_capacity(self.0.len());
-        for project in &self.0 {
-            project.counters.read(&mut |counters| values.push((project.label.clone(), read(counters))));
-        }
-        values
-    }
-}
-
-fn encode_counter(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    values: Values,
-) -> fmt::Result {
-    let kind = ConstCounter::new(0_u64).metric_type();
-    encode_values(encoder.encode_descriptor(name, help, None, kind)?, values, ConstCounter::new)
-}
-
-fn encode_gauge(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    unit: Option<&Unit>,
-    values: Values,
-) -> fmt::Result {
-    if values.is_empty() {
-        return Ok(());
-    }
-    let kind = ConstGauge::new(0_i64).metric_type();
-    let gauge = |value| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-    encode_values(encoder.encode_descriptor(name, help, unit, kind)?, values, gauge)
-}
-
-/// Without a label there is one value.
-fn encode_values<M: EncodeMetric>(
-    mut place: MetricEncoder<'_>,
-    values: Values,
-    metric: impl Fn(u64) -> M,
-) -> fmt::Result {
-    for (label, value) in values {
-        let Some(label) = label else { return metric(value).encode(place) };
-        metric(value).encode(place.encode_family(&[("project", label.as_str())])?)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
     use std::time::Duration;
 
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
     use serde_json::json;
     use tower::ServiceExt;
-    use walcast_auth::VerifierSettings;
+    use walcast_auth::{OperatorSettings, Secret};
 
     use super::*;
-    use crate::health::HealthReport;
+    use crate::health::{HealthReport, ReplicationHealth};
 
     const SECRET: &str = "9vJm1Tq0cWz4hXs7LkRbYfUe2NgPdAoI";
 
@@ -299,6 +172,7 @@ mod tests {
             HealthReport {
                 replication: ReplicationHealth::Broken { error: String::new() },
                 lag_bytes: Some(4096),
+                lag: Some(Duration::from_millis(2500)),
                 catalog_age: None,
                 catalog_age_max: Duration::from_mins(1),
                 stopping: false,
@@ -306,40 +180,46 @@ mod tests {
         }
     }
 
-    fn metrics(secret: Option<&str>) -> Arc<Metrics> {
-        let verifier = secret.map(|secret| {
-            let settings = VerifierSettings { secret: Some(secret.into()), ..VerifierSettings::default() };
-            Verifier::new(settings).unwrap()
+    fn metrics(secret: Option<&str>, blocked: &[&str]) -> Arc<Metrics> {
+        let readers = secret.map(|secret| {
+            let blocked = blocked.iter().map(|token| Secret::new(*token)).collect();
+            let settings = OperatorSettings { secrets: vec![secret.into()], blocked, ..Default::default() };
+            OperatorKeys::new(&settings).unwrap()
         });
-        Metrics::new(vec![project(None)], verifier)
+        Metrics::new(
+            vec![project("blue", None)],
+            MetricsSettings { region: Some("mars".to_owned()), readers },
+        )
     }
 
-    fn project(label: Option<&str>) -> MeasuredProject {
+    fn project(id: &str, label: Option<&str>) -> MeasuredProject {
         let counters = Counters::default();
         counters.sessions.store(2, Ordering::Relaxed);
         counters.changes.store(7, Ordering::Relaxed);
         counters.copy_bytes.store(4711, Ordering::Relaxed);
+        counters.commit_to_queue.observe(Duration::from_millis(3));
         MeasuredProject {
             label: label.map(|label| label.parse().unwrap()),
+            id: id.parse().unwrap(),
             counters: Arc::new(Fixed(counters)),
             health: Arc::new(Broken),
         }
     }
 
-    async fn ask(secret: Option<&str>, authorization: Option<String>) -> (StatusCode, String) {
-        let mut request = Request::builder().uri("/metrics");
+    async fn ask(path: &str, metrics: Arc<Metrics>, authorization: Option<String>) -> (StatusCode, String) {
+        let mut request = Request::builder().uri(path);
         if let Some(value) = authorization {
             request = request.header("authorization", value);
         }
-        let response = router(metrics(secret)).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let response = router(metrics).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let status = response.status();
         let body = to_bytes(response.into_body(), 100_000).await.unwrap();
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
     #[tokio::test]
-    async fn counters_and_gauges_stand_on_the_page_with_their_units() {
-        let (status, page) = ask(None, None).await;
+    async fn counters_gauges_and_histograms_stand_on_the_page_with_their_units() {
+        let (status, page) = ask("/metrics", metrics(None, &[]), None).await;
         assert_eq!(status, StatusCode::OK);
         for line in [
             "walcast_ws_connections_active 2",
@@ -348,8 +228,16 @@ mod tests {
             "walcast_oracle_decisions_total 0",
             "walcast_copy_bytes 4711",
             "walcast_slot_lag_bytes 4096",
+            "walcast_slot_lag_seconds 2.5",
             "walcast_replication_streaming 0",
             "# TYPE walcast_ws_messages_sent counter",
+            "# TYPE walcast_ws_latency_seconds histogram",
+            "walcast_ws_latency_seconds_sum 0.003",
+            "walcast_ws_latency_seconds_bucket{le=\"0.0025\"} 0",
+            "walcast_ws_latency_seconds_bucket{le=\"0.005\"} 1",
+            "walcast_ws_latency_seconds_bucket{le=\"+Inf\"} 1",
+            "realtime_connections_connected{tenant=\"blue\"} 2",
+            "realtime_channel_db_events{tenant=\"blue\"} 7",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
         }
@@ -359,27 +247,53 @@ mod tests {
 
     #[test]
     fn several_projects_are_told_apart_by_a_label_under_one_name() {
-        let page = Metrics::new(vec![project(Some("blue")), project(Some("green"))], None).encode().unwrap();
+        let projects = ["blue", "green"].map(|id| project(id, Some(id))).into();
+        let page = Metrics::new(projects, MetricsSettings { region: None, readers: None }).encode().unwrap();
         for line in [
             "walcast_changes_decoded_total{project=\"blue\"} 7",
             "walcast_changes_decoded_total{project=\"green\"} 7",
             "walcast_ws_connections_active{project=\"green\"} 2",
             "walcast_slot_lag_bytes{project=\"blue\"} 4096",
+            "walcast_ws_latency_seconds_count{project=\"green\"} 1",
+            "realtime_channel_db_events{tenant=\"green\"} 7",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
         }
         assert_eq!(page.matches("# TYPE walcast_changes_decoded counter").count(), 1, "{page}");
     }
 
+    #[test]
+    fn every_number_is_listed_in_the_docs() {
+        let docs = include_str!("../../../docs/operations.md");
+        let page = metrics(None, &[]).encode().unwrap();
+        for kind in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = kind.split_once(' ').unwrap();
+            let line = if kind == "counter" { format!("`{name}_total`") } else { format!("`{name}`") };
+            assert!(docs.contains(&line), "{line} is missing in docs/operations.md");
+        }
+    }
+
     #[tokio::test]
-    async fn with_a_secret_only_its_tokens_open_the_page() {
+    async fn with_a_secret_only_its_tokens_open_the_page_and_only_those_that_are_not_blocked() {
         let token = walcast_auth::sign(&json!({}), SECRET).unwrap();
+        let lost = walcast_auth::sign(&json!({ "lost": true }), SECRET).unwrap();
         let foreign = walcast_auth::sign(&json!({}), "another secret of sufficient length").unwrap();
-        assert_eq!(ask(Some(SECRET), Some(format!("Bearer {token}"))).await.0, StatusCode::OK);
-        for refused in [None, Some(format!("Bearer {foreign}")), Some(format!("Basic {token}")), Some(token)]
+        let bearer = |token: &str| Some(format!("Bearer {token}"));
+        let ask = |authorization| ask("/metrics", metrics(Some(SECRET), &[&lost]), authorization);
+        assert_eq!(ask(bearer(&token)).await.0, StatusCode::OK);
+        for refused in
+            [None, bearer(&foreign), bearer(&lost), Some(format!("Basic {token}")), Some(token.clone())]
         {
-            let answer = ask(Some(SECRET), refused.clone()).await;
+            let answer = ask(refused.clone()).await;
             assert_eq!(answer, (StatusCode::FORBIDDEN, String::new()), "{refused:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_region_gets_its_own_metrics_and_no_other_ones() {
+        assert_eq!(ask("/metrics/mars", metrics(None, &[]), None).await.0, StatusCode::OK);
+        let (status, told) = ask("/metrics/venus", metrics(None, &[]), None).await;
+        assert_eq!((status, &*told), (StatusCode::NOT_FOUND, "this server is in the region mars"));
+        assert_eq!(ask("/metrics/venus", metrics(Some(SECRET), &[]), None).await.0, StatusCode::FORBIDDEN);
     }
 }

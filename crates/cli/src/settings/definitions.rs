@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use walcast_auth::{JwksSource, Secret};
 use walcast_engine::Deletes;
 use walcast_server::Network;
+use walcast_server::front::ProjectId;
 use walcast_server::origins::AllowedOrigin;
 
 use super::LogFormat;
@@ -144,6 +145,43 @@ pub(super) static METRICS_JWT_SECRET: Setting<Secret> = Setting::new(
 .of_process()
 .secret();
 
+pub(super) static METRICS_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
+    "auth.metrics_token_blocklist",
+    parse::secrets,
+    "Tokens that `/metrics` refuses although they are signed with that secret; a list, in the environment with commas.",
+)
+.environment(&["METRICS_TOKEN_BLOCKLIST"])
+.of_process()
+.secret();
+
+pub(super) static API_JWT_SECRET: Setting<Secret> = Setting::new(
+    "auth.api_jwt_secret",
+    parse::secret,
+    "Secret of operators' tokens (HS256, HS384, HS512) for the projects, users and topics of the HTTP API, which is \
+     closed without it. Where it is also `auth.jwt_secret`, an operator's token has the role `service_role`.",
+)
+.environment(&["API_JWT_SECRET"])
+.of_process()
+.secret();
+
+pub(super) static API_JWT_SECRET_NEXT: Setting<Secret> = Setting::new(
+    "auth.api_jwt_secret_next",
+    parse::secret,
+    "The secret that is to take its place; tokens of both are accepted.",
+)
+.environment(&["API_JWT_SECRET_NEXT"])
+.of_process()
+.secret();
+
+pub(super) static API_TOKEN_BLOCKLIST: Setting<Vec<Secret>> = Setting::new(
+    "auth.api_token_blocklist",
+    parse::secrets,
+    "Operators' tokens that are refused although they verify; a list, in the environment with commas.",
+)
+.environment(&["API_TOKEN_BLOCKLIST"])
+.of_process()
+.secret();
+
 pub(super) static ALLOWED_ORIGINS: Setting<Vec<AllowedOrigin>> = Setting::new(
     "auth.allowed_origins",
     parse::origins,
@@ -154,7 +192,7 @@ pub(super) static ALLOWED_ORIGINS: Setting<Vec<AllowedOrigin>> = Setting::new(
 .environment(&["WALCAST_ALLOWED_ORIGINS"]);
 
 pub(super) static PRIVATE_ONLY: Setting<bool> =
-    Setting::new("auth.private_only", parse::boolean, "Whether public channels are refused.")
+    Setting::new("auth.private_only", parse::boolean, "Whether public channels and broadcasts are refused.")
         .environment(&["WALCAST_PRIVATE_ONLY"])
         .default("false");
 
@@ -261,6 +299,29 @@ pub(super) static CHANNEL_ERROR_BACKOFF: Setting<Duration> = Setting::new(
 )
 .environment(&["CHANNEL_ERROR_BACKOFF_MS"])
 .default("5000");
+
+pub(super) static PROJECT: Setting<ProjectId> = Setting::new(
+    "server.project",
+    parse::project,
+    "What the only project is called in addresses such as `/api/tenants/realtime-dev`, and in metrics.",
+)
+.environment(&["SELF_HOST_TENANT_NAME"])
+.default("realtime-dev");
+
+pub(super) static REGION: Setting<String> = Setting::new(
+    "server.region",
+    parse::text,
+    "Where this process runs, in your own words; `/metrics/{region}` answers for this one.",
+)
+.environment(&["REGION"]);
+
+pub(super) static REQUEST_ID_BAGGAGE_KEY: Setting<String> = Setting::new(
+    "server.request_id_baggage_key",
+    parse::text,
+    "Key of the `baggage` header whose value names a request in the log and in `x-request-id`.",
+)
+.environment(&["REQUEST_ID_BAGGAGE_KEY"])
+.default("request-id");
 
 pub(super) static TLS_CERTIFICATE: Setting<String> = Setting::new(
     "tls.certificate",
@@ -501,6 +562,10 @@ pub(super) static ALL: &[&About] = &[
     &EXPIRY_NOTICE.about,
     &TOKEN_RECHECK.about,
     &METRICS_JWT_SECRET.about,
+    &METRICS_TOKEN_BLOCKLIST.about,
+    &API_JWT_SECRET.about,
+    &API_JWT_SECRET_NEXT.about,
+    &API_TOKEN_BLOCKLIST.about,
     &ALLOWED_ORIGINS.about,
     &PRIVATE_ONLY.about,
     &SUSPENDED.about,
@@ -517,6 +582,9 @@ pub(super) static ALL: &[&About] = &[
     &OUTBOUND_BYTES_MAX.about,
     &CONNECT_ERROR_BACKOFF.about,
     &CHANNEL_ERROR_BACKOFF.about,
+    &PROJECT.about,
+    &REGION.about,
+    &REQUEST_ID_BAGGAGE_KEY.about,
     &TLS_CERTIFICATE.about,
     &TLS_KEY.about,
     &TLS_RELOAD.about,
@@ -565,7 +633,9 @@ mod tests {
             assert!(names.insert(about.key.to_owned()), "{}", about.key);
             assert!(about.flag.is_none_or(|flag| names.insert(format!("--{flag}"))), "{:?}", about.flag);
             for name in about.environment {
-                assert!(names.insert((*name).to_owned()), "{name}");
+                // As upstream has it, one variable for the tokens of users and of operators.
+                let is_for_both = about.key == "auth.api_jwt_secret" && *name == "API_JWT_SECRET";
+                assert!(names.insert((*name).to_owned()) || is_for_both, "{name}");
             }
         }
     }

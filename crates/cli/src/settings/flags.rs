@@ -36,8 +36,9 @@ impl Flags {
         self.values.insert(definitions::DATABASE_URL.about.key, url);
     }
 
-    /// As if there were a flag for the secret: `walcast dev` makes it itself.
+    /// As if there were flags for the secrets: `walcast dev` makes one itself, for users and operators.
     pub fn set_jwt_secret(&mut self, secret: String) {
+        self.values.insert(definitions::API_JWT_SECRET.about.key, secret.clone());
         self.values.insert(definitions::JWT_SECRET.about.key, secret);
     }
 

@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use walcast_auth::{JwksSource, Secret};
 use walcast_engine::Deletes;
 use walcast_server::Network;
+use walcast_server::front::ProjectId;
 use walcast_server::origins::AllowedOrigin;
 
 use super::LogFormat;
@@ -103,6 +104,17 @@ pub(super) fn names(text: &str) -> Result<Vec<String>, String> {
     let names: Vec<String> =
         text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
     if names.is_empty() { Err("one name or several with commas between them".to_owned()) } else { Ok(names) }
+}
+
+/// A project's name.
+pub(super) fn project(text: &str) -> Result<ProjectId, String> {
+    let expected = |_| "1 to 40 lower-case letters, digits and hyphens, none at the ends".to_owned();
+    text.trim().parse().map_err(expected)
+}
+
+/// Secret texts with commas between them.
+pub(super) fn secrets(text: &str) -> Result<Vec<Secret>, String> {
+    names(text).map(|texts| texts.into_iter().map(Secret::new).collect())
 }
 
 /// A count that fits 32 bits, or 0 for no limit.

@@ -21,7 +21,12 @@ pub(super) fn all(layers: &Layers<'_>, purpose: Purpose) -> Result<Vec<ProjectCo
         if let Some(name) = &layers.flags.project {
             return Err(unknown(name, layers.file));
         }
-        return Ok(vec![configuration(layers, ProjectId::default(), Address::Everything, purpose)?]);
+        return Ok(vec![configuration(
+            layers,
+            layers.get(&definitions::PROJECT)?,
+            Address::Everything,
+            purpose,
+        )?]);
     }
     let chosen = layers.flags.project.as_deref().map(|name| find(name, layers.file)).transpose()?;
     let chosen: Vec<_> = chosen.map_or_else(|| listed.iter().collect(), |project| vec![project]);

@@ -88,8 +88,6 @@ const SECTIONS: &[(&str, &str)] = &[
 
 /// Variables of Supabase Realtime that mean nothing here, so that nobody has to tidy a compose file.
 const IGNORED: &[&str] = &[
-    "API_JWT_SECRET_NEXT",
-    "API_TOKEN_BLOCKLIST",
     "APP_NAME",
     "BROADCAST_POOL_SIZE",
     "CF_TEAM_DOMAIN",
@@ -114,7 +112,6 @@ const IGNORED: &[&str] = &[
     "METRICS_CLEANER_*",
     "METRICS_PUSHER_*",
     "METRICS_RPC_TIMEOUT_IN_MS",
-    "METRICS_TOKEN_BLOCKLIST",
     "NO_CHANNEL_TIMEOUT_IN_MS",
     "NUM_ACCEPTORS",
     "OTEL_*",
@@ -122,14 +119,11 @@ const IGNORED: &[&str] = &[
     "PROM_POLL_RATE",
     "REALTIME_IP_VERSION",
     "REBALANCE_CHECK_INTERVAL_IN_MS",
-    "REGION",
     "REGION_MAPPING",
-    "REQUEST_ID_BAGGAGE_KEY",
     "RPC_TIMEOUT",
     "RUN_JANITOR",
     "SECRET_KEY_BASE",
     "SEED_SELF_HOST",
-    "SELF_HOST_TENANT_NAME",
     "TENANT_CACHE_EXPIRATION_IN_MS",
     "TENANT_MAX_BYTES_PER_SECOND",
     "*_PARTITION_SLOTS",

@@ -9,7 +9,7 @@ use walcast_server::{HealthRequests, ListenerSettings};
 
 use super::{ProjectConfiguration, Settings};
 use crate::project::ProjectSettings;
-use crate::serve::ServeSettings;
+use crate::serve::{OperationsSettings, ServeSettings};
 
 impl Settings {
     /// The settings of a server without the demo.
@@ -20,7 +20,7 @@ impl Settings {
         serve.listen = server.listen;
         serve.tls.clone_from(&server.tls);
         serve.tls_reload = server.tls_reload;
-        serve.metrics_secret.clone_from(&server.metrics_jwt_secret);
+        serve.operations = self.operations();
         serve.health_requests =
             if self.log.health_checks { HealthRequests::Logged } else { HealthRequests::LeftOut };
         serve.refusal_delay = server.connect_error_backoff;
@@ -35,6 +35,18 @@ impl Settings {
             trusted_proxies: server.trusted_proxies.clone(),
         };
         serve
+    }
+
+    fn operations(&self) -> OperationsSettings {
+        let server = &self.server;
+        OperationsSettings {
+            secrets: server.api_jwt_secrets.clone(),
+            blocked: server.api_token_blocklist.clone(),
+            metrics_secret: server.metrics_jwt_secret.clone(),
+            metrics_blocked: server.metrics_token_blocklist.clone(),
+            region: server.region.clone(),
+            request_id_baggage_key: server.request_id_baggage_key.clone(),
+        }
     }
 
     fn project(&self, project: &ProjectConfiguration) -> ProjectSettings {
@@ -122,6 +134,12 @@ mod tests {
             ("WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND", "9"),
             ("WALCAST_PRESENCE_ENABLED", "true"),
             ("WALCAST_PRESENCE_GRACE_MS", "0"),
+            ("API_JWT_SECRET_NEXT", "Yk3vQ8sLw1Zt6Rn0Xb5Jc9Hd2Mf7Gp4a"),
+            ("API_TOKEN_BLOCKLIST", "a.b.c, d.e.f"),
+            ("METRICS_TOKEN_BLOCKLIST", "g.h.i"),
+            ("SELF_HOST_TENANT_NAME", "blue"),
+            ("REGION", "mars"),
+            ("REQUEST_ID_BAGGAGE_KEY", "trace"),
         ])
         .serve();
         assert_eq!(serve.listen.port(), 4100);
@@ -131,9 +149,14 @@ mod tests {
         assert_eq!(serve.project.limits.max_channels_per_client, 7);
         assert_eq!(serve.project.limits.channel_error_backoff.as_millis(), 10);
         assert_eq!(serve.listener.head_bytes_max, 8192);
-        let engine = serve.engine;
+        let engine = serve.project.engine;
         assert_eq!(engine.max_client_events_per_second, None, "0 is no limit");
         assert_eq!(engine.max_presence_events_per_second.map(NonZero::get), Some(9));
         assert!(engine.presence_enabled && engine.presence_grace.is_zero());
+        let operations = serve.operations;
+        assert_eq!(operations.secrets.len(), 1, "JWT_SECRET is for users");
+        assert_eq!((operations.blocked.len(), operations.metrics_blocked.len()), (2, 1));
+        assert_eq!((serve.project.id.as_str(), operations.region.as_deref()), ("blue", Some("mars")));
+        assert_eq!(operations.request_id_baggage_key, "trace");
     }
 }

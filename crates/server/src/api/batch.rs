@@ -1,0 +1,212 @@
+//! The body of a batch of broadcasts (docs/protocol.md §6.2), checked message by message. Payloads are never taken
+//! apart: they go out as the text that came in.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::refusal::Refusal;
+
+/// One message of a batch.
+#[derive(Debug)]
+pub(super) struct Message<'a> {
+    /// Without `realtime:`.
+    pub(super) topic: Cow<'a, str>,
+    pub(super) event: Cow<'a, str>,
+    /// The text of a JSON object.
+    pub(super) payload: &'a RawValue,
+    pub(super) private: bool,
+    pub(super) id: Option<Cow<'a, str>>,
+}
+
+/// A text of JSON, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// What clients know as a part that is missing or empty.
+pub(super) const BLANK: &str = "can't be blank";
+const WRONG: &str = "is invalid";
+/// What clients know as an oversized payload.
+pub(super) const OVERSIZED: &str = "Payload size exceeds tenant limit";
+
+impl<'a> Message<'a> {
+    /// Reads `{"messages": […]}`. Where anything is wrong, all that is wrong is told, and nothing is sent.
+    pub(super) fn parse_all(body: &'a [u8], payload_bytes_max: usize) -> Result<Vec<Message<'a>>, Refusal> {
+        let text = std::str::from_utf8(body).map_err(|error| Refusal::NotJson(error.to_string()))?;
+        let parts: HashMap<Cow<'a, str>, &'a RawValue> = match serde_json::from_str(text) {
+            Ok(parts) => parts,
+            // A body that is JSON and no object has no `messages`.
+            Err(_) if serde_json::from_str::<&RawValue>(text).is_ok() => HashMap::new(),
+            Err(error) => return Err(Refusal::NotJson(error.to_string())),
+        };
+        let list = parts.get("messages").filter(|list| list.get() != "null");
+        let list = list.ok_or_else(|| Refusal::invalid("messages", BLANK))?;
+        let invalid = |_| Refusal::invalid("messages", WRONG);
+        let list: Vec<HashMap<Cow<'a, str>, &'a RawValue>> =
+            serde_json::from_str(list.get()).map_err(invalid)?;
+        if list.is_empty() {
+            return Err(Refusal::invalid("messages", BLANK));
+        }
+        let mut messages = Vec::with_capacity(list.len());
+        let mut problems = Vec::with_capacity(list.len());
+        for parts in &list {
+            let (message, found) = Message::parse(parts, payload_bytes_max);
+            messages.extend(message);
+            problems.push(Value::Object(found));
+        }
+        if messages.len() == list.len() {
+            return Ok(messages);
+        }
+        Err(Refusal::Invalid(json!({ "messages": problems })))
+    }
+
+    /// The message, or what is wrong with which part.
+    fn parse(
+        parts: &HashMap<Cow<'a, str>, &'a RawValue>,
+        payload_bytes_max: usize,
+    ) -> (Option<Message<'a>>, Map<String, Value>) {
+        let mut problems = Map::new();
+        let mut wrong = |part: &str, problem: &str| {
+            problems.insert(part.to_owned(), json!([problem]));
+        };
+        let part = |name: &str| parts.get(name).copied().filter(|value| value.get() != "null");
+        let mut text = |name: &str, required: bool| match part(name).map(text_of) {
+            Some(Some(text)) if !text.trim().is_empty() => Some(text),
+            Some(None) => {
+                wrong(name, WRONG);
+                None
+            }
+            None | Some(Some(_)) => {
+                if required {
+                    wrong(name, BLANK);
+                }
+                None
+            }
+        };
+        let (topic, event, id) = (text("topic", true), text("event", true), text("id", false));
+        let payload = match part("payload") {
+            None => {
+                wrong("payload", BLANK);
+                None
+            }
+            Some(payload) if !payload.get().starts_with('{') => {
+                wrong("payload", WRONG);
+                None
+            }
+            Some(payload) if payload.get().len() > payload_bytes_max => {
+                wrong("payload", OVERSIZED);
+                None
+            }
+            Some(payload) => Some(payload),
+        };
+        let private = match part("private").map_or("false", RawValue::get) {
+            "true" | r#""true""# | r#""1""# => true,
+            "false" | r#""false""# | r#""0""# => false,
+            _ => {
+                wrong("private", WRONG);
+                false
+            }
+        };
+        let message = match (topic, event, payload) {
+            (Some(topic), Some(event), Some(payload)) if problems.is_empty() => {
+                Some(Message { topic, event, payload, private, id })
+            }
+            _ => None,
+        };
+        (message, problems)
+    }
+
+    /// What receivers get as the payload of `broadcast`, without the id.
+    pub(super) fn envelope(&self) -> Box<str> {
+        let mut envelope = String::with_capacity(self.payload.get().len() + self.event.len() + 64);
+        let (payload, event) = (self.payload.get(), json!(self.event));
+        // Writing to a string does not fail.
+        let _ = write!(envelope, r#"{{"payload":{payload},"event":{event},"type":"broadcast"}}"#);
+        envelope.into()
+    }
+}
+
+fn text_of(value: &RawValue) -> Option<Cow<'_, str>> {
+    serde_json::from_str(value.get()).ok().map(|Text(text)| text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(body: &str) -> Result<Vec<Message<'_>>, Value> {
+        Message::parse_all(body.as_bytes(), 25).map_err(|refusal| match refusal {
+            Refusal::Invalid(errors) => errors,
+            other => json!(other.to_string()),
+        })
+    }
+
+    fn wrong(message: &str) -> Value {
+        parse(&format!(r#"{{"messages":[{message}]}}"#)).unwrap_err()["messages"][0].take()
+    }
+
+    #[test]
+    fn payloads_go_out_as_the_text_that_came_in() {
+        let body = r#" {"messages":[{"topic":"a:b","event":"\u0065\"","payload":{ "n" : 1.50e0,"n":2},"id":"7"},
+            {"topic":"t","event":"e","payload":{}, "private":"1"}], "more": 1} "#;
+        let messages = parse(body).unwrap();
+        assert_eq!((&*messages[0].topic, messages[0].private), ("a:b", false));
+        let envelope = r#"{"payload":{ "n" : 1.50e0,"n":2},"event":"e\"","type":"broadcast"}"#;
+        assert_eq!((&*messages[0].envelope(), messages[0].id.as_deref()), (envelope, Some("7")));
+        assert_eq!(&*messages[1].envelope(), r#"{"payload":{},"event":"e","type":"broadcast"}"#);
+        assert!(messages[1].private);
+    }
+
+    #[test]
+    fn every_message_that_is_wrong_is_told_what_is_wrong_at_its_place() {
+        let good = r#"{"topic":"t","event":"e","payload":{}}"#;
+        let found = parse(&format!(r#"{{"messages":[{good},{{}},{good}]}}"#)).unwrap_err();
+        let blank = json!(["can't be blank"]);
+        let expected = json!({ "messages": [{}, { "payload": blank, "event": blank, "topic": blank }, {}] });
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn parts_of_the_wrong_kind_are_invalid_and_empty_ones_blank() {
+        for (message, expected) in [
+            (
+                r#"{"topic":1,"event":[],"payload":"x"}"#,
+                json!({"topic":["is invalid"],"event":["is invalid"],"payload":["is invalid"]}),
+            ),
+            (
+                r#"{"topic":" ","event":null,"payload":{}}"#,
+                json!({"topic":["can't be blank"],"event":["can't be blank"]}),
+            ),
+            (r#"{"topic":"t","event":"e","payload":[]}"#, json!({"payload":["is invalid"]})),
+            (
+                r#"{"topic":"t","event":"e","payload":{},"private":"maybe","id":4}"#,
+                json!({"private":["is invalid"],"id":["is invalid"]}),
+            ),
+            (
+                r#"{"topic":"t","event":"e","payload":{"key":"a value that is long"}}"#,
+                json!({"payload":["Payload size exceeds tenant limit"]}),
+            ),
+        ] {
+            assert_eq!(wrong(message), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_missing_or_empty_is_blank_and_anything_else_is_invalid() {
+        for body in ["{}", "[]", "7", r#"{"messages":[]}"#, r#"{"messages":null}"#] {
+            assert_eq!(parse(body).unwrap_err(), json!({ "messages": ["can't be blank"] }), "{body}");
+        }
+        for body in [r#"{"messages":{}}"#, r#"{"messages":["x"]}"#, r#"{"messages":"x"}"#] {
+            assert_eq!(parse(body).unwrap_err(), json!({ "messages": ["is invalid"] }), "{body}");
+        }
+        for body in ["", "{", "{\"messages\":[}", "nothing"] {
+            let told = parse(body).unwrap_err();
+            assert!(told.as_str().unwrap().starts_with("the body is not JSON: "), "{told}");
+        }
+        assert!(matches!(Message::parse_all(b"\"\xff\"", 9), Err(Refusal::NotJson(_))));
+    }
+}

@@ -1,0 +1,175 @@
+//! From numbers to the lines of `/metrics`. One name stands once, with the numbers of all projects below it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+use walcast_engine::{Counters, LatencyHistogram};
+
+use super::MeasuredProject;
+use super::readings::{KNOWN_NAMES, Kind, READINGS};
+use crate::health::{HealthReport, ReplicationHealth};
+
+/// What the engines count, and how the databases' side stands.
+pub(super) struct OwnNames(pub(super) Arc<[MeasuredProject]>);
+
+/// What the engines count, under the names that upstream has for it.
+pub(super) struct KnownNames(pub(super) Arc<[MeasuredProject]>);
+
+/// The label of a project, where there is one: its name and its value.
+type Label<'a> = Option<(&'static str, &'a str)>;
+
+/// Numbers of one name, each with its project.
+type Values<'a, T> = Vec<(Label<'a>, T)>;
+
+impl Collector for OwnNames {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        for reading in READINGS {
+            let values = counted(&self.0, own_label, |counters| reading.value(counters));
+            let (kind, unit) = match reading.kind {
+                Kind::Counter => (MetricType::Counter, None),
+                Kind::Gauge => (MetricType::Gauge, None),
+                Kind::Bytes => (MetricType::Gauge, Some(&Unit::Bytes)),
+            };
+            let place = encoder.encode_descriptor(reading.name, reading.help, unit, kind)?;
+            match reading.kind {
+                Kind::Counter => encode_values(place, values, ConstCounter::new)?,
+                Kind::Gauge | Kind::Bytes => encode_values(place, values, const_gauge)?,
+            }
+        }
+        encode_latency(encoder, &self.0)?;
+        encode_health(encoder, &self.0)
+    }
+}
+
+impl Collector for KnownNames {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for reading in KNOWN_NAMES {
+            let values = counted(&self.0, tenant_label, |counters| reading.value(counters));
+            let place = encoder.encode_descriptor(reading.name, reading.help, None, MetricType::Unknown)?;
+            encode_values(place, values, const_gauge)?;
+        }
+        Ok(())
+    }
+}
+
+fn own_label(project: &MeasuredProject) -> Label<'_> {
+    project.label.as_ref().map(|label| ("project", label.as_str()))
+}
+
+fn tenant_label(project: &MeasuredProject) -> Label<'_> {
+    Some(("tenant", project.id.as_str()))
+}
+
+/// What the engines that are up have counted.
+fn counted<'a, T>(
+    projects: &'a [MeasuredProject],
+    label: fn(&'a MeasuredProject) -> Label<'a>,
+    read: impl Fn(&Counters) -> T,
+) -> Values<'a, T> {
+    let mut values = Vec::with_capacity(projects.len());
+    for project in projects {
+        project.counters.read(&mut |counters| values.push((label(project), read(counters))));
+    }
+    values
+}
+
+fn encode_health(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProject]) -> fmt::Result {
+    let reports: Vec<_> =
+        projects.iter().map(|project| (own_label(project), project.health.report())).collect();
+    let streaming =
+        |report: &HealthReport| Some(u64::from(report.replication == ReplicationHealth::Streaming));
+    let help = "1 while changes flow from Postgres, else 0";
+    encode_gauge(encoder, "replication_streaming", help, None, told(&reports, streaming), const_gauge)?;
+    let help = "Log that Postgres has sent and that is not confirmed yet";
+    let lag = told(&reports, |report| report.lag_bytes);
+    encode_gauge(encoder, "slot_lag", help, Some(&Unit::Bytes), lag, const_gauge)?;
+    let help = "For how long the oldest log that is not confirmed yet has been here";
+    let lag = told(&reports, |report| report.lag.as_ref().map(Duration::as_secs_f64));
+    encode_gauge(encoder, "slot_lag", help, Some(&Unit::Seconds), lag, ConstGauge::new)?;
+    let help = "Time since the catalog was last known to be right";
+    let age = told(&reports, |report| report.catalog_age.map(|age| age.as_secs()));
+    encode_gauge(encoder, "catalog_age", help, Some(&Unit::Seconds), age, const_gauge)
+}
+
+/// A number of every report that has it.
+fn told<'a, T>(
+    reports: &[(Label<'a>, HealthReport)],
+    value: impl Fn(&HealthReport) -> Option<T>,
+) -> Values<'a, T> {
+    reports.iter().filter_map(|(label, report)| Some((*label, value(report)?))).collect()
+}
+
+fn encode_gauge<T, M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    values: Values<'_, T>,
+    metric: impl Fn(T) -> M,
+) -> fmt::Result {
+    if values.is_empty() {
+        return Ok(());
+    }
+    encode_values(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?, values, metric)
+}
+
+fn const_gauge(value: u64) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+/// Without a label there is one value.
+fn encode_values<T, M: EncodeMetric>(
+    mut place: MetricEncoder<'_>,
+    values: Values<'_, T>,
+    metric: impl Fn(T) -> M,
+) -> fmt::Result {
+    for (label, value) in values {
+        let Some(label) = label else { return metric(value).encode(place) };
+        metric(value).encode(place.encode_family(&[label])?)?;
+    }
+    Ok(())
+}
+
+fn encode_latency(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProject]) -> fmt::Result {
+    let help = "From a commit in Postgres to the moment when its frames are in the queues of the sockets";
+    let unit = Some(&Unit::Seconds);
+    let mut place = encoder.encode_descriptor("ws_latency", help, unit, MetricType::Histogram)?;
+    let read = |counters: &Counters| {
+        let latency = &counters.commit_to_queue;
+        (latency.sum().as_secs_f64(), latency.counts())
+    };
+    for (label, (sum, counts)) in counted(projects, own_label, read) {
+        let bounds = LatencyHistogram::BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+        let count = counts.iter().sum();
+        match label {
+            Some(label) => {
+                let labels = [label];
+                let mut place = place.encode_family(&labels)?;
+                place.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            }
+            None => place.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?,
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Debug for OwnNames {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("OwnNames")
+    }
+}
+
+impl fmt::Debug for KnownNames {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("KnownNames")
+    }
+}
