@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint oracle bench-policies clients fuzz vendor
+.PHONY: help run test lint deny conformance oracle bench-policies clients fuzz vendor
 
 # Where rustup puts cargo, and where scripts/setup.sh puts a newer Node.js if Debian's is too old.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.walcast/node/bin:$(PATH)
@@ -17,10 +17,18 @@ run: ## start walcast with a private Postgres and the demo page; options: ARGS="
 test: ## everything that must hold: formatting, lints, tests of all kinds
 	@scripts/test.sh
 
-lint: ## formatting and lints only
-	@scripts/setup.sh build
+lint: ## formatting, lints and dependencies only
+	@scripts/setup.sh lint
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- --deny warnings
+	@scripts/deny.sh
+
+deny: ## licences, duplicates, sources and known vulnerabilities of dependencies
+	@scripts/setup.sh lint
+	@scripts/deny.sh
+
+conformance: ## the 300 numbered cases of the reference server, each a test; prints how many
+	@scripts/conformance.sh
 
 oracle: ## policies decided by walcast and by Postgres, until N=1000000 random decisions of each kind agree; SEED=7 repeats a run
 	@scripts/setup.sh run

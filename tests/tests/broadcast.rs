@@ -131,7 +131,10 @@ async fn a_sender_that_wants_its_own_gets_it_once_and_before_the_acknowledgement
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_payload_of_any_json_is_passed_on_byte_for_byte() -> Result<()> {
     let world = World::with_sql("broadcast_verbatim", "").await?;
-    let mut members = members(&world, ROOM, &config(false, false)).await?;
+    let members = members(&world, ROOM, &config(false, false)).await?;
+    // Not every client can read null.
+    let mut members: Vec<_> =
+        members.into_iter().map(|(version, client)| (version, client.leniently())).collect();
     let payloads = [
         r#"{"b": 1.0,"a":1e2, "a":"twice","n":123456789012345678901234567890}"#,
         r#"{"\u0065vent":"\u00e9\ud83e\udd80","raw":"é🦀"}"#,

@@ -1,64 +1,10 @@
 //! Filters choose rows as PostgreSQL's operators do (docs/protocol.md §5).
 
-use std::collections::HashMap;
-
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
-use walcast_testkit::ProtocolVersion;
-use walcast_tests::watching::{Watcher, mark_binding, row_id, watched};
-use walcast_tests::{World, binding, person};
-
-fn filtered(table: &str, filter: &str) -> Value {
-    json!({"event": "*", "schema": "public", "table": table, "filter": filter})
-}
-
-/// Subscribes one channel for each filter, runs `sql`, and gives for each filter the first letter of the kind of
-/// change and the row's id, such as `I1 U1`.
-async fn matches(world: &World, table: &str, filters: &[&str], sql: &str) -> Result<Vec<String>> {
-    let mut client = world.connect_as(&person("ana"), ProtocolVersion::V2).await?;
-    for (index, filter) in filters.iter().enumerate() {
-        let bindings = [filtered(table, filter), mark_binding()];
-        client
-            .join_changes(&format!("realtime:{index}"), &bindings)
-            .await
-            .with_context(|| (*filter).to_owned())?;
-    }
-    world.sql(sql).await?;
-    let mark = world.mark().await?;
-    let mut seen: HashMap<String, Vec<String>> = HashMap::new();
-    let mut open = filters.len();
-    while open > 0 {
-        let message = client.expect(|message| message.event == "postgres_changes").await?;
-        let data = &message.payload["data"];
-        if data["table"] == "marks" {
-            open -= usize::from(data["record"]["id"] == mark);
-            continue;
-        }
-        let kind = data["type"].as_str().and_then(|kind| kind.chars().next()).context("no type")?;
-        let id = row_id(data).context("no id")?;
-        seen.entry(message.topic).or_default().push(format!("{kind}{id}"));
-    }
-    Ok((0..filters.len())
-        .map(|index| seen.remove(&format!("realtime:{index}")).unwrap_or_default().join(" "))
-        .collect())
-}
-
-/// What a filter that fits these rows gives for an INSERT, UPDATE and DELETE of each row.
-fn thrice(ids: &[i64]) -> String {
-    let each = |kind: char| ids.iter().map(move |id| format!("{kind}{id}"));
-    each('I').chain(each('U')).chain(each('D')).collect::<Vec<_>>().join(" ")
-}
-
-/// Checks on INSERT, UPDATE and DELETE, with the whole old row in the log, which rows filters fit.
-async fn check(world: &World, table: &str, rows: &str, cases: &[(&str, &[i64])]) -> Result<()> {
-    let filters: Vec<_> = cases.iter().map(|case| case.0).collect();
-    let sql = format!("insert into {table} values {rows}; update {table} set id = id; delete from {table}");
-    let seen = matches(world, table, &filters, &sql).await?;
-    for ((filter, ids), seen) in cases.iter().zip(seen) {
-        assert_eq!(seen, thrice(ids), "{filter}");
-    }
-    Ok(())
-}
+use anyhow::Result;
+use serde_json::json;
+use walcast_tests::filtering::{check, filtered, matches};
+use walcast_tests::watching::{Watcher, watched};
+use walcast_tests::{binding, person};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_operator_fits_on_insert_update_and_delete_what_it_says() -> Result<()> {

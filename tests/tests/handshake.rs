@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use walcast_auth::JwksSource;
 use walcast_testkit::{Handshake, HandshakeRefused, ProtocolVersion};
+use walcast_tests::http::{self, Answer, UPGRADE};
 use walcast_tests::{World, person, token, unix_seconds};
 
 /// Longer than any test may take: what is answered all the same was not delayed.
@@ -41,9 +40,6 @@ const HEADER_RS256: &str = "eyJhbGciOiJSUzI1NiJ9";
 /// `{"alg":"HS256","kid":"K"}`
 const HEADER_HS256_K: &str = "eyJhbGciOiJIUzI1NiIsImtpZCI6IksifQ";
 
-const UPGRADE: &str = "connection: keep-alive, Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
-    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-
 const NOT_A_JWT: &str = "The token provided is not a valid JWT";
 const CLAIMS: &str = "Fields `role` and `exp` are required in JWT";
 const SIGNATURE: &str = "Failed to validate JWT signature";
@@ -51,60 +47,16 @@ const SIGNER: &str = "Failed to generate JWT signer, check your JWT secret or JW
 const SIGNER_K: &str = "Failed to generate JWT signer for key ID (kid) \"K\", \
     check your JWT secret or JWKS configuration";
 
-/// An answer to an HTTP request.
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
-    content_type: Option<String>,
-    body: String,
-}
-
-/// Sends a request head as it stands and reads the answer.
 async fn ask(world: &World, method: &str, target: &str, headers: &str) -> Result<Answer> {
-    let answer = async {
-        let mut stream = TcpStream::connect(world.server.address()).await?;
-        let head = format!("{method} {target} HTTP/1.1\r\nhost: anything.example:4000\r\n{headers}\r\n");
-        stream.write_all(head.as_bytes()).await?;
-        let mut text = String::new();
-        loop {
-            if let Some(answer) = complete(&text)? {
-                return Ok(answer);
-            }
-            let mut buffer = [0; 4096];
-            let count = stream.read(&mut buffer).await?;
-            if count == 0 {
-                bail!("the connection ended after {text:?}");
-            }
-            text.push_str(std::str::from_utf8(&buffer[..count])?);
-        }
-    };
-    timeout(Duration::from_secs(10), answer)
-        .await
-        .with_context(|| format!("no answer to {method} {target}"))?
+    http::ask(world.server.address(), method, target, headers).await
 }
 
-/// The answer, when all of it has arrived.
-fn complete(text: &str) -> Result<Option<Answer>> {
-    let Some((head, body)) = text.split_once("\r\n\r\n") else { return Ok(None) };
-    let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
-    let header = |wanted: &str| {
-        let fields = lines.clone().filter_map(|line| line.split_once(": "));
-        fields.clone().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.to_owned())
-    };
-    let length = header("content-length").map_or(Ok(0), |length| length.parse::<usize>())?;
-    let whole = body.len() >= length;
-    Ok(whole.then(|| Answer { status, content_type: header("content-type"), body: body.to_owned() }))
-}
-
-/// What a handshake with this token in the query is told.
 async fn refusal(world: &World, token: &str) -> Result<Answer> {
-    ask(world, "GET", &format!("/socket/websocket?vsn=2.0.0&apikey={token}"), UPGRADE).await
+    http::handshake(world.server.address(), token).await
 }
 
 fn told(status: u16, error: &str) -> Answer {
-    let content_type = Some("application/json; charset=utf-8".to_owned());
-    Answer { status, content_type, body: json!({ "error": error }).to_string() }
+    Answer::refusal(status, error)
 }
 
 /// A token with another header in front of the payload of `claims`.
@@ -330,7 +282,10 @@ async fn one_connection_too_many_is_refused_until_another_has_ended() -> Result<
     let token = token(&person("ana"));
     let mut first = world.connect(&person("ana")).await?;
     first.heartbeat().await?;
-    assert_eq!(refusal(&world, &token).await?, told(429, "Too many connected users"));
+    assert_eq!(
+        refusal(&world, &token).await?,
+        told(429, "Too many connected users (limits.max_concurrent_users = 1)")
+    );
     first.heartbeat().await?;
     first.close().await?;
     let admitted = async {

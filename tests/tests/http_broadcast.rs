@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use walcast_auth::Secret;
 use walcast_testkit::{ProtocolClient, ProtocolVersion, RawFrame, Received};
-use walcast_tests::http::Answer;
+use walcast_tests::requests::Answer;
 use walcast_tests::{SECRET, World, person, role, token};
 
 const ROOM: &str = "realtime:room";

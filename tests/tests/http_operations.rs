@@ -3,10 +3,12 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use walcast::project::ProjectSettings;
 use walcast::serve::ServeSettings;
 use walcast_auth::{JwksSource, Secret};
+use walcast_server::front::Address;
 use walcast_testkit::{ProtocolClient, ProtocolVersion};
-use walcast_tests::http::Answer;
+use walcast_tests::requests::Answer;
 use walcast_tests::{SECRET, World, person, role, token};
 
 const OPERATORS: &str = "a secret of the operators, long enough as well";
@@ -415,5 +417,53 @@ async fn the_page_about_http_shows_every_route() -> Result<()> {
             assert!(commands.iter().any(|command| shows(command, &method)), "no example of {method} {path}");
         }
     }
+    Ok(())
+}
+
+fn of_project(settings: &ServeSettings, name: &str, secret: &str) -> Result<ProjectSettings> {
+    let mut project = settings.project.clone();
+    project.id = name.parse()?;
+    project.verifier.secret = Some(Secret::new(secret));
+    project.address = Address::Listed { hosts: Vec::new(), paths: vec![format!("/{name}").parse()?] };
+    project.replication.slot = format!("{}_{name}", settings.project.replication.slot);
+    Ok(project)
+}
+
+// Case 114; §1.3.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_and_ended_in_one_project_does_not_reach_another() -> Result<()> {
+    let (blue, green) = ("the secret of blue's users, long enough", "the secret of green's users, long too");
+    let world = World::with_settings("http_projects", "", |settings| {
+        with_operators(settings);
+        settings.others = vec![of_project(settings, "green", green).expect("a project")];
+        settings.project = of_project(settings, "blue", blue).expect("a project");
+    })
+    .await?;
+    let mut members = Vec::new();
+    for (name, secret) in [("blue", blue), ("green", green)] {
+        let url = format!("ws://{}/{name}/socket/websocket", world.server.address());
+        let token = signed(&person("ana"), secret);
+        let mut client = ProtocolClient::connect(&url, &token, ProtocolVersion::V2).await?;
+        ensure!(client.join("realtime:room", &json!({})).await?.is_ok());
+        members.push(client);
+    }
+    let path = "/blue/api/broadcast/room/events/e";
+    let sent = world.request_as(&signed(&person("ana"), blue), "POST", path, &json!({})).await?;
+    assert_eq!(sent.status, 202);
+    let foreign = world.request_as(&signed(&person("ana"), green), "POST", path, &json!({})).await?;
+    assert_eq!(foreign.status, 401);
+    members[0].expect(|message| message.event == "broadcast").await?;
+
+    let listed = ask(&world, "GET", "/api/tenants").await?.json();
+    let names: Vec<_> = listed["data"].as_array().context("a list")?.iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["blue", "green"]);
+    let ended = ask(&world, "DELETE", "/blue/api/users/ana/connections").await?;
+    assert_eq!(ended.json(), json!({ "disconnected": 1 }));
+    assert_eq!(members[0].closed().await?.context("a close frame")?.0, 1008);
+    assert_eq!(ask(&world, "POST", "/api/tenants/blue/reload").await?.status, 204);
+    members[1].heartbeat().await?;
+    assert!(!members[1].unclaimed().any(|message| message.event == "broadcast"));
+    assert_eq!(ask(&world, "POST", "/api/tenants/green/shutdown").await?.status, 204);
+    assert_eq!(members[1].closed().await?.context("a close frame")?.0, 1012);
     Ok(())
 }

@@ -208,7 +208,8 @@ async fn whoever_leaves_closes_or_is_cut_off_is_gone_for_everybody() -> Result<(
 // Case 154, across a reconnect.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_cut_off_and_comes_back_was_never_away() -> Result<()> {
-    let patient = |settings: &mut ServeSettings| settings.engine.presence_grace = Duration::from_mins(1);
+    let patient =
+        |settings: &mut ServeSettings| settings.project.engine.presence_grace = Duration::from_mins(1);
     let world = World::with_settings("presence_back", "", patient).await?;
     let (mut watcher, _) = follower(&world, ProtocolVersion::V1, "watcher").await?;
     for version in BOTH {

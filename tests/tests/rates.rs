@@ -22,8 +22,9 @@ async fn member(world: &World, version: ProtocolVersion) -> Result<ProtocolClien
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_closes_the_senders_channel_and_its_receivers_keep_theirs() -> Result<()> {
     const LIMIT: u32 = 5;
-    let few =
-        |settings: &mut ServeSettings| settings.engine.max_client_events_per_second = NonZeroU32::new(LIMIT);
+    let few = |settings: &mut ServeSettings| {
+        settings.project.engine.max_client_events_per_second = NonZeroU32::new(LIMIT);
+    };
     let world = World::with_settings("rate_flood", "", few).await?;
     for version in BOTH {
         let mut receiver = member(&world, version).await?;
@@ -51,8 +52,9 @@ async fn a_flood_closes_the_senders_channel_and_its_receivers_keep_theirs() -> R
 // Case 165.
 #[tokio::test(flavor = "multi_thread")]
 async fn more_presence_than_the_project_allows_closes_the_channel_that_brings_it() -> Result<()> {
-    let one =
-        |settings: &mut ServeSettings| settings.engine.max_presence_events_per_second = NonZeroU32::new(1);
+    let one = |settings: &mut ServeSettings| {
+        settings.project.engine.max_presence_events_per_second = NonZeroU32::new(1);
+    };
     let world = World::with_settings("rate_presence", "", one).await?;
     let message = "Too many presence messages per second (limits.max_presence_events_per_second = 1)";
     for version in BOTH {

@@ -29,7 +29,7 @@ const BY_ROOT: &str = "CREATE PUBLICATION messages FOR TABLE realtime.messages W
 const BY_LEAF: &str = "CREATE PUBLICATION messages FOR TABLE realtime.messages";
 
 fn published(settings: &mut ServeSettings) {
-    settings.replication.publications = vec!["supabase_realtime".to_owned(), "messages".to_owned()];
+    settings.project.replication.publications = vec!["supabase_realtime".to_owned(), "messages".to_owned()];
 }
 
 async fn world(name: &str, publication: &str) -> Result<World> {
@@ -127,7 +127,7 @@ async fn messages_and_row_changes_of_a_transaction_come_in_its_order() -> Result
 async fn rows_that_can_not_be_broadcast_are_passed_over_and_the_stream_goes_on() -> Result<()> {
     let small = |settings: &mut ServeSettings| {
         published(settings);
-        settings.engine.payload_bytes_max = 1_000;
+        settings.project.engine.payload_bytes_max = 1_000;
     };
     let world = World::with_settings("stored_skipped", &format!("{TABLES}{BY_ROOT};"), small).await?;
     let mut client = member(&world, ProtocolVersion::V1).await?;

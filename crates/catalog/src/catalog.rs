@@ -56,11 +56,11 @@ impl MessagesWatch {
         let after = found.after(before.as_ref());
         let same = match (&before, &after) {
             (None, None) => true,
-            (Some(before), Some(after)) => Arc::ptr_eq(before, after),
+            (Some(before), Some(after)) => Arc::ptr_eq(before, after) || after.answers_as(before),
             _ => false,
         };
+        self.current.store(after);
         if !same {
-            self.current.store(after);
             self.changes.send_modify(|changes| *changes += 1);
         }
     }

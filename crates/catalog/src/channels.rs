@@ -11,6 +11,7 @@ mod replay;
 pub mod report;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -25,6 +26,9 @@ use crate::read::Messages;
 
 use self::failure::failure;
 pub(crate) use self::plans::Plans;
+
+/// A table that was not there is looked for again after so long, however many ask for it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a channel is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -112,10 +116,10 @@ impl Catalog {
         self.probe(action, request, extensions).await
     }
 
-    /// `realtime.messages`, looked for once more where it was not there the last time.
+    /// `realtime.messages`, looked for once more where it was not there a while ago.
     async fn usable_messages(&self) -> Result<Arc<Messages>, ChannelPolicyError> {
         let mut found = self.messages.current.load_full();
-        if found.is_none() {
+        if found.is_none() && self.age() > LOOK_AGAIN {
             self.look_again().await.map_err(failure)?;
             found = self.messages.current.load_full();
         }

@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long all of it may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// `lock_not_available`.
 const LOCKED: &str = "55P03";
@@ -52,11 +52,7 @@ pub struct JanitorSettings {
 
 impl Default for JanitorSettings {
     fn default() -> Self {
-        JanitorSettings {
-            enabled: None,
-            first_after: Duration::ZERO,
-            every: Duration::from_secs(4 * 60 * 60),
-        }
+        JanitorSettings { enabled: None, first_after: Duration::ZERO, every: Duration::from_hours(4) }
     }
 }
 

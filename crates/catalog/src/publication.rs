@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 use crate::error::CatalogError;
 use crate::pool::{Lease, milliseconds};
 use crate::preflight::{Publication, ensure_publication};
+use crate::quoting::identifier;
 use crate::settings::CatalogSettings;
 
 /// How long the log that waits in the slot may take to be tried.
@@ -28,7 +29,7 @@ struct Own<'a> {
 }
 
 /// The options of the publication of `realtime.messages`: one name for all partitions, and nothing but INSERT.
-const MESSAGES_OPTIONS: &str = "WITH (publish = 'insert', publish_via_partition_root = true)";
+pub(crate) const MESSAGES_OPTIONS: &str = "WITH (publish = 'insert', publish_via_partition_root = true)";
 
 /// The publications that the stream can read: those of the settings and, where possible, walcast's own, which are
 /// made now where they are missing.
@@ -54,8 +55,11 @@ pub(crate) async fn streamed(lease: &Lease, settings: &CatalogSettings) -> Resul
             tracing::info!(
                 publication = own.name,
                 reason,
-                "the publication does not exist and could not be created: {}",
-                own.otherwise
+                "the publication does not exist and could not be created, so {}; somebody who may can run CREATE \
+                 PUBLICATION {} {}; before walcast is restarted",
+                own.otherwise,
+                identifier(own.name),
+                own.options
             );
         }
         if readable(lease, &own, settings.slot.as_deref()).await? {

@@ -220,11 +220,14 @@ async fn look(
         publications.iter().map(String::as_str).chain(own).map(str::to_owned).collect();
     let scope = Scope { publications, streamed: &streamed, own, roles: &names };
     let snapshot = Box::pin(read::look(client, scope)).await?.after(&Arc::default());
-    let channels = Box::pin(read::look_at_channels(client, scope, None)).await?.after(None);
-    let channels = channels.map(|messages| channels::report::report(&messages, &names));
+    let messages = settings.messages_publication.as_deref();
+    let mut channels = Box::pin(read::look_at_channels(client, scope, messages)).await?;
+    let due = channels.due.take();
+    let channels = channels.after(None);
     let tables = facts(client, scope, &snapshot).await?;
-    let lookups: Vec<u32> = snapshot.lookups.keys().map(|oid| oid.0).collect();
+    let mut lookups: Vec<u32> = snapshot.lookups.keys().map(|oid| oid.0).collect();
     let sizes = client.query(include_str!("survey/lookups.sql"), &[&lookups]).await?;
+    lookups.extend(channels.iter().flat_map(|messages| messages.snapshot.lookups.keys()).map(|oid| oid.0));
     let unpublished =
         client.query(include_str!("survey/unpublished.sql"), &[&publications, &lookups]).await?;
     let slot = slot.as_ref().map(self::slot).transpose()?;
@@ -237,7 +240,7 @@ async fn look(
         roles,
         tables,
         lookups: sizes.iter().map(lookup_size).collect::<Result<_, _>>()?,
-        channels,
+        channels: channels.map(|messages| channels::report::report(&messages, &names, due)),
         unpublished: unpublished
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))

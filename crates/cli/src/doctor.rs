@@ -2,8 +2,9 @@
 //!
 //! In reading order: [`Report`] and its parts in `report`; `server` (server, role, connection, slot,
 //! publications), `table` (one published table), `policy` (how one policy is decided), `lookup` (the tables that
-//! policies look things up in); `text` (the report for people), `size` (sizes in it).
+//! policies look things up in), `channels` (private channels); `text` (the report for people), `size` (sizes in it).
 
+mod channels;
 mod lookup;
 mod policy;
 mod report;
@@ -22,8 +23,8 @@ use crate::database::catalog_settings;
 use crate::settings::{DatabaseSettings, Environment, Flags, ReplicationSettings, copy_bytes_max};
 
 pub use report::{
-    Asked, Columns, Decided, Fact, Finding, LookedUp, LookupReport, PolicyReport, Report, RoleReport,
-    RowSecurity, Rows, Severity, TableReport,
+    Asked, ChannelPolicy, ChannelRights, ChannelRole, Channels, Columns, Decided, Fact, Finding, LookedUp,
+    LookupReport, PolicyReport, Report, RoleReport, RowSecurity, Rows, Severity, TableReport,
 };
 pub use text::Colours;
 pub(crate) use text::wrapped;
@@ -75,6 +76,7 @@ pub async fn examine(
         findings: Vec::new(),
         tables: Vec::new(),
         lookups: Vec::new(),
+        channels: None,
     };
     match survey::take(&settings, &replication.slot).await {
         Ok(survey) => {
@@ -82,6 +84,7 @@ pub async fn examine(
             server::examine_connection(&database.connection, &mut report).await;
             report.tables = tables(&survey, &replication.publications);
             lookup::examine(&survey, copy_bytes_max, &mut report);
+            channels::examine(&survey, &mut report);
         }
         Err(error) => {
             let obstacles = error.0.iter();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use walcast_catalog::Catalog;
 use walcast_replication::{Progress, StreamStatus};
@@ -37,7 +38,7 @@ impl HealthSource for Health {
                 StreamStatus::Stopped => ReplicationHealth::Stopped,
             },
             lag_bytes: (received.0 > 0).then(|| received.0.saturating_sub(confirmed.0)),
-            lag: self.lag.age(),
+            lag: self.lag.age(Instant::now()),
             catalog_age: Some(self.catalog.age()),
             catalog_age_max: (self.catalog_poll * POLLS_MISSED_MAX).max(CATALOG_AGE_MIN),
             stopping: self.stopping.is_cancelled(),

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use walcast_pgoutput::Lsn;
-use walcast_replication::Progress;
 
 /// How often the position is looked at, and so how exact the answer is.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -16,9 +15,15 @@ const MARKS_MAX: usize = 3_600;
 
 /// Remembers when which position had come.
 pub(crate) struct Lag {
-    progress: Arc<Progress>,
+    positions: Box<dyn Fn() -> Positions + Send + Sync>,
     /// Positions that are not confirmed, oldest first.
     marks: Mutex<VecDeque<Mark>>,
+}
+
+/// How far the stream has come.
+pub(crate) struct Positions {
+    pub(crate) received: Lsn,
+    pub(crate) confirmed: Lsn,
 }
 
 struct Mark {
@@ -27,8 +32,8 @@ struct Mark {
 }
 
 impl Lag {
-    pub(crate) fn new(progress: Arc<Progress>) -> Arc<Self> {
-        Arc::new(Lag { progress, marks: Mutex::default() })
+    pub(crate) fn new(positions: impl Fn() -> Positions + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Lag { positions: Box::new(positions), marks: Mutex::default() })
     }
 
     /// Looks at the position again and again, until `cancel`.
@@ -44,15 +49,16 @@ impl Lag {
     }
 
     /// For how long the oldest unconfirmed log has been here; `None` before the first byte.
-    pub(crate) fn age(&self) -> Option<Duration> {
-        (self.progress.received().0 > 0).then(|| {
-            self.with_marks(|marks| marks.front().map(|mark| mark.seen.elapsed()).unwrap_or_default())
-        })
+    pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
+        let Positions { received, confirmed } = (self.positions)();
+        let age =
+            |marks: &mut VecDeque<Mark>| marks.front().map(|mark| now.saturating_duration_since(mark.seen));
+        (received.0 > 0).then(|| self.with_marks_after(confirmed, age).unwrap_or_default())
     }
 
     fn mark(&self, now: Instant) {
-        let (received, confirmed) = (self.progress.received(), self.progress.confirmed());
-        self.with_marks(|marks| {
+        let Positions { received, confirmed } = (self.positions)();
+        self.with_marks_after(confirmed, |marks| {
             let is_full = marks.len() >= MARKS_MAX;
             match marks.back_mut() {
                 None if received <= confirmed => {}
@@ -64,13 +70,44 @@ impl Lag {
     }
 
     /// The marks that are not confirmed.
-    fn with_marks<T>(&self, look: impl FnOnce(&mut VecDeque<Mark>) -> T) -> T {
-        let confirmed = self.progress.confirmed();
+    fn with_marks_after<T>(&self, confirmed: Lsn, look: impl FnOnce(&mut VecDeque<Mark>) -> T) -> T {
         // Plain data: a panic elsewhere can not have left it half changed.
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         while marks.front().is_some_and(|mark| mark.position <= confirmed) {
             marks.pop_front();
         }
         look(&mut marks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_log_that_is_not_confirmed_has_its_age() {
+        let (received, confirmed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let lag = Lag::new({
+            let (received, confirmed) = (Arc::clone(&received), Arc::clone(&confirmed));
+            move || Positions {
+                received: Lsn(received.load(Relaxed)),
+                confirmed: Lsn(confirmed.load(Relaxed)),
+            }
+        });
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(lag.age(at(0)), None, "nothing has come");
+        received.store(10, Relaxed);
+        lag.mark(at(1));
+        received.store(20, Relaxed);
+        lag.mark(at(4));
+        assert_eq!(lag.age(at(6)), Some(Duration::from_secs(5)));
+        confirmed.store(10, Relaxed);
+        assert_eq!(lag.age(at(6)), Some(Duration::from_secs(2)), "what came later is younger");
+        confirmed.store(20, Relaxed);
+        lag.mark(at(7));
+        assert_eq!(lag.age(at(9)), Some(Duration::ZERO), "nothing waits");
     }
 }

@@ -18,7 +18,7 @@ use walcast::settings::{
 };
 use walcast::signal::{Asked, Signals};
 use walcast::{health_check, logging, open_files, signal};
-use walcast_catalog::install;
+use walcast_catalog::{MESSAGES_PUBLICATION, install};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -179,6 +179,15 @@ async fn install(options: InstallOptions, environment: &Environment) -> Result<(
         println!(
             "this role may not create event triggers: changes of policies and grants take effect at the next \
              poll of the catalog, not at their place in the log"
+        );
+    }
+    if !installed.left.is_empty() {
+        println!("left as they are, since walcast did not make them: {}", installed.left.join(", "));
+    }
+    if !installed.publishes_messages {
+        println!(
+            "realtime.messages is not in a publication that walcast reads, so that what realtime.send sends reaches \
+             nobody; run as its owner: ALTER PUBLICATION {MESSAGES_PUBLICATION} ADD TABLE realtime.messages;"
         );
     }
     Ok(())

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use walcast_auth::{OperatorKeys, Secret, Verifier, VerifierSettings};
+use walcast_catalog::janitor::JanitorSettings;
 use walcast_catalog::{Catalog, preflight};
 use walcast_engine::{Engine, EngineSettings};
 use walcast_replication::{Progress, StreamSettings, StreamStatus};
@@ -22,7 +23,7 @@ use walcast_wire::Frame;
 use crate::database::catalog_settings;
 use crate::demo::CatalogDemo;
 use crate::health::Health;
-use crate::lag::Lag;
+use crate::lag::{Lag, Positions};
 use crate::pipeline::Pipeline;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
 
@@ -42,6 +43,8 @@ pub struct ProjectSettings {
     pub replication: ReplicationSettings,
     /// How often the catalog is looked at for changes that the log does not announce.
     pub catalog_poll: Duration,
+    /// When the partitions of `realtime.messages` are tidied.
+    pub janitor: JanitorSettings,
     /// The keys that tokens are verified with.
     pub verifier: VerifierSettings,
     /// The engine's limits.
@@ -63,6 +66,7 @@ impl ProjectSettings {
             database,
             replication: ReplicationSettings::default(),
             catalog_poll: Duration::from_secs(5),
+            janitor: JanitorSettings::default(),
             verifier,
             engine: EngineSettings::default(),
             limits: Limits::default(),
@@ -120,7 +124,10 @@ impl Project {
         let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
         let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
-        let lag = Lag::new(Arc::clone(&progress));
+        // Ends with `reading`; nothing waits for it.
+        tokio::spawn(Arc::clone(&catalog).keep_messages_tidy(settings.janitor, reading.clone()));
+        let stream = Arc::clone(&progress);
+        let lag = Lag::new(move || Positions { received: stream.received(), confirmed: stream.confirmed() });
         tokio::spawn(Arc::clone(&lag).watch(reading.clone()));
         let health = Arc::new(Health {
             replication: pipeline.status.clone(),

@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use walcast_auth::{JwksSource, Secret, refuse_sample_secret};
+use walcast_catalog::janitor::JanitorSettings;
 use walcast_engine::{Deletes, RateLimit};
 use walcast_replication::ConnectionSettings;
 use walcast_server::front::{Address, ProjectId};
@@ -90,6 +91,8 @@ pub struct ProjectConfiguration {
     pub auth: AuthSettings,
     /// Slot and publications.
     pub replication: ReplicationSettings,
+    /// The partitions of `realtime.messages`.
+    pub janitor: JanitorSettings,
     /// Row changes.
     pub changes: ChangeSettings,
     /// What clients may do.
@@ -526,6 +529,7 @@ mod tests {
         assert!(settings.others.is_empty() && settings.server.tls.is_none());
         let [warning] = &settings.warnings[..] else { panic!("{:?}", settings.warnings) };
         assert!(warning.contains("auth.allowed_origins"), "{warning}");
+        assert_eq!(settings.project.janitor, JanitorSettings::default());
     }
 
     #[test]
@@ -564,6 +568,7 @@ mod tests {
         assert_eq!(settings.server.open_files, Some(10000));
         assert!(settings.server.metrics_jwt_secret.is_some());
         assert!(!settings.log.health_checks);
+        assert_eq!(settings.project.janitor.enabled, Some(true));
     }
 
     #[test]

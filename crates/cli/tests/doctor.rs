@@ -282,6 +282,80 @@ async fn what_policies_look_up_is_told_with_what_stands_in_the_way_of_a_copy() -
 }
 
 #[tokio::test]
+async fn private_channels_are_told_by_policy_and_by_who_decides_it() -> Result<()> {
+    let database = with_sql("doctor_channels", "create publication supabase_realtime").await?;
+    let without = report(&database).await?;
+    assert!(without.channels.is_none());
+    let text = without.text(Colours::NONE);
+    assert!(
+        text.contains("channels            private ones are refused: there is no table realtime.messages"),
+        "{text}"
+    );
+
+    let settings = walcast::database::catalog_settings(&database_settings(database.url())?, &[])?;
+    walcast_catalog::install::apply(&settings).await?;
+    let bare = report(&database).await?;
+    let none = finding(&bare.channels.as_ref().unwrap().findings, "has no policy");
+    assert_eq!(none.severity, Severity::Note);
+
+    let client = database.client().await;
+    client
+        .batch_execute(
+            "create table members (room text, who text);
+             alter table members enable row level security;
+             create policy own on members using (true);
+             grant select on members to authenticated;
+             create policy lobby on realtime.messages for select to authenticated
+                 using (realtime.topic() = 'lobby' and extension = 'broadcast');
+             create policy odd on realtime.messages for select to pg_monitor using (pg_backend_pid() > 0);
+             create policy members on realtime.messages for insert to authenticated
+                 with check (exists (select from members where room = realtime.topic()))",
+        )
+        .await?;
+    let found = report(&database).await?;
+    let text = found.text(Colours::NONE);
+    for line in [
+        "channels            private ones are allowed by the policies of realtime.messages, see below\n",
+        "\nrealtime.messages, private channels\n  anon              joins none, sends on none\n  authenticated     joins those that the policies say, sends on those that the policies say\n  service_role      joins all, since policies do not bind it, sends on all,",
+        "  policy            \"lobby\" to read\n                    decided in process\n",
+        "  policy            \"odd\" to read\n                    decided by PostgreSQL\n",
+        "  policy            \"members\" to send\n                    decided by PostgreSQL\n                    because of ",
+    ] {
+        assert!(text.contains(line), "no {line:?} in\n{text}");
+    }
+    assert!(!text.contains("are not published"), "neither table has to be:\n{text}");
+    let json = serde_json::to_value(&found)?;
+    assert_eq!(
+        json["channels"]["roles"][1],
+        json!({ "role": "authenticated", "reads": "by_policy", "sends": "by_policy" })
+    );
+
+    client.batch_execute("alter table realtime.messages disable row level security").await?;
+    let open = report(&database).await?;
+    let open = finding(&open.channels.as_ref().unwrap().findings, "no row-level security");
+    assert_eq!(open.severity, Severity::Danger);
+    for silenced in [
+        "alter publication walcast_messages drop table realtime.messages",
+        "drop publication walcast_messages",
+    ] {
+        client.batch_execute(silenced).await?;
+        let silent = report(&database).await?;
+        let silent = finding(&silent.channels.as_ref().unwrap().findings, "reaches nobody");
+        client.batch_execute(silent.mend.as_deref().unwrap()).await?;
+    }
+    assert!(
+        report(&database)
+            .await?
+            .channels
+            .unwrap()
+            .findings
+            .iter()
+            .all(|one| one.severity == Severity::Danger)
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_database_that_can_not_be_served_says_what_stands_in_the_way() -> Result<()> {
     let database = walcast_testkit::database("doctor_obstacles").await;
     let client = database.client().await;

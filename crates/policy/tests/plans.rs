@@ -12,7 +12,7 @@ use serde_json::json;
 use support::{ALICE, OWNER, TABLE, policy, role, row, snapshot, table};
 use walcast_pgoutput::{Oid, PgTimestamp};
 use walcast_policy::schema::{Policy, PolicyCommand, Role, Table};
-use walcast_policy::{Access, BoundPlan, Datum, DecidedBy, MembersAt, Plan, Verdict};
+use walcast_policy::{Access, BoundPlan, ChannelSettings, Datum, DecidedBy, MembersAt, Plan, Verdict};
 
 const NOW: PgTimestamp = PgTimestamp(0);
 
@@ -53,6 +53,27 @@ fn a_role_without_a_readable_column_sees_nothing() {
 fn without_row_security_grants_alone_decide() {
     let plain = Table { row_security: false, ..table(vec![policy("none", "false", &[])]) };
     assert_eq!(judge(&plain, &role()), Verdict::Visible);
+}
+
+#[test]
+fn only_policies_of_channels_find_the_topic_and_the_headers() {
+    let topic = "(current_setting('realtime.topic'::text, true) = 'lobby'::text)";
+    let header = "(((current_setting('request.headers'::text))::json ->> 'x-key'::text) = 'open'::text)";
+    for using in [topic, header] {
+        let guarded = table(vec![policy("guarded", using, &[])]);
+        let claims = json!({});
+        let claims_json = Arc::from(claims.to_string());
+        let channel = Plan::compile_for_channel(&guarded, &role(), &snapshot());
+        assert_eq!(channel.foreign_constants(), [""; 0]);
+        let judge = |topic: &str, headers: &str| {
+            let bound = channel.bind_channel(&claims, &claims_json, ChannelSettings { topic, headers });
+            bound.evaluate(&row(), NOW, MembersAt::none())
+        };
+        assert_eq!(judge("lobby", r#"{"x-key":"open"}"#), Verdict::Visible, "{using}");
+        assert_eq!(judge("other", "{}"), Verdict::Hidden, "{using}");
+        // For the rows of a table PostgreSQL is asked what the setting is: in its sessions there is none.
+        assert_eq!(Plan::compile(&guarded, &role(), &snapshot()).foreign_constants().len(), 1, "{using}");
+    }
 }
 
 #[test]

@@ -284,6 +284,27 @@ mod tests {
         drop((table, stays));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_header_confuses_the_search_for_the_client(line in proptest::collection::vec(0x20..=0xff_u8, 0..80)) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = http::HeaderValue::from_bytes(&line) {
+                headers.append("x-forwarded-for", value);
+            }
+            let client = client_of(ip("10.0.0.1"), &headers, &["10.0.0.0/8".parse().unwrap()]);
+            let named = String::from_utf8_lossy(&line).contains(&client.to_string());
+            assert!(named || client == ip("10.0.0.1") || client.is_ipv6(), "{client}");
+        }
+
+        #[test]
+        fn a_network_that_is_read_is_printed_as_it_is_read(address: IpAddr, bits in 0..=128_u32) {
+            if let Ok(network) = format!("{address}/{bits}").parse::<Network>() {
+                assert_eq!(network.to_string().parse(), Ok(network));
+                assert!(network.contains(address) || address != address.to_canonical());
+            }
+        }
+    }
+
     #[test]
     fn networks_are_ranges_or_single_addresses() {
         for (network, address, inside) in [

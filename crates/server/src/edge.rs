@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::response::{IntoResponse, Response};
-use http::{Request, StatusCode, header};
+use http::{Request, StatusCode, Uri, header};
 
 use crate::addresses::{AddressLimitReached, Addresses, Network, Seat, client_of};
 use crate::listener::ListenerSettings;
 use crate::origins::is_socket_path;
 
-/// `GET`, the version, and what is between the parts of a head's lines (RFC 9112 §2).
+/// The version, and what is between the parts of a head's lines (RFC 9112 §2).
 const LINE_OVERHEAD_BYTES: usize = 12;
 const FIELD_OVERHEAD_BYTES: usize = 4;
 
@@ -100,7 +100,7 @@ impl Edge {
 
     /// A request on it. One for a socket gets the place that the socket will hold.
     pub(crate) fn admit<B>(&self, peer: &Peer, request: &mut Request<B>) -> Result<(), Refusal> {
-        let line = request.method().as_str().len() + request.uri().to_string().len() + LINE_OVERHEAD_BYTES;
+        let line = request.method().as_str().len() + target_bytes(request.uri()) + LINE_OVERHEAD_BYTES;
         if line > self.request_line_bytes_max {
             return Err(Refusal::RequestLine { bytes: line, max: self.request_line_bytes_max });
         }
@@ -129,6 +129,12 @@ impl Edge {
         request.extensions_mut().insert(seat);
         Ok(())
     }
+}
+
+/// Bytes of a request's target as it was sent; most have no authority.
+fn target_bytes(uri: &Uri) -> usize {
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    authority + uri.path_and_query().map_or(0, |target| target.as_str().len())
 }
 
 #[cfg(test)]

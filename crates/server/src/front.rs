@@ -383,6 +383,27 @@ mod tests {
         assert_eq!(ask(&doors, "example.blue.com", "/socket/websocket").await, not_found);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_host_is_read_or_not_there(host in proptest::collection::vec(0x20..=0xff_u8, 0..40)) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = http::HeaderValue::from_bytes(&host) {
+                headers.insert(header::HOST, value);
+            }
+            if let Some(read) = host_of(&Uri::from_static("/"), &headers) {
+                assert!(!read.ends_with('.') && !read.bytes().any(|byte| byte.is_ascii_uppercase()));
+            }
+        }
+
+        #[test]
+        fn below_a_prefix_the_rest_of_the_address_stays(rest in "/[a-z%0-9/]{0,20}", query in "[a-z=&]{0,10}") {
+            let uri: Uri = format!("/blue{rest}?{query}").parse().unwrap();
+            let left = PathPrefix("/blue".to_owned()).strip(uri.path()).unwrap().len();
+            let below = below(&uri, left).unwrap();
+            assert_eq!((below.path(), below.query()), (&*rest, Some(&*query)));
+        }
+    }
+
     #[tokio::test]
     async fn the_star_takes_what_nobody_else_has() {
         let doors = [door("blue", &["*"], &[]), door("green", &[], &[])];

@@ -69,7 +69,6 @@ enum End {
 /// Close codes of RFC 6455 §7.4.1.
 mod close_code {
     pub(super) const NORMAL: u16 = 1000;
-    pub(super) const GOING_AWAY: u16 = 1001;
     pub(super) const PROTOCOL_ERROR: u16 = 1002;
     pub(super) const INVALID_DATA: u16 = 1007;
     pub(super) const POLICY: u16 = 1008;

@@ -214,6 +214,16 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_origin_passes_a_list_but_the_one_on_it(text in "[ -~]{0,40}") {
+            let allowed = allowed(&["https://app.example.com"]);
+            let passes = normal(&text).is_some_and(|origin| allowed[0].covers(&origin));
+            let plain = text.to_ascii_lowercase();
+            assert_eq!(passes, plain == "https://app.example.com" || plain == "https://app.example.com:443");
+        }
+    }
+
     #[test]
     fn what_is_no_origin_is_refused() {
         for text in [

@@ -12,6 +12,7 @@
 //! - [`database`](mod@database): [`shared_cluster()`] and [`database()`], one empty database for every test.
 //! - [`demo`]: the demo schema and the three people in it.
 //! - [`protocol_message`]: what a client sends and gets, in the forms of both serializers.
+//! - [`strict`]: what the strictest of the stock clients demand of every frame.
 //! - [`protocol_client`]: [`ProtocolClient`], a client that waits for what it expects and tells what came instead.
 
 mod account;
@@ -25,6 +26,7 @@ pub mod protocol_client;
 pub mod protocol_message;
 mod server;
 mod spawn;
+pub mod strict;
 
 pub use binaries::Binaries;
 pub use cluster::{Cluster, ClusterSettings, DataDirectory};

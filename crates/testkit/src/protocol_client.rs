@@ -2,20 +2,26 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Uri};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::protocol_message::{ProtocolVersion, RawFrame, Received, Reply, user_broadcast};
+use crate::strict::StrictReader;
 
 /// How long a client waits for what it expects, unless told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(10);
@@ -31,8 +37,10 @@ pub struct Handshake {
     pub vsn: Option<String>,
     /// The forms in which messages are sent and read.
     pub version: ProtocolVersion,
-    /// More headers.
+    /// More headers; `host` replaces the one that the URL gives.
     pub headers: Vec<(String, String)>,
+    /// Which certificates are trusted where the URL begins with `wss://` or `https://`.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// The server answered the handshake with something other than a WebSocket.
@@ -61,6 +69,7 @@ impl Handshake {
             vsn: Some(version.vsn().to_owned()),
             version,
             headers: Vec::new(),
+            tls: None,
         }
     }
 
@@ -72,7 +81,10 @@ impl Handshake {
         }
         // The default buffer of 128 KiB is much for tests with thousands of clients.
         let configuration = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(4096);
-        let connecting = connect_async_with_config(request, Some(configuration), true);
+        let connecting = async {
+            let stream = self.stream(request.uri()).await?;
+            client_async_with_config(request, stream, Some(configuration)).await
+        };
         let connected = timeout_at(Instant::now() + DEADLINE, connecting)
             .await
             .with_context(|| format!("no answer to the handshake within {} s", DEADLINE.as_secs()))?;
@@ -85,6 +97,17 @@ impl Handshake {
             }
             Err(error) => Err(error).with_context(|| format!("cannot connect to {}", self.url)),
         }
+    }
+
+    async fn stream(&self, uri: &Uri) -> Result<Box<dyn Stream>, SocketError> {
+        let host = uri.host().unwrap_or_default();
+        let encrypted = uri.scheme_str() == Some("wss");
+        let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        let Some(config) = self.tls.as_ref().filter(|_| encrypted) else { return Ok(Box::new(stream)) };
+        let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+        Ok(Box::new(TlsConnector::from(Arc::clone(config)).connect(name, stream).await?))
     }
 
     fn address(&self) -> String {
@@ -104,16 +127,22 @@ impl Handshake {
     }
 }
 
+/// TCP or TLS.
+trait Stream: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Stream for S {}
+
 /// One connection to a server. What arrives while something else is awaited is kept in order, and found by later
 /// expectations.
 #[derive(Debug)]
 pub struct ProtocolClient {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: WebSocketStream<Box<dyn Stream>>,
     version: ProtocolVersion,
     deadline: Duration,
     last_reference: u64,
     join_references: HashMap<String, Value>,
     unclaimed: VecDeque<Received>,
+    strict: Option<StrictReader>,
 }
 
 impl ProtocolClient {
@@ -122,7 +151,7 @@ impl ProtocolClient {
         Handshake::new(url, token, version).connect().await
     }
 
-    fn new(socket: WebSocketStream<MaybeTlsStream<TcpStream>>, version: ProtocolVersion) -> Self {
+    fn new(socket: WebSocketStream<Box<dyn Stream>>, version: ProtocolVersion) -> Self {
         Self {
             socket,
             version,
@@ -130,7 +159,23 @@ impl ProtocolClient {
             last_reference: 0,
             join_references: HashMap::new(),
             unclaimed: VecDeque::new(),
+            strict: None,
         }
+    }
+
+    /// Checks from now on that every frame is one that the strictest of the stock clients can read; see
+    /// [`strict`](crate::strict). A frame that is not fails whatever expectation it arrives under.
+    #[must_use]
+    pub fn strictly(mut self) -> Self {
+        self.strict = Some(StrictReader::new(self.version));
+        self
+    }
+
+    /// Takes any frame that can be read at all: for what a user may send and some client can not read.
+    #[must_use]
+    pub fn leniently(mut self) -> Self {
+        self.strict = None;
+        self
     }
 
     /// Changes how long expectations wait.
@@ -159,6 +204,11 @@ impl ProtocolClient {
 
     /// Sends a WebSocket frame of any kind (ping, close).
     pub async fn send_frame(&mut self, frame: Message) -> Result<()> {
+        match (&frame, &mut self.strict) {
+            (Message::Text(text), Some(strict)) => strict.sent(text),
+            (Message::Binary(bytes), Some(strict)) => strict.sent_binary(bytes),
+            _ => {}
+        }
         timeout_at(Instant::now() + self.deadline, self.socket.send(frame))
             .await
             .context("the server does not take what is sent")?
@@ -336,7 +386,11 @@ impl ProtocolClient {
                 }
                 None | Some(Err(_)) => return Ok(Arrival::Closed(None)),
             };
-            return Ok(Arrival::Message(Received::parse(self.version, &raw)?));
+            let message = Received::parse(self.version, &raw)?;
+            if let Some(strict) = &mut self.strict {
+                strict.received(&message)?;
+            }
+            return Ok(Arrival::Message(message));
         }
     }
 

@@ -17,7 +17,7 @@ async fn one_channel_too_many_is_refused_until_another_is_left() -> Result<()> {
     for number in 0..100 {
         assert!(client.join(&format!("realtime:{number}"), &acknowledging()).await?.is_ok(), "{number}");
     }
-    let too_many = Some("ChannelRateLimitReached: Too many channels");
+    let too_many = Some("ChannelRateLimitReached: Too many channels (limits.max_channels_per_client = 100)");
     assert_eq!(client.join("realtime:100", &open_config()).await?.reason(), too_many);
     assert!(
         client.join("realtime:7", &acknowledging()).await?.is_ok(),
@@ -64,7 +64,8 @@ async fn joins_over_the_rate_are_refused_and_the_socket_lives() -> Result<()> {
         match reply.reason() {
             None => granted += 1,
             Some(reason) => {
-                assert_eq!(reason, "ClientJoinRateLimitReached: Too many joins per second");
+                let limit = "Too many joins per second (limits.max_joins_per_second = 1)";
+                assert_eq!(reason, format!("ClientJoinRateLimitReached: {limit}"));
                 refused += 1;
             }
         }

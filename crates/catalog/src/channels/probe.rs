@@ -1,7 +1,13 @@
 //! PostgreSQL asked about a private channel, with rows that are rolled back (docs/protocol.md §8.4). Rolled back, they
 //! never reach the log's readers either.
+//!
+//! All statements of a check leave at once and come back at once: a connection is held for one round trip.
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Row, Statement};
+use uuid::Uuid;
 use walcast_policy::channel::{ChannelExtension, ChannelPolicyError, ChannelRequest, ChannelRights};
 
 use super::ChannelAction;
@@ -10,13 +16,14 @@ use super::plans::right;
 use crate::catalog::Catalog;
 use crate::error::CatalogError;
 use crate::impersonation::{ClaimSettings, claims_statement};
+use crate::pipeline::Pipeline;
 use crate::pool::{Lease, milliseconds, within};
 use crate::quoting::RoleName;
 
 /// One probe for each extension, in one topic. The moment is the transaction's, in UTC.
-const INSERT_PROBES: &str = "INSERT INTO realtime.messages (topic, extension, inserted_at, updated_at) \
-     SELECT $1, asked.extension, now() AT TIME ZONE 'UTC', now() AT TIME ZONE 'UTC' \
-     FROM unnest($2::text[]) AS asked(extension) RETURNING id::text, extension";
+const INSERT_PROBES: &str = "INSERT INTO realtime.messages (id, topic, extension, inserted_at, updated_at) \
+     SELECT asked.id::uuid, $1, asked.extension, now() AT TIME ZONE 'UTC', now() AT TIME ZONE 'UTC' \
+     FROM unnest($2::text[], $3::text[]) AS asked(id, extension)";
 
 /// The probes that are visible.
 const SELECT_PROBES: &str = "SELECT id::text FROM realtime.messages WHERE id = ANY ($1::text[]::uuid[])";
@@ -30,14 +37,6 @@ const SET_CHANNEL: &str = "SELECT pg_catalog.set_config('realtime.topic', $1, tr
 
 /// What a conversation came to. The outer error leaves the connection in doubt; the inner one is an answer.
 type Outcome = Result<Result<ChannelRights, ChannelPolicyError>, CatalogError>;
-
-/// An error of one statement: an answer, unless the connection is gone.
-fn answered<T>(outcome: Result<T, tokio_postgres::Error>) -> Result<Result<T, CatalogError>, CatalogError> {
-    match outcome.map_err(CatalogError::from) {
-        Err(error) if error.is_broken() => Err(error),
-        outcome => Ok(outcome),
-    }
-}
 
 impl Catalog {
     /// Asks over one connection.
@@ -63,96 +62,139 @@ impl Catalog {
     }
 }
 
+/// One check.
 struct Probe<'a> {
     role: &'a RoleName,
     request: &'a ChannelRequest,
     extensions: &'a [ChannelExtension],
 }
 
+/// What came of one statement.
+enum Step {
+    /// Without it nothing after it counts.
+    Control(Result<(), CatalogError>),
+    /// The probes of walcast's own role, for reading.
+    OwnProbes(Result<(), CatalogError>),
+    /// The ids of those that are visible.
+    Visible(Result<Vec<Row>, CatalogError>),
+    /// The probe of the role, for writing.
+    Written(ChannelExtension, Result<(), CatalogError>),
+    /// The end of the transaction.
+    Ended(Result<(), CatalogError>),
+}
+
+impl Step {
+    fn error(&self) -> Option<&CatalogError> {
+        match self {
+            Step::Visible(outcome) => outcome.as_ref().err(),
+            Step::Control(outcome)
+            | Step::OwnProbes(outcome)
+            | Step::Written(_, outcome)
+            | Step::Ended(outcome) => outcome.as_ref().err(),
+        }
+    }
+}
+
 impl Probe<'_> {
     async fn converse(&self, action: ChannelAction, lease: &mut Lease) -> Outcome {
         let set_claims = claims_statement(lease).await?;
+        let lease = &*lease;
         let timeout = milliseconds(lease.statement_timeout());
-        lease.batch_execute(&format!("BEGIN READ WRITE; SET LOCAL statement_timeout = {timeout}")).await?;
-        let outcome = match action {
-            ChannelAction::Read => self.read(lease, &set_claims).await,
-            ChannelAction::Write => self.write(lease, &set_claims).await,
-        }?;
-        lease.batch_execute("ROLLBACK").await?;
-        Ok(outcome)
+        let begin = format!("BEGIN READ WRITE; SET LOCAL statement_timeout = {timeout}");
+        let become_role = format!("SET LOCAL ROLE {}", self.role.quoted());
+        let claims = ClaimSettings::new(&self.request.claims_json);
+        let ids: Vec<String> = self.extensions.iter().map(|_| Uuid::new_v4().to_string()).collect();
+
+        let mut steps = vec![control(lease, &begin)];
+        if action == ChannelAction::Read {
+            steps.push(self.insert_own(lease, &ids).map(Step::OwnProbes).boxed());
+        }
+        // The role comes last, so that what it may call is no matter.
+        steps.push(set(lease, &set_claims, &claims));
+        steps.push(self.set_channel(lease).map(Step::Control).boxed());
+        steps.push(control(lease, &become_role));
+        match action {
+            ChannelAction::Read => steps.push(select(lease, &ids).map(Step::Visible).boxed()),
+            ChannelAction::Write => {
+                for &extension in self.extensions {
+                    steps.push(control(lease, "SAVEPOINT probe"));
+                    let written = self.insert(lease, extension);
+                    steps.push(written.map(move |outcome| Step::Written(extension, outcome)).boxed());
+                    steps.push(control(lease, "ROLLBACK TO SAVEPOINT probe"));
+                }
+            }
+        }
+        steps.push(
+            lease.batch_execute("ROLLBACK").map(|ended| Step::Ended(ended.map_err(Into::into))).boxed(),
+        );
+        self.hear(steps, &ids).await
     }
 
-    async fn read(&self, lease: &Lease, set_claims: &tokio_postgres::Statement) -> Outcome {
+    /// Puts the steps and sums up what comes back. The first error is the one that counts: others follow from it.
+    async fn hear(&self, steps: Vec<BoxFuture<'_, Step>>, ids: &[String]) -> Outcome {
+        let mut pipeline = Pipeline::send(steps).await;
+        let mut rights = ChannelRights::default();
+        let mut failed = None;
+        while let Some(step) = pipeline.next().await {
+            if let Some(error) = step.error().filter(|error| error.is_broken()) {
+                return Err(error.clone());
+            }
+            match step {
+                Step::Ended(Err(error)) => return Err(error),
+                _ if failed.is_some() => {}
+                Step::OwnProbes(Err(error)) if is_denial(&error) => failed = Some(may_not_probe(&error)),
+                Step::Written(_, Err(error)) if is_denial(&error) => {}
+                Step::Control(Err(error))
+                | Step::OwnProbes(Err(error))
+                | Step::Visible(Err(error))
+                | Step::Written(_, Err(error)) => failed = Some(failure(error)),
+                Step::Written(extension, Ok(())) => *right(&mut rights, extension) = true,
+                Step::Visible(Ok(rows)) => {
+                    for row in &rows {
+                        let visible: &str = row.try_get(0)?;
+                        let probes = ids.iter().zip(self.extensions).filter(|(id, _)| *id == visible);
+                        probes.for_each(|(_, extension)| *right(&mut rights, *extension) = true);
+                    }
+                }
+                Step::Control(Ok(())) | Step::OwnProbes(Ok(())) | Step::Ended(Ok(())) => {}
+            }
+        }
+        Ok(failed.map_or(Ok(rights), Err))
+    }
+
+    async fn insert_own(&self, lease: &Lease, ids: &[String]) -> Result<(), CatalogError> {
         let extensions: Vec<&str> = self.extensions.iter().map(|one| one.as_str()).collect();
         let topic = &*self.request.topic;
-        let inserted =
-            lease.query_typed(INSERT_PROBES, &[(&topic, Type::TEXT), (&extensions, Type::TEXT_ARRAY)]).await;
-        let probes = match answered(inserted)? {
-            Ok(rows) => rows,
-            Err(error) if is_denial(&error) => return Ok(Err(may_not_probe(&error))),
-            Err(error) => return Ok(Err(failure(error))),
-        };
-        let mut kinds: Vec<(String, ChannelExtension)> = Vec::with_capacity(probes.len());
-        for row in &probes {
-            let (id, extension): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            kinds.extend(self.extensions.iter().find(|one| one.as_str() == extension).map(|one| (id, *one)));
-        }
-        if let Err(error) = self.become_role(lease, set_claims).await? {
-            return Ok(Err(failure(error)));
-        }
-        let ids: Vec<&str> = kinds.iter().map(|(id, _)| id.as_str()).collect();
-        match answered(lease.query_typed(SELECT_PROBES, &[(&ids, Type::TEXT_ARRAY)]).await)? {
-            Err(error) => Ok(Err(failure(error))),
-            Ok(visible) => {
-                let mut rights = ChannelRights::default();
-                for row in &visible {
-                    let id: &str = row.try_get(0)?;
-                    let found = kinds.iter().filter(|(probe, _)| probe == id);
-                    found.for_each(|(_, extension)| *right(&mut rights, *extension) = true);
-                }
-                Ok(Ok(rights))
-            }
-        }
+        let texts = Type::TEXT_ARRAY;
+        lease
+            .query_typed(INSERT_PROBES, &[(&topic, Type::TEXT), (&ids, texts.clone()), (&extensions, texts)])
+            .await?;
+        Ok(())
     }
 
-    async fn write(&self, lease: &Lease, set_claims: &tokio_postgres::Statement) -> Outcome {
-        if let Err(error) = self.become_role(lease, set_claims).await? {
-            return Ok(Err(failure(error)));
-        }
-        let mut rights = ChannelRights::default();
-        let topic = &*self.request.topic;
-        for extension in self.extensions {
-            lease.batch_execute("SAVEPOINT probe").await?;
-            let name = extension.as_str();
-            let inserted =
-                lease.query_typed(INSERT_PROBE, &[(&topic, Type::TEXT), (&name, Type::TEXT)]).await;
-            match answered(inserted)? {
-                Ok(_) => *right(&mut rights, *extension) = true,
-                Err(error) if is_denial(&error) => {}
-                Err(error) => return Ok(Err(failure(error))),
-            }
-            lease.batch_execute("ROLLBACK TO SAVEPOINT probe").await?;
-        }
-        Ok(Ok(rights))
+    async fn insert(&self, lease: &Lease, extension: ChannelExtension) -> Result<(), CatalogError> {
+        let (topic, name) = (&*self.request.topic, extension.as_str());
+        lease.query_typed(INSERT_PROBE, &[(&topic, Type::TEXT), (&name, Type::TEXT)]).await?;
+        Ok(())
     }
 
-    /// Applies the settings until the transaction ends. The role comes last, so that what it may call is no matter.
-    async fn become_role(
-        &self,
-        lease: &Lease,
-        set_claims: &tokio_postgres::Statement,
-    ) -> Result<Result<(), CatalogError>, CatalogError> {
-        let request = self.request;
-        if let Err(error) = ClaimSettings::new(&request.claims_json).apply(lease, set_claims).await {
-            return if error.is_broken() { Err(error) } else { Ok(Err(error)) };
-        }
-        let (topic, headers) = (&*request.topic, &*request.headers);
-        let set = lease.query_typed(SET_CHANNEL, &[(&topic, Type::TEXT), (&headers, Type::TEXT)]).await;
-        if let Err(error) = answered(set)? {
-            return Ok(Err(error));
-        }
-        answered(lease.batch_execute(&format!("SET LOCAL ROLE {}", self.role.quoted())).await)
+    async fn set_channel(&self, lease: &Lease) -> Result<(), CatalogError> {
+        let (topic, headers) = (&*self.request.topic, &*self.request.headers);
+        lease.query_typed(SET_CHANNEL, &[(&topic, Type::TEXT), (&headers, Type::TEXT)]).await?;
+        Ok(())
     }
+}
+
+fn control<'a>(lease: &'a Lease, sql: &'a str) -> BoxFuture<'a, Step> {
+    lease.batch_execute(sql).map(|outcome| Step::Control(outcome.map_err(Into::into))).boxed()
+}
+
+fn set<'a>(lease: &'a Lease, statement: &'a Statement, claims: &'a ClaimSettings<'_>) -> BoxFuture<'a, Step> {
+    claims.apply(lease, statement).map(Step::Control).boxed()
+}
+
+async fn select(lease: &Lease, ids: &[String]) -> Result<Vec<Row>, CatalogError> {
+    Ok(lease.query_typed(SELECT_PROBES, &[(&ids, Type::TEXT_ARRAY)]).await?)
 }
 
 /// Walcast's own role can not write the probes that reading takes.

@@ -1,6 +1,6 @@
 //! How the policies of `realtime.messages` are decided, for `walcast doctor`.
 
-use walcast_policy::schema::{Policy, Role};
+use walcast_policy::schema::{Policy, Privileges, Role};
 use walcast_policy::{Access, DecidedBy};
 
 use super::ChannelAction;
@@ -14,6 +14,8 @@ pub struct ChannelReport {
     pub flaw: Option<String>,
     /// Whether policies decide at all.
     pub row_security: bool,
+    /// The SQL that has the log carry the table, where it does not.
+    pub due: Option<String>,
     /// The policies for reading and for writing, in the order of their names.
     pub policies: Vec<ChannelPolicyReport>,
     /// What the roles may do.
@@ -58,7 +60,7 @@ pub enum ChannelAccess {
 }
 
 /// Puts the report together for `roles`.
-pub(crate) fn report(messages: &Messages, roles: &[String]) -> ChannelReport {
+pub(crate) fn report(messages: &Messages, roles: &[String], due: Option<String>) -> ChannelReport {
     let known: Vec<&Role> =
         roles.iter().filter_map(|name| Some(&**messages.snapshot.roles.get(name)?)).collect();
     let actions = [(ChannelAction::Read, &messages.reading), (ChannelAction::Write, &messages.writing)];
@@ -74,6 +76,7 @@ pub(crate) fn report(messages: &Messages, roles: &[String]) -> ChannelReport {
     ChannelReport {
         flaw: messages.flaw().map(str::to_owned),
         row_security: messages.reading.row_security,
+        due,
         policies: policies.collect(),
         roles: roles.collect(),
     }
@@ -95,14 +98,30 @@ fn access(messages: &Messages, role: &Role, action: ChannelAction) -> ChannelAcc
     }
 }
 
-/// A policy as those of the known roles run into it that it is for; which of its parts are compiled may differ.
+/// Somebody with this role's memberships whom nothing but policies binds.
+fn bound(role: &Role, messages: &Messages) -> Role {
+    let mut role = role.clone();
+    role.bypasses_row_security = false;
+    role.schemas.insert(messages.reading.schema.clone());
+    let selectable = vec![true; messages.reading.columns.len()];
+    role.privileges.insert(messages.reading.oid, Privileges { selectable });
+    role
+}
+
+/// A policy as those of the known roles run into it that it is for; which of its parts are compiled may differ. Where
+/// it is for none of them, as they would.
 fn of_policy(
     messages: &Messages,
     action: ChannelAction,
     policy: &Policy,
     roles: &[&Role],
 ) -> ChannelPolicyReport {
-    let only = messages.with_only(policy);
+    let is_for =
+        |role: &&&Role| policy.roles.is_empty() || policy.roles.iter().any(|oid| role.acts_as.contains(oid));
+    let meant: Vec<&Role> = roles.iter().filter(is_for).copied().collect();
+    let is_for_known = !meant.is_empty();
+    let roles: &[&Role] = if is_for_known { &meant } else { roles };
+    let only = messages.with_only(policy, roles);
     let mut asked: Vec<(String, String)> = Vec::new();
     let mut ask = |expression: &str, reason: String| {
         let one = (expression.to_owned(), reason);
@@ -111,8 +130,8 @@ fn of_policy(
         }
     };
     for role in roles {
-        let plan = compile(&only, role, action);
-        if let Some(error) = plan.error() {
+        let plan = compile(&only, &bound(role, messages), action);
+        if let Some(error) = plan.error().filter(|_| is_for_known) {
             ask(policy.using.as_deref().unwrap_or_default(), format!("{} gets an error: {error}", role.name));
         }
         for explanation in plan.explanation() {
@@ -123,7 +142,9 @@ fn of_policy(
                     format!("a look-up in {}", tables.join(", ")),
                 ),
                 DecidedBy::Oracle(unsupported) => {
-                    unsupported.iter().for_each(|one| ask(&one.expression, one.reason.clone()));
+                    for one in unsupported {
+                        ask(&one.expression, one.reason.clone());
+                    }
                 }
             }
         }

@@ -6,11 +6,12 @@ use futures_util::try_join;
 use rustc_hash::FxHashSet;
 use tokio_postgres::Client;
 use walcast_pgoutput::Oid;
-use walcast_policy::schema::{Policy, Snapshot, Table};
+use walcast_policy::schema::{Policy, Role, Snapshot, Table};
 
 use super::{Content, Scope, complete, names, reach, rows};
 use crate::error::CatalogError;
 use crate::fingerprint::Watch;
+use crate::publication::MESSAGES_OPTIONS;
 use crate::quoting::identifier;
 
 /// What a look found of `realtime.messages`.
@@ -58,13 +59,32 @@ impl Messages {
         self.facts.flaw.as_deref()
     }
 
-    /// The table as if it had this policy alone.
-    pub(crate) fn with_only(&self, policy: &Policy) -> Messages {
+    /// Whether every check of a role that `before` knew has the answer it had then.
+    pub(crate) fn answers_as(&self, before: &Messages) -> bool {
+        let (now, then) = (&*self.snapshot, &*before.snapshot);
+        let same_role = |(name, role): (&String, &Arc<Role>)| {
+            now.roles.get(name) == Some(role)
+                && self.facts.inserters.contains(&role.oid) == before.facts.inserters.contains(&role.oid)
+        };
+        let same_facts = self.facts.flaw == before.facts.flaw && self.facts.usual == before.facts.usual;
+        same_facts
+            && self.reading == before.reading
+            && self.writing == before.writing
+            && now.lookups == then.lookups
+            && now.types == then.types
+            && now.functions == then.functions
+            && now.search_path == then.search_path
+            && then.roles.iter().all(same_role)
+    }
+
+    /// The table as if it had this policy alone, for everybody, and `roles` might write to it.
+    pub(crate) fn with_only(&self, policy: &Policy, roles: &[&Role]) -> Messages {
         let alone = |table: &Table| {
-            let policies = vec![Policy { permissive: true, ..policy.clone() }];
+            let policies = vec![Policy { permissive: true, roles: Vec::new(), ..policy.clone() }];
             Arc::new(Table { policies, ..table.clone() })
         };
-        let facts = self.facts.clone();
+        let mut facts = self.facts.clone();
+        facts.inserters.extend(roles.iter().map(|role| role.oid));
         let snapshot = Arc::clone(&self.snapshot);
         Messages { snapshot, reading: alone(&self.reading), writing: alone(&self.writing), facts }
     }
@@ -106,8 +126,8 @@ pub(crate) async fn look(
         [] => None,
         lacking => Some(format!("it lacks the usual {}", lacking.join(", "))),
     };
-    let published: bool = row.try_get(11)?;
-    let due = publication.filter(|_| !published && is_table).map(add_to);
+    let (published, exists): (bool, bool) = (row.try_get(11)?, row.try_get(14)?);
+    let due = publication.filter(|_| !published && is_table).map(|own| publish(own, exists));
     let facts = Facts {
         flaw,
         has_binary_payload: row.try_get(9)?,
@@ -136,8 +156,13 @@ pub(crate) async fn look(
 }
 
 /// The statement that has the log carry messages.
-fn add_to(publication: &str) -> String {
-    format!("ALTER PUBLICATION {} ADD TABLE realtime.messages;", identifier(publication))
+fn publish(publication: &str, exists: bool) -> String {
+    let publication = identifier(publication);
+    if exists {
+        format!("ALTER PUBLICATION {publication} ADD TABLE realtime.messages;")
+    } else {
+        format!("CREATE PUBLICATION {publication} FOR TABLE realtime.messages {MESSAGES_OPTIONS};")
+    }
 }
 
 impl ChannelLook {

@@ -58,5 +58,6 @@ SELECT m.oid, 'realtime', m.relname, m.relowner, m.relrowsecurity, m.relforcerow
             )
         ORDER BY r.oid
     ),
-    ARRAY(SELECT relid::oid FROM parts ORDER BY 1)
+    ARRAY(SELECT relid::oid FROM parts ORDER BY 1),
+    EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = $1::text)
 FROM messages AS m

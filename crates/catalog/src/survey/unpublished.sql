@@ -1,9 +1,10 @@
 -- Tables with policies for reading that are in none of the given publications ($1). What belongs to an extension, or
--- to PostgreSQL, is not meant; $2 are tables that are known to be there for look-ups.
+-- to PostgreSQL, is not meant, nor is the table of private channels; $2 are tables that are known to be there for look-ups.
 SELECT n.nspname::text, c.relname::text
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.oid <> ALL ($2::oid[])
+    AND (n.nspname, c.relname) <> ('realtime', 'messages')
     AND EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.oid AND p.polcmd IN ('*', 'r'))
     AND NOT EXISTS (
         SELECT FROM pg_publication_tables AS t

@@ -8,7 +8,7 @@ use walcast_policy::channel::{ChannelPolicyError, ChannelRights};
 use crate::channels::{BOTH, installed, request};
 
 /// Sets of policies, and requests for each.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 60;
 const REQUESTS: usize = 8;
 
 /// xorshift64*, so that a failure can be repeated by its seed.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use walcast_catalog::janitor::{Done, Idle};
+use tokio_util::sync::CancellationToken;
+use walcast_catalog::janitor::{Done, Idle, JanitorSettings};
 use walcast_catalog::{Catalog, CatalogSettings, install};
 
-use crate::support::Fixture;
+use crate::support::{Fixture, SOON};
 
 /// Noon of a day of June 2031.
 fn june(day: u64) -> SystemTime {
@@ -96,9 +97,9 @@ async fn a_reader_in_the_way_is_not_waited_for_for_long_and_is_named_in_the_fail
         async move { tidy(&catalog, june(14)).await }
     });
     // Writers are kept waiting for half a second at most, also while the janitor waits for its locks.
-    fixture.run("SET lock_timeout = '5s'").await;
+    fixture.run("SET lock_timeout = '3s'").await;
     while !working.is_finished() {
-        fixture.run("SELECT realtime.send('{}', 'e', 't')").await;
+        fixture.run("INSERT INTO realtime.messages (topic, extension) VALUES ('t', 'broadcast')").await;
         tokio::task::yield_now().await;
     }
     let done = working.await.unwrap();
@@ -139,4 +140,35 @@ async fn a_table_that_was_there_before_walcast_gets_its_partitions_without_an_in
     let done = tidy(&catalog, june(10)).await;
     assert_eq!((done.made, done.dropped), (days(9, 13), names(1, 1)));
     assert!(done.failed.is_empty(), "{:?}", done.failed);
+}
+
+#[tokio::test]
+async fn it_works_from_the_start_on_until_it_is_cancelled() {
+    let (fixture, catalog) = installed("janitor_runs").await;
+    // The partitions of the clock's own days; the default one is not among them.
+    let count = async || -> i64 {
+        let sql = "SELECT count(*) FROM pg_inherits JOIN pg_class AS c ON c.oid = inhrelid \
+                   WHERE inhparent = 'realtime.messages'::regclass AND c.relname ~ '_2[0-9]{3}_'";
+        fixture.admin.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    let drop_last = "DO $$ BEGIN EXECUTE (SELECT format('DROP TABLE %s', max(inhrelid::regclass::text)) FROM pg_inherits
+        WHERE inhparent = 'realtime.messages'::regclass AND inhrelid::regclass::text ~ '_2[0-9]{3}_'); END $$";
+    let cancel = CancellationToken::new();
+    let settings = JanitorSettings { every: Duration::from_secs(1), ..JanitorSettings::default() };
+    fixture.run(drop_last).await;
+    assert_eq!(count().await, 4);
+    let janitor = tokio::spawn(Arc::clone(&catalog).keep_messages_tidy(settings, cancel.clone()));
+    let made = async |wanted: i64| {
+        let waiting = async {
+            while count().await != wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, waiting).await.expect("the partition is made");
+    };
+    made(5).await;
+    fixture.run(drop_last).await;
+    made(5).await;
+    cancel.cancel();
+    tokio::time::timeout(SOON, janitor).await.expect("it ends").unwrap();
 }

@@ -99,7 +99,8 @@ async fn tables_join_walcasts_own_publication_when_a_policy_first_reads_them() {
     )
     .await;
     let catalog = fixture.catalog().await;
-    assert_eq!(catalog.streamed_publications(), ["supabase_realtime", "walcast_lookups"]);
+    let streamed = ["supabase_realtime", "walcast_lookups", "walcast_messages"];
+    assert_eq!(catalog.streamed_publications(), streamed);
     assert_eq!(own(&fixture).await, ["odd Table", "whole"]);
     let first = catalog.snapshot();
     assert_eq!((first.version, first.tables.len(), first.lookups.len()), (1, 1, 2));
@@ -202,7 +203,8 @@ async fn commands_that_only_tell_and_those_without_a_publication_change_nothing(
     )
     .await;
     let telling = CatalogSettings { read_only: true, ..fixture.settings() };
-    let without = CatalogSettings { lookup_publication: None, ..fixture.settings() };
+    let without =
+        CatalogSettings { lookup_publication: None, messages_publication: None, ..fixture.settings() };
     let expected = "the log does not carry it: CREATE PUBLICATION walcast_lookups; and restart walcast";
     for (settings, expected) in [(telling, expected), (without, "the log does not carry it")] {
         let catalog = Catalog::connect(settings).await.unwrap();
@@ -252,6 +254,6 @@ async fn a_publication_younger_than_what_waits_in_the_slot_is_not_streamed() {
 
     fixture.admin.query_one(&read("supabase_realtime"), &[]).await.unwrap();
     fixture.run("INSERT INTO messages VALUES (2)").await;
-    assert_eq!(streamed().await, (2, None));
-    fixture.admin.query_one(&read("supabase_realtime,walcast_lookups"), &[]).await.unwrap();
+    assert_eq!(streamed().await, (3, None));
+    fixture.admin.query_one(&read("supabase_realtime,walcast_lookups,walcast_messages"), &[]).await.unwrap();
 }

@@ -17,12 +17,14 @@ pub struct Report {
     pub tables: Vec<TableReport>,
     /// The tables that their policies look things up in, by name.
     pub lookups: Vec<LookupReport>,
+    /// Private channels; `None` where there can be none.
+    pub channels: Option<Channels>,
 }
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fact {
-    /// What it is: `server`, `role`, `connection`, `slot`, `publication`, `catalog`.
+    /// What it is: `server`, `role`, `connection`, `slot`, `publication`, `catalog`, `channels`.
     pub about: &'static str,
     /// How it is.
     pub is: String,
@@ -115,6 +117,55 @@ pub struct LookupReport {
     pub bytes: Option<i64>,
     /// What there is to say of it.
     pub findings: Vec<Finding>,
+}
+
+/// Private channels: what the policies of `realtime.messages` allow.
+#[derive(Clone, Debug, Serialize)]
+pub struct Channels {
+    /// What each role may do.
+    pub roles: Vec<ChannelRole>,
+    /// The policies for reading and sending.
+    pub policies: Vec<ChannelPolicy>,
+    /// What there is to say of them.
+    pub findings: Vec<Finding>,
+}
+
+/// What one role may do on private channels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChannelRole {
+    /// The role.
+    pub role: String,
+    /// To receive.
+    pub reads: ChannelRights,
+    /// To send.
+    pub sends: ChannelRights,
+}
+
+/// On which private channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelRights {
+    /// On none.
+    Nothing,
+    /// On those that the policies say.
+    ByPolicy,
+    /// On all.
+    Everything,
+    /// On none: every check is an error.
+    Error,
+}
+
+/// How one policy of `realtime.messages` is decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChannelPolicy {
+    /// Its name.
+    pub name: String,
+    /// `read` or `send`.
+    pub action: &'static str,
+    /// The condition that counts for it, as PostgreSQL writes it.
+    pub condition: String,
+    /// What is asked of PostgreSQL; nothing where walcast decides.
+    pub asked: Vec<Asked>,
 }
 
 /// Row-level security of a table.
@@ -223,6 +274,8 @@ impl Report {
     /// The findings about the database and about every table, whether published or looked up.
     pub fn all_findings(&self) -> impl Iterator<Item = &Finding> {
         let of_tables = self.tables.iter().flat_map(|table| &table.findings);
-        self.findings.iter().chain(of_tables).chain(self.lookups.iter().flat_map(|table| &table.findings))
+        let of_lookups = self.lookups.iter().flat_map(|table| &table.findings);
+        let of_channels = self.channels.iter().flat_map(|channels| &channels.findings);
+        self.findings.iter().chain(of_tables).chain(of_lookups).chain(of_channels)
     }
 }

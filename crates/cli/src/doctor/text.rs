@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::report::{
-    Columns, Decided, Finding, LookedUp, LookupReport, PolicyReport, Report, RoleReport, RowSecurity, Rows,
-    Severity, TableReport,
+    Asked, ChannelPolicy, ChannelRights, Channels, Columns, Decided, Finding, LookedUp, LookupReport,
+    PolicyReport, Report, RoleReport, RowSecurity, Rows, Severity, TableReport,
 };
 use super::size::bytes;
 use crate::settings::Environment;
@@ -58,6 +58,9 @@ impl Report {
         }
         for table in &self.lookups {
             out.lookup(table);
+        }
+        if let Some(channels) = &self.channels {
+            out.channels(channels);
         }
         out.line("");
         out.line(&self.summary(colours));
@@ -158,6 +161,23 @@ impl Page {
         self.findings(&table.findings);
     }
 
+    fn channels(&mut self, channels: &Channels) {
+        self.line("");
+        let name = self.colours.paint("1", "realtime.messages");
+        self.line(&format!("{name}, private channels"));
+        for role in &channels.roles {
+            let may = format!("joins {}, sends on {}", which(role.reads), which(role.sends));
+            self.labelled("  ", &role.role, &may);
+        }
+        for policy in &channels.policies {
+            self.labelled("  ", "policy", &format!("\"{}\" to {}", policy.name, policy.action));
+            for sentence in channel_decisions(policy) {
+                self.labelled("  ", "", &sentence);
+            }
+        }
+        self.findings(&channels.findings);
+    }
+
     fn findings(&mut self, findings: &[Finding]) {
         for (index, finding) in findings.iter().enumerate() {
             if index == 0 {
@@ -195,6 +215,29 @@ fn readable(role: &RoleReport, row_security: RowSecurity) -> String {
     format!("{columns}, {rows}")
 }
 
+fn which(rights: ChannelRights) -> &'static str {
+    match rights {
+        ChannelRights::Nothing => "none",
+        ChannelRights::ByPolicy => "those that the policies say",
+        ChannelRights::Everything => "all, since policies do not bind it",
+        ChannelRights::Error => "none, since every check is an error",
+    }
+}
+
+fn channel_decisions(policy: &ChannelPolicy) -> Vec<String> {
+    if policy.asked.is_empty() {
+        return vec!["decided in process".to_owned()];
+    }
+    let mut sentences = vec!["decided by PostgreSQL".to_owned()];
+    let because = |asked: &Asked| format!("because of {}: {}", asked.because, one_line(&asked.expression));
+    sentences.extend(policy.asked.iter().map(because));
+    sentences
+}
+
+fn one_line(sql: &str) -> String {
+    sql.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 fn heading(policy: &PolicyReport) -> String {
     let roles = if policy.roles.is_empty() { "everybody".to_owned() } else { policy.roles.join(", ") };
     let kind = if policy.permissive { "" } else { ", restrictive" };
@@ -218,7 +261,6 @@ fn decisions(policy: &PolicyReport) -> Vec<String> {
             let _ = write!(first, " {}", tables.join(", "));
         }
     }
-    let one_line = |sql: &str| sql.split_whitespace().collect::<Vec<_>>().join(" ");
     let joined = policy.asked_at_join.iter();
     sentences.extend(joined.map(|sql| format!("asked of PostgreSQL once at the join: {}", one_line(sql))));
     let asked = policy.asked_per_change.iter();
@@ -260,6 +302,7 @@ mod tests {
             findings,
             tables: Vec::new(),
             lookups: Vec::new(),
+            channels: None,
         }
     }
 

@@ -376,6 +376,27 @@ pub(super) static PUBLICATIONS: Setting<Vec<String>> = Setting::new(
 .flag("publications")
 .default("supabase_realtime");
 
+pub(super) static JANITOR: Setting<bool> = Setting::new(
+    "janitor.enabled",
+    parse::boolean,
+    "Whether walcast makes the daily partitions of `realtime.messages` ahead and drops those older than three days. \
+     Unset: where walcast's role owns the table.",
+)
+.environment(&["RUN_JANITOR"]);
+
+pub(super) static JANITOR_EVERY: Setting<Duration> =
+    Setting::new("janitor.interval_ms", parse::milliseconds_of_days, "How often it does so.")
+        .environment(&["JANITOR_SCHEDULE_TIMER_IN_MS"])
+        .default("14400000");
+
+pub(super) static JANITOR_FIRST: Setting<Duration> = Setting::new(
+    "janitor.first_after_ms",
+    parse::milliseconds,
+    "How long after the start it does so for the first time.",
+)
+.environment(&["JANITOR_RUN_AFTER_IN_MS"])
+.default("0");
+
 pub(super) static DELETES: Setting<Deletes> = Setting::new(
     "changes.deletes",
     parse::deletes,
@@ -592,6 +613,9 @@ pub(super) static ALL: &[&About] = &[
     &SLOT.about,
     &SLOT_SUFFIX.about,
     &PUBLICATIONS.about,
+    &JANITOR.about,
+    &JANITOR_EVERY.about,
+    &JANITOR_FIRST.about,
     &DELETES.about,
     &CATALOG_POLL.about,
     &RECORD_BYTES_MAX.about,

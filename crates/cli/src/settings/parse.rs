@@ -83,6 +83,13 @@ pub(super) fn milliseconds_above_zero(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "milliseconds as a whole number from 1 to 3600000".to_owned())
 }
 
+/// Milliseconds, from a second to a day: partitions are made three days ahead.
+pub(super) fn milliseconds_of_days(text: &str) -> Result<Duration, String> {
+    count::<1_000, 86_400_000>(text)
+        .map(|number| Duration::from_millis(number as u64))
+        .map_err(|_| "milliseconds as a whole number from 1000 to 86400000".to_owned())
+}
+
 /// Whole seconds, at least one and at most an hour.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     count::<1, 3600>(text)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use walcast_catalog::janitor::JanitorSettings;
 use walcast_server::front::{Address, PathPrefix, ProjectId};
 
 use super::error::SettingsError;
@@ -116,6 +117,11 @@ fn configuration(
         database: database_settings(layers)?,
         auth: auth_settings(layers, purpose)?,
         replication: replication_settings(layers)?,
+        janitor: JanitorSettings {
+            enabled: layers.find(&definitions::JANITOR)?,
+            first_after: layers.get(&definitions::JANITOR_FIRST)?,
+            every: layers.get(&definitions::JANITOR_EVERY)?,
+        },
         changes: ChangeSettings {
             deletes: layers.get(&definitions::DELETES)?,
             catalog_poll: layers.get(&definitions::CATALOG_POLL)?,

@@ -55,6 +55,7 @@ impl Settings {
         settings.address.clone_from(&project.address);
         settings.replication = project.replication.clone();
         settings.catalog_poll = project.changes.catalog_poll;
+        settings.janitor = project.janitor;
         settings.engine = self.engine(project);
         settings.allowed_origins.clone_from(&project.auth.allowed_origins);
         settings.limits.max_concurrent_users = project.limits.max_concurrent_users;
@@ -130,16 +131,16 @@ mod tests {
             ("TENANT_MAX_CHANNELS_PER_CLIENT", "7"),
             ("CHANNEL_ERROR_BACKOFF_MS", "10"),
             ("MAX_HEADER_LENGTH", "4096"),
-            ("WALCAST_MAX_CLIENT_EVENTS_PER_SECOND", "0"),
-            ("WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND", "9"),
-            ("WALCAST_PRESENCE_ENABLED", "true"),
-            ("WALCAST_PRESENCE_GRACE_MS", "0"),
             ("API_JWT_SECRET_NEXT", "Yk3vQ8sLw1Zt6Rn0Xb5Jc9Hd2Mf7Gp4a"),
             ("API_TOKEN_BLOCKLIST", "a.b.c, d.e.f"),
             ("METRICS_TOKEN_BLOCKLIST", "g.h.i"),
             ("SELF_HOST_TENANT_NAME", "blue"),
             ("REGION", "mars"),
             ("REQUEST_ID_BAGGAGE_KEY", "trace"),
+            ("WALCAST_MAX_CLIENT_EVENTS_PER_SECOND", "0"),
+            ("WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND", "9"),
+            ("WALCAST_PRESENCE_ENABLED", "true"),
+            ("WALCAST_PRESENCE_GRACE_MS", "0"),
         ])
         .serve();
         assert_eq!(serve.listen.port(), 4100);
@@ -149,14 +150,14 @@ mod tests {
         assert_eq!(serve.project.limits.max_channels_per_client, 7);
         assert_eq!(serve.project.limits.channel_error_backoff.as_millis(), 10);
         assert_eq!(serve.listener.head_bytes_max, 8192);
-        let engine = serve.project.engine;
-        assert_eq!(engine.max_client_events_per_second, None, "0 is no limit");
-        assert_eq!(engine.max_presence_events_per_second.map(NonZero::get), Some(9));
-        assert!(engine.presence_enabled && engine.presence_grace.is_zero());
         let operations = serve.operations;
         assert_eq!(operations.secrets.len(), 1, "JWT_SECRET is for users");
         assert_eq!((operations.blocked.len(), operations.metrics_blocked.len()), (2, 1));
         assert_eq!((serve.project.id.as_str(), operations.region.as_deref()), ("blue", Some("mars")));
         assert_eq!(operations.request_id_baggage_key, "trace");
+        let engine = serve.project.engine;
+        assert_eq!(engine.max_client_events_per_second, None, "0 is no limit");
+        assert_eq!(engine.max_presence_events_per_second.map(NonZero::get), Some(9));
+        assert!(engine.presence_enabled && engine.presence_grace.is_zero());
     }
 }

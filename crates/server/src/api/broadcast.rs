@@ -23,7 +23,7 @@ use super::ProjectApi;
 use super::batch::{BLANK, Message, OVERSIZED};
 use super::body;
 use super::caller::Caller;
-use super::refusal::{Refusal, policy_code};
+use super::refusal::Refusal;
 use crate::redact::redact_text;
 
 /// Every topic of a channel begins with this (docs/protocol.md §3.1).
@@ -252,10 +252,7 @@ impl ProjectApi {
 
     /// The answer of a batch has no place for this (docs/protocol.md §6.2), so the log and a counter have.
     fn withhold(&self, caller: &Caller, topic: &str, count: usize, refusal: &Refusal) {
-        let code = match refusal {
-            Refusal::Policy(error) => policy_code(error),
-            _ => "Unauthorized",
-        };
+        let code = refusal.code();
         let withheld = &self.engine.counters().withheld_broadcasts;
         withheld.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
         tracing::warn!(

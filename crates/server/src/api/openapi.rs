@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
-use http::header;
+use http::{StatusCode, header};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -123,9 +123,11 @@ pub fn document() -> utoipa::openapi::OpenApi {
 /// This description.
 #[utoipa::path(get, path = "/api/openapi", tag = "Server", responses((status = 200, body = Value)))]
 async fn openapi() -> Response {
-    static TEXT: LazyLock<String> =
-        LazyLock::new(|| document().to_json().unwrap_or_else(|error| panic!("the description: {error}")));
-    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str()).into_response()
+    static TEXT: LazyLock<Option<String>> = LazyLock::new(|| document().to_json().ok());
+    match TEXT.as_deref() {
+        Some(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 #[cfg(test)]

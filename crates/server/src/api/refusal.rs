@@ -49,6 +49,19 @@ impl Refusal {
         Self::Invalid(json!({ part: [problem] }))
     }
 
+    /// The code under which it is logged (docs/protocol.md §10.3).
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Token(error) => error.handshake_code(),
+            Self::Policy(error) => policy_code(error),
+            Self::Rate { .. } => "MessagePerSecondRateLimitReached",
+            Self::Suspended => "RealtimeDisabledForTenant",
+            Self::PrivateOnly => "PrivateOnly",
+            Self::Authorization | Self::NotPermitted => "Unauthorized",
+            _ => "UnprocessableEntity",
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Token(_) | Self::Authorization => StatusCode::UNAUTHORIZED,
@@ -113,8 +126,7 @@ fn policy_words(error: &ChannelPolicyError) -> &'static str {
     }
 }
 
-/// The code under which a policy that could not be asked is logged (docs/protocol.md §10.3).
-pub(super) fn policy_code(error: &ChannelPolicyError) -> &'static str {
+fn policy_code(error: &ChannelPolicyError) -> &'static str {
     match error {
         ChannelPolicyError::Policy(_) => "RlsPolicyError",
         ChannelPolicyError::Canceled(_) => "QueryCanceled",
@@ -129,9 +141,9 @@ pub(super) fn policy_code(error: &ChannelPolicyError) -> &'static str {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         if let Self::Policy(error) = &self {
-            tracing::warn!(code = policy_code(error), %error, "a broadcast could not be authorized");
+            tracing::warn!(code = self.code(), %error, "a broadcast could not be authorized");
         } else {
-            tracing::info!(reason = %self, "broadcast refused");
+            tracing::info!(code = self.code(), reason = %self, "broadcast refused");
         }
         let mut response = (self.status(), Json(self.body())).into_response();
         if let Some(challenge) = self.challenge() {

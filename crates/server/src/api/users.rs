@@ -146,7 +146,7 @@ async fn list_connections(
     Json(Connections { connections: found.into_iter().map(Connection::from).collect() })
 }
 
-/// Closes all sockets of a user with 1012. Clients come back by themselves, as far as their token allows.
+/// Closes all sockets of a user with 1008. Clients may come back, as far as their tokens allow.
 #[utoipa::path(delete, path = "/api/users/{user}/connections", tag = "Users and topics", security(("operator" = [])),
     params(("user" = String, Path, description = "The claim `sub`")),
     responses((status = 200, body = Disconnected), (status = 403, description = "No token of an operator")))]

@@ -26,6 +26,21 @@ impl Credentials {
         Credentials { token, identity: Arc::new(identity), expires_at }
     }
 
+    /// The claim `sub`: like the next two, for log lines, which say whose token it was.
+    pub(super) fn subject(&self) -> Option<&str> {
+        self.identity.claims["sub"].as_str()
+    }
+
+    /// The claim `iss`.
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.identity.claims["iss"].as_str()
+    }
+
+    /// The claim `exp`, Unix time in seconds.
+    pub(super) fn expiry(&self) -> i64 {
+        self.expires_at
+    }
+
     /// When the token expires, as time since the Unix epoch.
     fn expires_at(&self) -> Duration {
         Duration::from_secs(u64::try_from(self.expires_at).unwrap_or(0))
@@ -71,20 +86,12 @@ const RENEWAL_GRACE: Duration = Duration::from_secs(1);
 
 /// What was found out.
 pub(super) enum Settled {
-    /// A join is answered.
-    Joined { topic: Arc<str>, outcome: JoinOutcome },
+    /// A join is answered; without an outcome it was refused.
+    Joined { topic: Arc<str>, outcome: Option<Joined> },
     /// A token is checked.
     Renewed { topic: Arc<str>, channel: ChannelId, outcome: Result<Renewal, String> },
     /// The policies have said what may be sent.
     Checked { topic: Arc<str>, channel: ChannelId, outcome: Checked },
-}
-
-/// How a join was answered.
-pub(super) enum JoinOutcome {
-    Joined(Joined),
-    Refused,
-    /// Refused, and the whole connection ends: there are too many joins (docs/protocol.md §10.1).
-    TooManyJoins,
 }
 
 impl Joined {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use walcast_engine::{ChannelId, Command, Push, PushKind, SessionHandle, Socket};
 use walcast_wire::{ClientMessage, Frame, Ref, Serializer, Status};
 
-use super::channel::{ChannelState, Credentials, JoinOutcome, Settled, Stage};
+use super::channel::{ChannelState, Credentials, Settled, Stage};
 use super::private::{self, Permission};
 use super::push::push_kind;
 use super::{End, Gateway, Incoming, close_code};
@@ -80,7 +80,7 @@ impl Client {
             let closed = self.channels.remove(place);
             let seconds_ago = now.saturating_sub(closed.expires_at().unwrap_or(now)).as_secs();
             if let Some(joined) = closed.joined() {
-                self.end_by_token(joined.channel.id(), seconds_ago).await;
+                self.end_by_token(joined, seconds_ago).await;
             }
             if let Some(end) = self.resume(closed.deferred).await {
                 return Some(end);
@@ -201,15 +201,12 @@ impl Client {
         };
         let place = self.channels.iter().position(|channel| channel.topic == topic)?;
         match settled {
-            Settled::Joined { outcome: JoinOutcome::Joined(joined), .. } => {
+            Settled::Joined { outcome: Some(joined), .. } => {
                 self.channels[place].stage = Stage::Joined(joined);
             }
-            Settled::Joined { outcome: JoinOutcome::Refused, .. } => {
+            Settled::Joined { outcome: None, .. } => {
                 let refused = self.channels.remove(place);
                 return self.resume(refused.deferred).await;
-            }
-            Settled::Joined { outcome: JoinOutcome::TooManyJoins, .. } => {
-                return Some(End::Close(close_code::GOING_AWAY, "too many joins per second"));
             }
             Settled::Renewed { channel, outcome, .. } => match &self.channels[place].stage {
                 Stage::Renewing(joined) if joined.channel.id() == channel => {

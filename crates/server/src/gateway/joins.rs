@@ -9,7 +9,7 @@ use walcast_engine::{Command, JoinRequest, ReadRights, SessionHandle};
 use walcast_policy::channel::ReplayRequest;
 use walcast_wire::{ChannelToken, ClientMessage, ClientPayload, JoinPayload, Ref, Replay, Status};
 
-use super::channel::{ChannelState, Credentials, JoinOutcome, Joined, Settled, Stage};
+use super::channel::{ChannelState, Credentials, Joined, Settled, Stage};
 use super::client::Client;
 use super::private::{self, Asker, PrivateRights};
 use super::{End, Gateway, Limits, close_code};
@@ -23,20 +23,6 @@ const PENDING_REFUSALS_MAX: usize = 1_000;
 /// Bytes of a topic or presence key: both go out with every message that concerns them.
 const NAME_BYTES_MAX: usize = 4 * 1024;
 
-/// A join that is refused.
-pub(super) enum Refusal {
-    /// With this `reason`.
-    Reason(String),
-    /// With this `reason`, and the connection ends.
-    TooManyJoins(String),
-}
-
-impl From<String> for Refusal {
-    fn from(reason: String) -> Self {
-        Refusal::Reason(reason)
-    }
-}
-
 impl Client {
     /// Handles a `phx_join`.
     pub(super) async fn join(&mut self, message: &ClientMessage<'_>, place: Option<usize>) -> Option<End> {
@@ -47,7 +33,10 @@ impl Client {
         };
         if let Err(reason) = check_name("the topic", sub_topic) {
             // Answered at once: what waits for its answer is kept.
-            let frame = self.reply(message, Status::Error, &walcast_wire::reason_response(&reason));
+            let response = walcast_wire::reason_response(&reason);
+            let (serializer, topic) = (self.session.serializer(), &message.topic);
+            let (join_ref, reference) = (&message.join_ref, &message.reference);
+            let frame = walcast_wire::reply(serializer, join_ref, reference, topic, Status::Error, &response);
             self.write(&frame).await;
             return None;
         }
@@ -92,34 +81,42 @@ impl Client {
         sub_topic: &str,
         message: &ClientMessage<'_>,
         place: Option<usize>,
-    ) -> Result<JoinPayload, Refusal> {
+    ) -> Result<JoinPayload, String> {
         let limits = &self.gateway.limits;
         if sub_topic.is_empty() {
-            return Err("TopicNameRequired: You must provide a topic name".to_owned().into());
+            return Err("TopicNameRequired: You must provide a topic name".to_owned());
         }
         if !self.gateway.admission.allows_join(limits, std::time::Instant::now()) {
-            return Err(Refusal::TooManyJoins(format!(
+            // Upstream closes the socket, too; its client would join all its channels anew.
+            return Err(format!(
                 "ClientJoinRateLimitReached: Too many joins per second (limits.max_joins_per_second = {})",
                 limits.max_joins_per_second
-            )));
+            ));
         }
         if place.is_none() && self.channels.len() >= limits.max_channels_per_client {
-            return Err(Refusal::Reason(format!(
+            return Err(format!(
                 "ChannelRateLimitReached: Too many channels (limits.max_channels_per_client = {})",
                 limits.max_channels_per_client
-            )));
+            ));
         }
         let ClientPayload::Json(payload) = &message.payload else {
-            return Err("UnknownErrorOnChannel: the payload of phx_join must be JSON".to_owned().into());
+            return Err("UnknownErrorOnChannel: the payload of phx_join must be JSON".to_owned());
         };
         let payload = JoinPayload::parse(sub_topic, payload).map_err(|error| error.to_string())?;
         if limits.private_only && !payload.private {
-            return Err("PrivateOnly: This project only allows private channels".to_owned().into());
+            return Err("PrivateOnly: This project only allows private channels".to_owned());
         }
         check_sizes(&payload, limits)?;
         if !payload.invalid_fields.is_empty() {
             let fields = payload.invalid_fields.join(", ");
-            tracing::warn!(code = "InvalidJoinPayload", fields, "fields of a join took their defaults");
+            tracing::warn!(
+                code = "InvalidJoinPayload",
+                fields,
+                sub = self.credentials.subject(),
+                iss = self.credentials.issuer(),
+                exp = self.credentials.expiry(),
+                "fields of a join took their defaults"
+            );
         }
         Ok(payload)
     }
@@ -138,20 +135,16 @@ struct JoinTask {
 
 impl JoinTask {
     /// Answers the join.
-    async fn run(self, checked: Result<JoinPayload, Refusal>) -> Settled {
+    async fn run(self, checked: Result<JoinPayload, String>) -> Settled {
         let joined = match checked {
-            Ok(payload) => self.decide(payload).await.map_err(Refusal::Reason),
-            Err(refusal) => Err(refusal),
+            Ok(payload) => self.decide(payload).await,
+            Err(reason) => Err(reason),
         };
         let outcome = match joined {
-            Ok(joined) => JoinOutcome::Joined(joined),
-            Err(Refusal::Reason(reason)) => {
+            Ok(joined) => Some(joined),
+            Err(reason) => {
                 self.refuse(&reason).await;
-                JoinOutcome::Refused
-            }
-            Err(Refusal::TooManyJoins(reason)) => {
-                self.refuse(&reason).await;
-                JoinOutcome::TooManyJoins
+                None
             }
         };
         Settled::Joined { topic: self.topic, outcome }
@@ -235,7 +228,15 @@ impl JoinTask {
     async fn refuse(&self, reason: &str) {
         self.gateway.count_error();
         // As a debug text: a topic is a stranger's, and may hold line breaks or a token.
-        tracing::info!(topic = ?redact_text(&self.topic), reason, "join refused");
+        let bearer = &self.socket_credentials;
+        tracing::info!(
+            topic = ?redact_text(&self.topic),
+            reason,
+            sub = bearer.subject(),
+            iss = bearer.issuer(),
+            exp = bearer.expiry(),
+            "join refused"
+        );
         tokio::time::sleep(self.gateway.limits.channel_error_backoff).await;
         let serializer = self.session.serializer();
         let response = walcast_wire::reason_response(reason);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walcast_auth::TokenError;
-use walcast_engine::{ChannelId, Command, SystemMessage};
+use walcast_engine::{Command, SystemMessage};
 use walcast_wire::{AccessTokenPush, ClientMessage, ClientPayload, Status};
 
-use super::channel::{Joined, Settled, Stage};
+use super::channel::{Credentials, Joined, Settled, Stage};
 use super::client::Client;
 use super::private::{self, Asker, PrivateRights, Renewal};
 use crate::clock::{since_epoch, unix_seconds};
@@ -72,10 +72,10 @@ impl Client {
             let sub_topic = walcast_wire::sub_topic(&topic).unwrap_or_default();
             let checked = async {
                 let claims = gateway.verifier.verify(&token, unix_seconds()).await.map_err(|error| {
-                    tracing::info!(code = error.code(), %error, "a channel was closed for its token");
+                    log_closing(&joined.credentials, &error);
                     error.close_message()
                 })?;
-                let credentials = super::channel::Credentials::new(Arc::clone(&token), claims);
+                let credentials = Credentials::new(Arc::clone(&token), claims);
                 let rights = match &joined.rights {
                     None => None,
                     Some(before) => {
@@ -118,10 +118,10 @@ impl Client {
     }
 
     /// Ends a channel whose token has expired.
-    pub(super) async fn end_by_token(&mut self, channel: ChannelId, seconds_ago: u64) {
+    pub(super) async fn end_by_token(&mut self, ended: &Joined, seconds_ago: u64) {
         let error = TokenError::Expired { seconds_ago };
-        tracing::info!(code = error.code(), %error, "a channel was closed for its token");
-        self.close_channel(channel, error.close_message()).await;
+        log_closing(&ended.credentials, &error);
+        self.close_channel(ended.channel.id(), error.close_message()).await;
     }
 
     /// Tells channels whose token expires soon. Status ok: for many clients an error is a reason to rejoin.
@@ -146,6 +146,18 @@ impl Client {
             self.session.send(Command::System(system)).await;
         }
     }
+}
+
+/// Notes that a channel with these credentials ends for its token.
+fn log_closing(credentials: &Credentials, error: &TokenError) {
+    tracing::info!(
+        code = error.code(),
+        %error,
+        sub = credentials.subject(),
+        iss = credentials.issuer(),
+        exp = credentials.expiry(),
+        "a channel was closed for its token"
+    );
 }
 
 /// What policies allow now; the error is the `system` message that ends the channel.

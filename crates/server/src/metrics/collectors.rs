@@ -52,7 +52,8 @@ impl Collector for OwnNames {
 impl Collector for KnownNames {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for reading in KNOWN_NAMES {
-            let values = counted(&self.0, tenant_label, |counters| reading.value(counters));
+            let values =
+                counted(&self.0, |project| Some(tenant_label(project)), |counters| reading.value(counters));
             let place = encoder.encode_descriptor(reading.name, reading.help, None, MetricType::Unknown)?;
             encode_values(place, values, const_gauge)?;
         }
@@ -64,14 +65,14 @@ fn own_label(project: &MeasuredProject) -> Label<'_> {
     project.label.as_ref().map(|label| ("project", label.as_str()))
 }
 
-fn tenant_label(project: &MeasuredProject) -> Label<'_> {
-    Some(("tenant", project.id.as_str()))
+fn tenant_label(project: &MeasuredProject) -> (&'static str, &str) {
+    ("tenant", project.id.as_str())
 }
 
 /// What the engines that are up have counted.
 fn counted<'a, T>(
     projects: &'a [MeasuredProject],
-    label: fn(&'a MeasuredProject) -> Label<'a>,
+    label: impl Fn(&'a MeasuredProject) -> Label<'a>,
     read: impl Fn(&Counters) -> T,
 ) -> Values<'a, T> {
     let mut values = Vec::with_capacity(projects.len());

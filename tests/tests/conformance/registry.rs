@@ -1,0 +1,113 @@
+//! Every case is a test, or stands in docs/compatibility.md.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// How many cases docs/protocol.md §15 has.
+const CASES: u16 = 300;
+
+/// Cases whose behaviour is not built yet, by what builds it. The end of this list is the end of the work.
+const TO_COME: &[(&str, &[RangeInclusive<u16>])] = &[
+    ("several projects", &[9..=10, 20..=21, 114..=114]),
+    ("rates", &[12..=12, 123..=123, 165..=165, 226..=226]),
+    (
+        "private channels",
+        &[44..=44, 82..=82, 85..=108, 115..=115, 121..=122, 166..=166, 169..=172, 281..=284],
+    ),
+    ("REST", &[124..=135, 279..=279]),
+    ("broadcast from the database", &[136..=139, 146..=146, 266..=272, 285..=287]),
+    ("replay", &[140..=145, 291..=291]),
+    ("presence", &[168..=168]),
+    ("HTTP and operations", &[22..=22, 246..=256, 258..=258, 260..=260, 263..=265, 274..=274]),
+    ("throughput", &[292..=292]),
+];
+
+const DIFFERENCES: &str = "### Cases with a difference";
+const NOT_APPLICABLE: &str = "### Cases that do not apply";
+
+/// The sources of this suite.
+fn sources(folder: &Path, found: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sources(&path, found)?;
+        } else {
+            found.push(fs::read_to_string(path)?);
+        }
+    }
+    Ok(())
+}
+
+/// The number of each test of this suite, and its sentence.
+fn tests() -> Result<BTreeMap<u16, String>> {
+    let mut found = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance"), &mut found)?;
+    let mut tests = BTreeMap::new();
+    for (attribute, function) in found.iter().flat_map(|source| source.lines().zip(source.lines().skip(1))) {
+        let Some(name) = function.trim_start_matches("async ").strip_prefix("fn case_") else { continue };
+        ensure!(attribute.starts_with("#[tokio::test") || attribute == "#[test]", "case_{name} is no test");
+        let name = name.split('(').next().unwrap_or_default();
+        let (number, sentence) =
+            name.split_once('_').with_context(|| format!("case_{name} has no sentence"))?;
+        ensure!(number.len() == 3, "the number of case_{name} has three digits");
+        let before = tests.insert(number.parse()?, sentence.to_owned());
+        ensure!(before.is_none(), "two tests of case {number}");
+    }
+    Ok(tests)
+}
+
+/// The first cell of each row of the table below a heading of the page: the number of a case. Each has a reason.
+fn listed(page: &str, heading: &str) -> Result<BTreeSet<u16>> {
+    let (_, below) = page.split_once(heading).with_context(|| format!("no {heading}"))?;
+    let section = below.split("\n#").next().unwrap_or_default();
+    let mut numbers = BTreeSet::new();
+    for row in section.lines().filter(|line| line.starts_with('|')).skip(2) {
+        let mut cells = row.trim_matches('|').split('|').map(str::trim);
+        let number = cells.next().unwrap_or_default();
+        let number = number.parse().with_context(|| format!("{number} is no case: {row}"))?;
+        ensure!(cells.clone().count() > 0 && cells.all(|cell| !cell.is_empty()), "without a reason: {row}");
+        ensure!(numbers.insert(number), "case {number} is listed twice");
+    }
+    Ok(numbers)
+}
+
+#[test]
+fn every_case_is_a_test_or_stands_in_the_compatibility_page() -> Result<()> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/compatibility.md");
+    let page = fs::read_to_string(page)?;
+    let (tests, differences) = (tests()?, listed(&page, DIFFERENCES)?);
+    let not_applicable = listed(&page, NOT_APPLICABLE)?;
+    let mut to_come = BTreeSet::new();
+    for (reason, numbers) in TO_COME {
+        for number in numbers.iter().flat_map(Clone::clone) {
+            ensure!(to_come.insert(number), "case {number} is to come twice: {reason}");
+        }
+    }
+    let mut missing = Vec::new();
+    for number in 1..=CASES {
+        let places =
+            [tests.contains_key(&number), not_applicable.contains(&number), to_come.contains(&number)];
+        match places.iter().filter(|there| **there).count() {
+            0 => missing.push(number),
+            1 => {}
+            _ => anyhow::bail!("case {number}: of test, page and list to come more than one has it"),
+        }
+    }
+    ensure!(missing.is_empty(), "neither a test nor in docs/compatibility.md: {missing:?}");
+    let known = 1..=CASES;
+    let strange = tests.keys().chain(&not_applicable).chain(&to_come).find(|number| !known.contains(number));
+    ensure!(strange.is_none(), "there is no case {strange:?}");
+    let unproved: Vec<_> = differences.iter().filter(|number| !tests.contains_key(number)).collect();
+    ensure!(unproved.is_empty(), "differences that no test shows: {unproved:?}");
+    let still = if to_come.is_empty() { String::new() } else { format!(", {} still to come", to_come.len()) };
+    println!(
+        "conformance: {CASES} cases: {} tests, {} listed as not applicable{still}",
+        tests.len(),
+        not_applicable.len()
+    );
+    Ok(())
+}
