@@ -1,4 +1,5 @@
-// Promises of walcast to the stock JavaScript client. One argument: the package to check, by its name in package.json.
+// Promises of walcast to the stock JavaScript client. The first argument is the package to check, by its name in
+// package.json; a second one is the number of the only case of docs/protocol.md §15 that is wanted.
 // How it is started and what it expects: tests/clients/README.md.
 import { strict as assert } from 'node:assert';
 import { broadcasts, changes, fresh, send, withPresence } from './channels.mjs';
@@ -7,7 +8,7 @@ import { checkFilters } from './filters.mjs';
 import { checkHttp } from './http.mjs';
 import { ana, bruno, clientOf, closeClients, database, insertNotes, subscribed, tokenOf } from './people.mjs';
 import { checkPrivateChannels } from './private.mjs';
-import { finish, Inbox, promise, restartServer } from './promise.mjs';
+import { finish, Inbox, onlyCase, promise, restartServer } from './promise.mjs';
 import { checkStoredMessages } from './stored.mjs';
 
 const NEWEST = '@supabase/supabase-js';
@@ -15,6 +16,7 @@ const OLDER = 'supabase-js-v1-serializer';
 
 const checked = process.argv[2] ?? NEWEST;
 assert.ok([NEWEST, OLDER].includes(checked), `the argument is ${NEWEST} or ${OLDER}`);
+if (process.argv[3]) onlyCase(process.argv[3]);
 const library = await import(checked);
 const { createClient } = library;
 const { createClient: createOtherClient } = await import(checked === NEWEST ? OLDER : NEWEST);
