@@ -36,10 +36,7 @@ fn shape(choice: u8) -> Shape {
 }
 
 fn array_of(element: Shape) -> Shape {
-    Shape::Array {
-        element: Box::new(element),
-        delimiter: ',',
-    }
+    Shape::Array { element: Box::new(element), delimiter: ',' }
 }
 
 fn pair_of(second: Shape) -> Shape {

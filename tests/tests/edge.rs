@@ -266,6 +266,39 @@ async fn behind_a_trusted_proxy_each_of_its_clients_is_counted() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_polling_session_takes_a_place_of_its_address_and_its_requests_take_none() -> Result<()> {
+    let world = World::with_settings("edge_polls", "", |settings| {
+        settings.listener.addresses = AddressLimits { connections_max: 1, handshakes_per_second_max: 0 };
+        settings.listener.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
+        settings.project.allowed_origins = vec!["https://app.example".parse().expect("an origin")];
+    })
+    .await?;
+    let (address, apikey) = (world.server.address(), token(&person("ana")));
+    let open = format!("/socket/longpoll?vsn=2.0.0&apikey={apikey}");
+    let from = |client: &str| format!("host: a\r\nx-forwarded-for: {client}\r\n");
+    let opened = get(address, &open, &from("192.0.2.1")).await?.json()?;
+    let session = opened["token"].as_str().with_context(|| opened.to_string())?;
+    let refused = get(address, &open, &from("192.0.2.1")).await?;
+    assert_eq!(refused.status, 429);
+    assert!(refused.body.contains("limits.max_connections_per_address = 1"), "{refused:?}");
+    let heartbeat = r#"[null,"1","phoenix","heartbeat",{}]"#;
+    let post = format!(
+        "POST /socket/longpoll?vsn=2.0.0&token={session} HTTP/1.1\r\n{}content-length: {}\r\n\r\n{heartbeat}",
+        from("192.0.2.1"),
+        heartbeat.len()
+    );
+    let sent = ask_on(TcpStream::connect(address).await?, &post).await?;
+    assert_eq!(sent.json()?["status"], 200, "{sent:?}");
+    let polled =
+        get(address, &format!("/socket/longpoll?token={session}"), &from("192.0.2.1")).await?.json()?;
+    assert_eq!(polled["messages"].as_array().map(Vec::len), Some(1), "{polled}");
+    assert_eq!(get(address, &open, &from("192.0.2.2")).await?.json()?["status"], 410, "another address");
+    let elsewhere = format!("{}origin: https://evil.example\r\n", from("192.0.2.3"));
+    assert_eq!(get(address, &open, &elsewhere).await?.status, 403, "origins count here as well");
+    world.server.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_makes_so_many_handshakes_in_a_second() -> Result<()> {
     let world = World::with_settings("edge_handshakes", "", |settings| {
         settings.listener.addresses = AddressLimits { connections_max: 0, handshakes_per_second_max: 3 };

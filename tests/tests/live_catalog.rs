@@ -328,12 +328,12 @@ async fn look_ups(learns: Learns, name: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_look_ups_depend_on_takes_effect_at_its_place_in_the_log() -> Result<()> {
-    look_ups(Learns::FromTheLog, "live_look_ups_log").await
+    Box::pin(look_ups(Learns::FromTheLog, "live_look_ups_log")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_look_ups_depend_on_takes_effect_at_the_next_poll() -> Result<()> {
-    look_ups(Learns::ByPolling, "live_look_ups_poll").await
+    Box::pin(look_ups(Learns::ByPolling, "live_look_ups_poll")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,6 +35,7 @@ use walcast_auth::{OperatorKeys, Verifier};
 use walcast_engine::Engine;
 use walcast_policy::channel::ChannelPolicies;
 
+pub use self::batch::check_batch;
 pub use self::openapi::{document as openapi_document, router as openapi_router};
 pub use self::project::{
     DatabaseDescription, ProjectDescription, ProjectDirectory, ProjectError, ProjectLimits,

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::response::{IntoResponse, Response};
-use http::{Request, StatusCode, Uri, header};
+use http::{Method, Request, StatusCode, Uri, header};
 
 use crate::addresses::{AddressLimitReached, Addresses, Network, Seat, client_of};
+use crate::gateway::TOKEN_HEADER;
 use crate::listener::ListenerSettings;
 use crate::origins::is_socket_path;
 
@@ -98,7 +99,7 @@ impl Edge {
         Ok(Peer::Client { address, seat, first: AtomicBool::new(true) })
     }
 
-    /// A request on it. One for a socket gets the place that the socket will hold.
+    /// A request on it. One that opens a socket gets the place that the socket will hold.
     pub(crate) fn admit<B>(&self, peer: &Peer, request: &mut Request<B>) -> Result<(), Refusal> {
         let line = request.method().as_str().len() + target_bytes(request.uri()) + LINE_OVERHEAD_BYTES;
         if line > self.request_line_bytes_max {
@@ -111,7 +112,7 @@ impl Edge {
         if head > self.head_bytes_max {
             return Err(Refusal::Head { bytes: head, max: self.head_bytes_max });
         }
-        if !is_socket_path(request.uri().path()) {
+        if !opens_a_socket(request) {
             return Ok(());
         }
         let seat = match peer {
@@ -129,6 +130,20 @@ impl Edge {
         request.extensions_mut().insert(seat);
         Ok(())
     }
+}
+
+/// A handshake of a WebSocket, or the first request of a long-polling session: one without the session's token
+/// (docs/protocol.md §1.7).
+fn opens_a_socket<B>(request: &Request<B>) -> bool {
+    if !is_socket_path(request.uri().path()) {
+        return false;
+    }
+    let has_token = || {
+        let query = request.uri().query().unwrap_or_default();
+        request.headers().contains_key(TOKEN_HEADER)
+            || query.split('&').any(|pair| pair.starts_with("token="))
+    };
+    request.method() == Method::GET && !has_token()
 }
 
 /// Bytes of a request's target as it was sent; most have no authority.
@@ -194,6 +209,22 @@ mod tests {
         assert!(edge.admit(&client, &mut socket_request("")).is_err());
         let mut other = Request::builder().uri("/api/ping").body(()).unwrap();
         edge.admit(&client, &mut other).unwrap();
+    }
+
+    #[test]
+    fn only_the_first_request_of_a_long_polling_session_counts() {
+        let edge = edge(0);
+        let client = edge.peer(ip("192.0.2.1")).ok().unwrap();
+        let request = |method: &str, uri: &str| Request::builder().method(method).uri(uri).body(()).unwrap();
+        for _ in 0..5 {
+            edge.admit(&client, &mut request("GET", "/socket/longpoll?vsn=2.0.0&token=t")).unwrap();
+            edge.admit(&client, &mut request("POST", "/socket/longpoll?token=t")).unwrap();
+        }
+        let mut opening = request("GET", "/socket/longpoll?vsn=2.0.0");
+        edge.admit(&client, &mut opening).unwrap();
+        assert!(opening.extensions().get::<AddressSeat>().is_some());
+        edge.admit(&client, &mut request("GET", "/socket/longpoll?vsn=2.0.0")).unwrap();
+        assert!(edge.admit(&client, &mut request("GET", "/socket/longpoll?vsn=2.0.0")).is_err());
     }
 
     #[test]

@@ -269,7 +269,7 @@ async fn choose(State(front): State<Arc<Front>>, mut request: Request) -> Respon
     if is_socket_path(request.uri().path()) {
         tokio::time::sleep(front.refusal_delay).await;
     }
-    if request.uri().path().starts_with("/api/") {
+    if is_api_path(request.uri().path()) {
         return refusal(&request, StatusCode::UNAUTHORIZED, "Tenant not found in database");
     }
     refusal(&request, StatusCode::NOT_FOUND, "Tenant not found")
@@ -309,9 +309,14 @@ fn below(uri: &Uri, rest: usize) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
+/// Whether a path is of the HTTP interface (docs/protocol.md §11.1).
+fn is_api_path(path: &str) -> bool {
+    path.strip_prefix("/realtime/v1").unwrap_or(path).starts_with("/api/")
+}
+
 /// In the words of the reference server: `message` from its HTTP interface, else `error`.
 fn refusal(request: &Request, status: StatusCode, text: &str) -> Response {
-    let key = if request.uri().path().starts_with("/api/") { "message" } else { "error" };
+    let key = if is_api_path(request.uri().path()) { "message" } else { "error" };
     let content_type = [(header::CONTENT_TYPE, "application/json; charset=utf-8")];
     (status, content_type, serde_json::json!({ key: text }).to_string()).into_response()
 }
@@ -379,7 +384,9 @@ mod tests {
             assert_eq!(ask(&doors, "red.example.com", path).await, not_found, "{path}");
         }
         let unauthorized = (401, r#"{"message":"Tenant not found in database"}"#.to_owned());
-        assert_eq!(ask(&doors, "red.example.com", "/api/broadcast").await, unauthorized);
+        for path in ["/api/broadcast", "/realtime/v1/api/ping"] {
+            assert_eq!(ask(&doors, "red.example.com", path).await, unauthorized, "{path}");
+        }
         assert_eq!(ask(&doors, "example.blue.com", "/socket/websocket").await, not_found);
     }
 

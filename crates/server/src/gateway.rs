@@ -36,6 +36,8 @@ use walcast_policy::channel::ChannelPolicies;
 pub(crate) use self::limits::Admission;
 pub use self::limits::Limits;
 use self::long_poll::Sessions;
+pub(crate) use self::long_poll::TOKEN_HEADER;
+pub use self::long_poll::check_long_poll_body;
 
 /// What every connection shares.
 pub struct Gateway {

@@ -142,7 +142,7 @@ pub struct ProtocolClient {
     last_reference: u64,
     join_references: HashMap<String, Value>,
     unclaimed: VecDeque<Received>,
-    strict: Option<StrictReader>,
+    strict: Option<Box<StrictReader>>,
 }
 
 impl ProtocolClient {
@@ -167,7 +167,7 @@ impl ProtocolClient {
     /// [`strict`](crate::strict). A frame that is not fails whatever expectation it arrives under.
     #[must_use]
     pub fn strictly(mut self) -> Self {
-        self.strict = Some(StrictReader::new(self.version));
+        self.strict = Some(Box::new(StrictReader::new(self.version)));
         self
     }
 

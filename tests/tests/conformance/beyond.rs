@@ -70,7 +70,7 @@ async fn case_295_the_join_reply_has_no_key_that_was_not_sent_but_the_id() -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn case_296_a_heartbeat_is_answered_while_another_join_waits() -> Result<()> {
     let never = |settings: &mut ServeSettings| {
-        settings.project.limits.channel_error_backoff = Duration::from_mins(10)
+        settings.project.limits.channel_error_backoff = Duration::from_mins(10);
     };
     let world = World::with_settings("conformance_296", "", never).await?;
     on_both(async |version| {

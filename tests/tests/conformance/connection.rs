@@ -144,6 +144,37 @@ async fn case_011_one_user_too_many_is_refused_with_429() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn case_012_while_there_are_too_many_joins_a_handshake_is_refused_with_429() -> Result<()> {
+    let one = |settings: &mut ServeSettings| settings.project.limits.max_joins_per_second = 1;
+    let world = World::with_settings("conformance_012", "", one).await?;
+    let mut client = connect(&world, ProtocolVersion::V2).await?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        // All within a second, unless the machine is very busy: then once more.
+        for _ in 0..20 {
+            client.send(&room(), "phx_join", &json!({ "config": {} })).await?;
+        }
+        client.heartbeat().await?;
+        let answer = http::handshake(world.server.address(), &token(&person("ana"))).await?;
+        if answer.status == 429 {
+            let error = &answer.json()?["error"];
+            ensure!(
+                error.as_str().is_some_and(|error| error.starts_with("Too many joins per second")),
+                "{error}"
+            );
+            break;
+        }
+        ensure!(Instant::now() < deadline, "the handshake is admitted whatever the rate: {answer:?}");
+    }
+    // The rate is that of a second.
+    while http::handshake(world.server.address(), &token(&person("ana"))).await?.status != 101 {
+        ensure!(Instant::now() < deadline, "refused for longer than joins are too many");
+        tokio::task::yield_now().await;
+    }
+    client.heartbeat().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn case_013_any_other_failure_is_500_in_general_words() -> Result<()> {
     let soon = unix_seconds() + 60;
     let claims = [
@@ -236,7 +267,7 @@ async fn case_019_invalid_json_is_ignored() -> Result<()> {
 async fn case_023_a_socket_whose_channels_are_all_gone_stays_open_as_long_as_it_is_heard() -> Result<()> {
     const SILENCE: Duration = Duration::from_secs(1);
     let world = World::with_settings("conformance_023", "", |settings| {
-        settings.project.limits.idle_timeout = SILENCE
+        settings.project.limits.idle_timeout = SILENCE;
     })
     .await?;
     on_both(async |version| {

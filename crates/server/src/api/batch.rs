@@ -23,6 +23,13 @@ pub(super) struct Message<'a> {
     pub(super) id: Option<Cow<'a, str>>,
 }
 
+/// Checks the body of a batch as the server does before it sends any of it, and tells how many messages it has, or
+/// the body of the refusal.
+pub fn check_batch(body: &[u8], payload_bytes_max: usize) -> Result<usize, String> {
+    let messages = Message::parse_all(body, payload_bytes_max);
+    messages.map(|messages| messages.len()).map_err(|refusal| refusal.to_string())
+}
+
 /// A text of JSON, borrowed where it has no escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

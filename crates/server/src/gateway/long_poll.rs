@@ -24,13 +24,14 @@ pub(crate) use self::session::Sessions;
 use self::session::{Delivered, PollSession};
 use super::handshake::{self, Parameters};
 use super::{Gateway, Incoming};
+use crate::edge::AddressSeat;
 
 /// How long a request waits for messages before it is answered without any.
 const WINDOW: Duration = Duration::from_secs(10);
 /// Messages that one request may send.
 const LINES_MAX: usize = 100;
 /// The header that may carry the token in place of the query.
-const TOKEN_HEADER: &str = "x-phoenix-longpoll-token";
+pub(crate) const TOKEN_HEADER: &str = "x-phoenix-longpoll-token";
 /// Bytes of a request that sends messages.
 const BODY_BYTES_MAX: usize = 8_000_000;
 
@@ -64,10 +65,11 @@ pub(super) fn routes() -> MethodRouter<Arc<Gateway>> {
 }
 
 /// `GET`: opens a session, or waits for its messages.
-async fn poll(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+async fn poll(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
+    let address_seat = request.extensions_mut().remove::<AddressSeat>();
     let parameters = Parameters::of(request.uri().query().unwrap_or_default());
     let Some(token) = token_of(&parameters, request.headers()) else {
-        return open(&gateway, &parameters, request.headers()).await;
+        return open(&gateway, &parameters, request.headers(), address_seat).await;
     };
     let Some(session) = gateway.polls.find(&token) else {
         return answer(PollStatus::Gone, None, &[]);
@@ -79,13 +81,18 @@ async fn poll(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
     }
 }
 
-async fn open(gateway: &Arc<Gateway>, parameters: &Parameters, headers: &HeaderMap) -> Response {
+async fn open(
+    gateway: &Arc<Gateway>,
+    parameters: &Parameters,
+    headers: &HeaderMap,
+    address_seat: Option<AddressSeat>,
+) -> Response {
     let Ok(serializer) = Serializer::negotiate(parameters.vsn.as_deref()) else {
         return refusal(PollStatus::Forbidden, "vsn must be 1.0.0 or 2.0.0");
     };
     match handshake::admit(gateway, headers, parameters.apikey.clone(), serializer).await {
         Ok((admitted, seat)) => {
-            let token = PollSession::start(gateway, admitted, seat).await;
+            let token = PollSession::start(gateway, admitted, (seat, address_seat)).await;
             answer(PollStatus::Gone, Some(&token), &[])
         }
         Err(refused) => {
@@ -139,6 +146,11 @@ async fn preflight() -> Response {
         (header::ACCESS_CONTROL_MAX_AGE, "86400"),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+/// How many messages the body of a request that sends has; `None` for one that is refused.
+pub fn check_long_poll_body(body: &[u8], lines: bool) -> Option<usize> {
+    messages_of(&Bytes::copy_from_slice(body), lines).ok().map(|messages| messages.len())
 }
 
 /// The messages of a body. A line that is neither an array nor an object is a binary message in base64, as Phoenix's

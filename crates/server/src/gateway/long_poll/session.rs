@@ -14,6 +14,7 @@ use super::super::client::{Admitted, Client};
 use super::super::limits::Seat;
 use super::super::{End, Gateway, Incoming};
 use super::mailbox::Mailbox;
+use crate::edge::AddressSeat;
 
 /// A session that nobody asks anything of for so long has ended.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -59,7 +60,11 @@ pub(super) enum Delivered {
 
 impl PollSession {
     /// Opens a session and gives its token, which nobody can guess.
-    pub(super) async fn start(gateway: &Arc<Gateway>, admitted: Admitted, seat: Seat) -> Arc<str> {
+    pub(super) async fn start(
+        gateway: &Arc<Gateway>,
+        admitted: Admitted,
+        seats: (Seat, Option<AddressSeat>),
+    ) -> Arc<str> {
         let token: Arc<str> = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()).into();
         let mailbox = Arc::new(Mailbox::default());
         let (incoming, inbox) = mpsc::channel(INBOX);
@@ -72,7 +77,7 @@ impl PollSession {
         tokio::spawn(Box::pin(async move {
             Serving { client, mailbox, inbox, heard: silence }.run().await;
             gateway.polls.by_token().remove(&ended);
-            drop(seat);
+            drop(seats);
         }));
         token
     }
