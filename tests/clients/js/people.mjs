@@ -28,6 +28,9 @@ export function clientOf(createClient, person, token = tokenOf(person)) {
   class Wire extends WebSocket {
     constructor(...parameters) {
       super(...parameters);
+      // A client that is closed while it connects listens to nothing any more. In Node.js, unlike in a browser, an error
+      // that nobody listens to ends the process.
+      this.on('error', () => {});
       wire = this;
     }
   }
