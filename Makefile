@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint deny conformance oracle bench-policies clients fuzz vendor
+.PHONY: help run test test-matrix lint deny conformance oracle bench-policies clients fuzz vendor
 
 # Where rustup puts cargo, and where scripts/setup.sh puts a newer Node.js if Debian's is too old.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.walcast/node/bin:$(PATH)
@@ -16,6 +16,9 @@ run: ## start walcast with a private Postgres and the demo page; options: ARGS="
 
 test: ## everything that must hold: formatting, lints, tests of all kinds
 	@scripts/test.sh
+
+test-matrix: ## tests against the database on Postgres 14 to 18; VERSIONS="14 18" for some, TESTS="row_changes deletes" for a part
+	@scripts/test-matrix.sh
 
 lint: ## formatting, lints and dependencies only
 	@scripts/setup.sh lint

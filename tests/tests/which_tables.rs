@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use walcast_testkit::database::major;
 use walcast_tests::watching::{Watcher, refusal, watched};
 use walcast_tests::{binding, person};
 
@@ -143,18 +144,21 @@ async fn with_publish_via_partition_root_the_root_is_subscribed_and_has_the_chan
     let changes = watcher.seen(&world).await?;
     assert!(changes.iter().all(|data| data["table"] == "readings"), "{changes:?}");
     let seen: Vec<_> = changes.iter().map(|data| (&data["type"], &data["record"])).collect();
-    let row = |id: i32, body: &str| json!({"id": id, "body": body});
-    assert_eq!(
-        seen,
-        [
-            (&json!("INSERT"), &row(1, "a")),
-            (&json!("INSERT"), &row(101, "b")),
-            (&json!("INSERT"), &row(102, "c")),
-            (&json!("UPDATE"), &row(1, "d")),
-            (&json!("DELETE"), &Value::Null),
-            (&json!("INSERT"), &row(201, "attached")),
-        ]
-    );
+    let row = |kind: &str, id: i32, body: &str| (json!(kind), json!({"id": id, "body": body}));
+    let mut expected = vec![
+        row("INSERT", 1, "a"),
+        row("INSERT", 101, "b"),
+        row("INSERT", 102, "c"),
+        row("UPDATE", 1, "d"),
+        (json!("DELETE"), Value::Null),
+    ];
+    if major().await == 14 {
+        // PostgreSQL 14 goes on to publish a partition that was detached as the root's, until the stream begins anew.
+        expected.push(row("INSERT", 103, "detached"));
+    }
+    expected.push(row("INSERT", 201, "attached"));
+    let expected: Vec<_> = expected.iter().map(|(kind, record)| (kind, record)).collect();
+    assert_eq!(seen, expected);
     Ok(())
 }
 
@@ -170,12 +174,16 @@ fn partitioned(options: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_publication_publishes_its_row_filter_and_its_column_list_hold() -> Result<()> {
+    // PostgreSQL 14 has neither row filters nor column lists.
+    let filtered = major().await >= 15;
+    let parts = if filtered { "(id, title) where (id > 10)" } else { "" };
     let world = watched(
         "tables_publication",
-        "create table notes (id int primary key, title text, secret text);
-         grant select on notes to authenticated;
-         create publication supabase_realtime for table notes (id, title) where (id > 10)
-             with (publish = 'insert, delete');",
+        &format!(
+            "create table notes (id int primary key, title text, secret text);
+             grant select on notes to authenticated;
+             create publication supabase_realtime for table notes {parts} with (publish = 'insert, delete');"
+        ),
     )
     .await?;
     let by_secret = json!({"event": "*", "schema": "public", "table": "notes", "filter": "secret=eq.s"});
@@ -192,6 +200,13 @@ async fn what_a_publication_publishes_its_row_filter_and_its_column_list_hold() 
     let seen: Vec<_> =
         changes.iter().map(|data| (&data["type"], &data["record"], &data["old_record"])).collect();
     let null = &Value::Null;
+    if !filtered {
+        let kinds: Vec<_> = seen.iter().map(|(kind, _, old)| (*kind, &old["id"])).collect();
+        let (insert, delete) = (&json!("INSERT"), &json!("DELETE"));
+        let (one, eleven) = (&json!(1), &json!(11));
+        assert_eq!(kinds, [(insert, null), (insert, null), (delete, one), (delete, eleven)]);
+        return Ok(());
+    }
     assert_eq!(
         seen,
         [

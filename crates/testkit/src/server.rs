@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -240,13 +240,15 @@ fn find_binaries(settings: &ClusterSettings, major: Option<u32>) -> Result<Binar
     let Some(cache) = &settings.embedded_cache else {
         return Binaries::find(explicit, &[], major);
     };
-    let unpacked = embedded::bin_directory(cache);
-    Binaries::find(explicit, std::slice::from_ref(&unpacked), major).or_else(|error| {
-        if explicit.is_some() || major.is_some_and(|major| major != embedded::MAJOR) {
+    let wanted = major.unwrap_or(embedded::NEWEST);
+    let unpacked: Vec<PathBuf> = embedded::bin_directory(cache, wanted).into_iter().collect();
+    Binaries::find(explicit, &unpacked, major).or_else(|error| {
+        if explicit.is_some() || unpacked.is_empty() {
             return Err(error);
         }
-        embedded::install(cache).with_context(|| format!("{error:#}; fetching them failed as well"))?;
-        Binaries::find(Some(&unpacked), &[], major)
+        let fetched = embedded::install(cache, wanted);
+        let fetched = fetched.with_context(|| format!("{error:#}; fetching them failed as well"))?;
+        Binaries::find(Some(&fetched), &[], major)
     })
 }
 

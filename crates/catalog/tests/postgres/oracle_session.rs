@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use walcast_catalog::{Catalog, CatalogSettings};
 use walcast_policy::{Datum, Oracle as _, OracleError};
-use walcast_testkit::{Cluster, ClusterSettings};
+use walcast_testkit::Cluster;
 
 use crate::support::{Fixture, SOON, ask, ask_one, raised};
 
@@ -126,7 +126,7 @@ async fn a_type_that_changes_below_a_prepared_question_is_noticed() {
 
 #[tokio::test]
 async fn after_postgres_was_restarted_questions_are_answered_again() {
-    let cluster = Cluster::start(ClusterSettings::default()).await.unwrap();
+    let cluster = Cluster::start(walcast_testkit::database::test_settings()).await.unwrap();
     let admin = cluster.client("postgres").await.unwrap();
     admin.batch_execute(&format!("CREATE PUBLICATION supabase_realtime; {SCHEMA}")).await.unwrap();
     let settings = CatalogSettings::new(cluster.url("postgres").parse().unwrap());

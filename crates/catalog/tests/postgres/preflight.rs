@@ -146,7 +146,7 @@ async fn a_server_that_is_not_set_up_for_logical_replication_is_told_how() {
             setting("max_replication_slots", "0"),
             setting("max_wal_senders", "0"),
         ],
-        ..ClusterSettings::default()
+        ..walcast_testkit::database::test_settings()
     })
     .await
     .unwrap();

@@ -3,6 +3,7 @@
 use walcast_catalog::{Catalog, CatalogSettings};
 use walcast_policy::Oracle as _;
 use walcast_policy::schema::Snapshot;
+use walcast_testkit::database::major;
 
 use crate::support::Fixture;
 
@@ -129,8 +130,6 @@ async fn what_the_users_publications_carry_whole_needs_no_other() {
              CREATE TABLE trimmed (id int PRIMARY KEY, more int);
              CREATE PUBLICATION one FOR TABLE halves, inserted WITH (publish = 'insert, update');
              CREATE PUBLICATION two FOR TABLE halves WITH (publish = 'delete, truncate');
-             CREATE PUBLICATION three FOR TABLE filtered WHERE (id > 5), trimmed (id);
-             CREATE PUBLICATION schemas FOR TABLES IN SCHEMA app;
              ALTER PUBLICATION supabase_realtime ADD TABLE whole;
              {}",
             messages_that_read(&["app.by_schema", "whole", "halves", "inserted", "filtered", "trimmed"])
@@ -139,16 +138,23 @@ async fn what_the_users_publications_carry_whole_needs_no_other() {
     .await;
     let mut settings = fixture.settings();
     settings.publications.extend(["one", "two", "three", "schemas"].map(str::to_owned));
-    let snapshot = Catalog::connect(settings).await.unwrap().snapshot();
     let partly = Some("the publications leave out some of its rows or statements");
-    for (name, expected) in [
-        ("by_schema", None),
-        ("whole", None),
-        ("halves", None),
-        ("inserted", partly),
-        ("filtered", partly),
-        ("trimmed", Some("a publication leaves out some of its columns")),
-    ] {
+    let mut expected = vec![("whole", None), ("halves", None), ("inserted", partly)];
+    // PostgreSQL 14 publishes tables, and those whole.
+    if major().await >= 15 {
+        fixture
+            .run(
+                "CREATE PUBLICATION three FOR TABLE filtered WHERE (id > 5), trimmed (id);
+                 CREATE PUBLICATION schemas FOR TABLES IN SCHEMA app;",
+            )
+            .await;
+        let trimmed = Some("a publication leaves out some of its columns");
+        expected.extend([("by_schema", None), ("filtered", partly), ("trimmed", trimmed)]);
+    } else {
+        fixture.run("ALTER PUBLICATION supabase_realtime ADD TABLE filtered, trimmed, app.by_schema").await;
+    }
+    let snapshot = Catalog::connect(settings).await.unwrap().snapshot();
+    for (name, expected) in expected {
         assert_eq!(obstacle(&snapshot, name), expected, "{name}");
     }
     assert_eq!(own(&fixture).await, [""; 0]);
@@ -235,6 +241,11 @@ async fn a_publication_younger_than_what_waits_in_the_slot_is_not_streamed() {
         .unwrap();
     fixture.run("SET synchronous_commit = on; INSERT INTO messages VALUES (1)").await;
     let (count, why) = streamed().await;
+    // From PostgreSQL 18 on the stream passes over a publication that the log does not know yet.
+    if major().await >= 18 {
+        assert_eq!((count, why), (3, None));
+        return;
+    }
     assert_eq!(count, 1);
     let why = why.unwrap();
     assert!(

@@ -17,7 +17,7 @@ async fn encrypted_cluster(server_name: &str) -> (Cluster, CertificateDer<'stati
     let certificate = parameters.self_signed(&key).unwrap().pem();
     let cluster = Cluster::start(ClusterSettings {
         host_based_authentication: vec!["hostnossl all encrypted_only 127.0.0.1/32 reject".to_owned()],
-        ..ClusterSettings::default()
+        ..walcast_testkit::database::test_settings()
     })
     .await
     .unwrap();

@@ -19,7 +19,7 @@ async fn every_way_of_logging_in_works_and_is_named() {
             .map(|line| line.split_once(' ').unwrap())
             .map(|(role, method)| format!("host all {role} 127.0.0.1/32 {method}"))
             .collect(),
-        ..ClusterSettings::default()
+        ..walcast_testkit::database::test_settings()
     })
     .await
     .unwrap();

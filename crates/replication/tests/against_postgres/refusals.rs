@@ -7,7 +7,7 @@ use crate::consumer::{Consumer, database_with_notes, make_notes, refusal, settin
 
 fn cluster_settings(pairs: &[(&str, &str)]) -> ClusterSettings {
     let settings = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    ClusterSettings { settings, ..ClusterSettings::default() }
+    ClusterSettings { settings, ..walcast_testkit::database::test_settings() }
 }
 
 async fn role(database: &Database, name: &str, attributes: &str) -> String {
@@ -135,20 +135,4 @@ async fn exhausted_walsenders_and_slots_are_told_apart() {
     let error = refusal(settings(&url, "third")).await.to_string();
     assert!(error.contains("max_replication_slots"), "{error}");
     first.stop().await.unwrap();
-}
-
-#[tokio::test]
-async fn a_slot_that_lost_its_log_is_refused() {
-    let limits = [("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB"), ("min_wal_size", "32MB")];
-    let cluster = Cluster::start(cluster_settings(&limits)).await.unwrap();
-    let client = cluster.client("postgres").await.unwrap();
-    make_notes(&client).await;
-    client.batch_execute("SELECT pg_create_logical_replication_slot('old', 'pgoutput')").await.unwrap();
-    for _ in 0..4 {
-        client.batch_execute("INSERT INTO notes VALUES ('x')").await.unwrap();
-        client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
-    }
-    client.batch_execute("CHECKPOINT").await.unwrap();
-    let error = refusal(settings(&cluster.url("postgres"), "old")).await.to_string();
-    assert!(error.contains("pg_drop_replication_slot('old')"), "{error}");
 }

@@ -46,7 +46,7 @@ async fn tls_cluster() -> TlsCluster {
             "hostssl all in_the_clear_only 127.0.0.1/32 reject".to_owned(),
             "hostnossl all encrypted_only 127.0.0.1/32 reject".to_owned(),
         ],
-        ..ClusterSettings::default()
+        ..walcast_testkit::database::test_settings()
     })
     .await
     .unwrap();

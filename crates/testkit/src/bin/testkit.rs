@@ -2,14 +2,17 @@
 //!
 //! The command finds the cluster's URL in `WALCAST_TEST_CLUSTER_URL` and its programs in `WALCAST_TEST_PG_BIN`; the
 //! exit status is the command's. With `--cache` the programs are fetched into that directory if there are no others.
+//!
+//! `testkit binaries --cache DIRECTORY MAJOR`: fetches the programs of one major version into that directory where they
+//! are not there yet, and prints where they are, for `WALCAST_TEST_PG_BIN`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
 use walcast_testkit::database::{BIN_DIR_VARIABLE, CLUSTER_VARIABLE, test_settings};
-use walcast_testkit::{Cluster, ClusterSettings};
+use walcast_testkit::{Binaries, Cluster, ClusterSettings, embedded};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
@@ -20,11 +23,23 @@ async fn main() -> Result<ExitCode> {
             under_cluster(Some(PathBuf::from(cache)), program, arguments).await
         }
         ["cluster", "--", program, arguments @ ..] => under_cluster(None, program, arguments).await,
+        ["binaries", "--cache", cache, major] => {
+            let major = major.parse().with_context(|| format!("not a major version of Postgres: {major}"))?;
+            let directory = embedded::install(Path::new(cache), major)?;
+            show(Binaries::in_directory(&directory)?.directory());
+            Ok(ExitCode::SUCCESS)
+        }
         _ => {
             eprintln!("usage: testkit cluster [--cache DIRECTORY] -- COMMAND [ARGUMENT…]");
+            eprintln!("       testkit binaries --cache DIRECTORY MAJOR");
             Ok(ExitCode::from(2))
         }
     }
+}
+
+#[expect(clippy::print_stdout, reason = "the directory is the command's output")]
+fn show(directory: &Path) {
+    println!("{}", directory.display());
 }
 
 async fn under_cluster(cache: Option<PathBuf>, program: &str, arguments: &[&str]) -> Result<ExitCode> {
