@@ -18,6 +18,7 @@
 //! - `decision`: one expression over many rows for many claims, over several connections; `slices`: what one
 //!   statement of it decides; `tempo`: how much at once, and when to give up.
 //! - `oracle`: [`walcast_policy::Oracle`] over the pool.
+//! - [`SlotState`]: how much log the replication slot holds back.
 //! - `visibility`: when a transaction that the log has told of is visible to queries.
 //! - `copies`: copies of the tables that policies look things up in.
 //! - [`channels`]: [`walcast_policy::channel::ChannelPolicies`]: what private channels allow, and stored messages.
@@ -51,6 +52,7 @@ mod sample;
 pub mod script;
 mod settings;
 mod slices;
+mod slot;
 pub mod survey;
 mod tempo;
 mod visibility;
@@ -59,3 +61,4 @@ pub use catalog::Catalog;
 pub use error::CatalogError;
 pub use quoting::{identifier, qualified};
 pub use settings::{CatalogSettings, LOOKUP_PUBLICATION, MESSAGES_PUBLICATION};
+pub use slot::SlotState;

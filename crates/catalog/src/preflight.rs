@@ -10,6 +10,7 @@ use crate::error::CatalogError;
 use crate::pool::Connection;
 use crate::quoting::{identifier, qualified};
 use crate::settings::CatalogSettings;
+use crate::slot;
 
 pub use failure::{Failure, PreflightError, Warning};
 
@@ -21,6 +22,8 @@ const VERSION_MIN: i32 = 140_000;
 pub struct Findings {
     /// `server_version`, for people: `15.8`.
     pub server_version: String,
+    /// PostgreSQL had invalidated the slot, and it was dropped just now: changes that it had not delivered are lost.
+    pub lost_slot_dropped: bool,
     /// The publications that did not exist and were created just now.
     pub created_publications: Vec<String>,
     /// What will not work as people expect, though walcast can serve.
@@ -28,7 +31,7 @@ pub struct Findings {
 }
 
 /// Checks the server, the role, the publications and the slot, and creates the publications that are
-/// missing where the role may.
+/// missing where the role may. A slot that PostgreSQL has invalidated is dropped, so that a new one can take its place.
 ///
 /// # Errors
 /// Everything that stands in the way, each in one sentence with what mends it.
@@ -51,6 +54,9 @@ async fn examine(
         return Ok(Err(PreflightError(failures)));
     }
     let mut findings = Findings { server_version, ..Findings::default() };
+    if failures.is_empty() {
+        findings.lost_slot_dropped = slot::drop_lost(client, slot).await?;
+    }
     for publication in &settings.publications {
         match ensure_publication(client, publication, "").await? {
             Publication::Exists => {}
@@ -140,7 +146,7 @@ async fn slot_failure(client: &Client, slot: &str) -> Result<Option<Failure>, Ca
     }
     let found = client
         .query_opt(
-            "SELECT coalesce(plugin::text, slot_type), database::text, current_database()::text, active_pid, wal_status \
+            "SELECT coalesce(plugin::text, slot_type), database::text, current_database()::text, active_pid \
              FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text",
             &[&slot],
         )
@@ -161,13 +167,10 @@ async fn slot_failure(client: &Client, slot: &str) -> Result<Option<Failure>, Ca
     let database: Option<String> = row.try_get(1)?;
     let here: String = row.try_get(2)?;
     let active_pid: Option<i32> = row.try_get(3)?;
-    let wal_status: Option<String> = row.try_get(4)?;
     Ok(if plugin != "pgoutput" {
         Some(Failure::SlotOfAnotherPlugin { slot, plugin })
     } else if let Some(database) = database.filter(|database| *database != here) {
         Some(Failure::SlotOfAnotherDatabase { slot, database })
-    } else if wal_status.as_deref() == Some("lost") {
-        Some(Failure::SlotLost { slot })
     } else {
         active_pid.map(|pid| Failure::SlotInUse { slot, pid })
     })

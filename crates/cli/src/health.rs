@@ -7,10 +7,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use walcast_catalog::Catalog;
+use walcast_engine::Engine;
 use walcast_replication::{Progress, StreamStatus};
 use walcast_server::health::{HealthReport, HealthSource, ReplicationHealth};
 
+use crate::canary;
 use crate::lag::Lag;
+use crate::slot_care::SlotCare;
 
 /// A catalog that has not been confirmed for so many polls can not be relied on.
 const POLLS_MISSED_MAX: u32 = 6;
@@ -22,6 +25,10 @@ pub(crate) struct Health {
     pub(crate) replication: watch::Receiver<StreamStatus>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) lag: Arc<Lag>,
+    pub(crate) slot: Arc<SlotCare>,
+    pub(crate) engine: Engine,
+    /// How often a canary is sent, if at all.
+    pub(crate) canary: Option<Duration>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) catalog_poll: Duration,
     pub(crate) stopping: CancellationToken,
@@ -35,10 +42,15 @@ impl HealthSource for Health {
                 StreamStatus::Connecting => ReplicationHealth::Connecting,
                 StreamStatus::Streaming { .. } => ReplicationHealth::Streaming,
                 StreamStatus::Broken { error, .. } => ReplicationHealth::Broken { error: error.clone() },
+                StreamStatus::Paused { reason } => ReplicationHealth::Paused { reason: reason.clone() },
                 StreamStatus::Stopped => ReplicationHealth::Stopped,
             },
             lag_bytes: (received.0 > 0).then(|| received.0.saturating_sub(confirmed.0)),
             lag: self.lag.age(Instant::now()),
+            retained_bytes: self.slot.retained_bytes(),
+            canary_overdue: self
+                .canary
+                .and_then(|every| canary::overdue(&self.engine, every, std::time::Instant::now())),
             catalog_age: Some(self.catalog.age()),
             catalog_age_max: (self.catalog_poll * POLLS_MISSED_MAX).max(CATALOG_AGE_MIN),
             stopping: self.stopping.is_cancelled(),

@@ -76,13 +76,13 @@ async fn decode(mut events: mpsc::Receiver<Vec<Event>>, batches: LogSender) -> R
         for event in arrived {
             let event = match event {
                 Event::Restarted { since, gap } => {
-                    if gap {
+                    if let Some(gap) = &gap {
                         tracing::error!(
-                            code = "ReplicationSlotLost", %since,
-                            "the replication slot was lost and made anew: changes before this position were missed"
+                            code = "ReplicationSlotLost", %since, reason = %gap,
+                            "changes before this position were missed, and subscribers are told so"
                         );
                     }
-                    LogEvent::Restarted
+                    LogEvent::Restarted { gap: gap.map(|gap| gap.to_string()) }
                 }
                 Event::Data { payload, .. } => LogEvent::Data(payload),
                 Event::KeepAlive { wal_end } => LogEvent::KeepAlive(wal_end),

@@ -20,12 +20,14 @@ use walcast_server::origins::{self, AllowedOrigin};
 use walcast_server::{Gateway, Limits, Router};
 use walcast_wire::Frame;
 
+use crate::canary;
 use crate::database::catalog_settings;
 use crate::demo::CatalogDemo;
 use crate::health::Health;
 use crate::lag::{Lag, Positions};
 use crate::pipeline::Pipeline;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
+use crate::slot_care::SlotCare;
 
 /// RFC 6455 §7.4.1 and its registry: "Service Restart"; clients reconnect.
 const SERVICE_RESTART: u16 = 1012;
@@ -94,10 +96,18 @@ impl Project {
         operators: &Arc<OperatorKeys>,
         stopping: CancellationToken,
     ) -> Result<(Project, Router)> {
-        let ReplicationSettings { slot, publications } = &settings.replication;
+        let ReplicationSettings { slot, publications, slot_lag, canary } = &settings.replication;
         let mut catalog_settings = catalog_settings(&settings.database, publications)?;
         catalog_settings.slot = Some(slot.clone());
         let findings = preflight::check(&catalog_settings, slot).await?;
+        if findings.lost_slot_dropped {
+            tracing::error!(
+                code = "ReplicationSlotLost",
+                slot,
+                "PostgreSQL had invalidated the replication slot, and it is made anew: changes that it had not delivered \
+                 are lost"
+            );
+        }
         for publication in &findings.created_publications {
             tracing::info!(publication, "the publication was missing and has been created, without tables");
         }
@@ -122,6 +132,7 @@ impl Project {
         let reading = CancellationToken::new();
         let streamed = catalog.streamed_publications().to_vec();
         let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
+        let control = Arc::clone(&stream.control);
         let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
         // Ends with `reading`; nothing waits for it.
@@ -129,10 +140,19 @@ impl Project {
         let stream = Arc::clone(&progress);
         let lag = Lag::new(move || Positions { received: stream.received(), confirmed: stream.confirmed() });
         tokio::spawn(Arc::clone(&lag).watch(reading.clone()));
+        let slot_care = SlotCare::new(Arc::clone(&catalog), control, slot, *slot_lag);
+        tokio::spawn(Arc::clone(&slot_care).watch(settings.catalog_poll, reading.clone()));
+        if let Some(every) = *canary {
+            let (catalog, engine, reading) = (Arc::clone(&catalog), engine.clone(), reading.clone());
+            tokio::spawn(async move { canary::send(&catalog, &engine, every, reading).await });
+        }
         let health = Arc::new(Health {
             replication: pipeline.status.clone(),
             progress: Arc::clone(&progress),
             lag,
+            slot: slot_care,
+            engine: engine.clone(),
+            canary: *canary,
             catalog: Arc::clone(&catalog),
             catalog_poll: settings.catalog_poll,
             stopping,

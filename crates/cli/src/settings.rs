@@ -29,7 +29,7 @@ mod serving;
 mod setting;
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
 use std::time::Duration;
 
@@ -191,6 +191,28 @@ pub struct ReplicationSettings {
     pub slot: String,
     /// Publications whose tables are followed, at least one.
     pub publications: Vec<String>,
+    /// What happens when the slot holds back too much log; `None` is nothing.
+    pub slot_lag: Option<SlotLag>,
+    /// How often a message is sent through the log to see whether it comes back; `None` is never.
+    pub canary: Option<Duration>,
+}
+
+/// How much log the slot may hold back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotLag {
+    /// Bytes.
+    pub bytes_max: NonZeroU64,
+    /// What happens above that.
+    pub action: SlotLagAction,
+}
+
+/// What happens when the slot holds back too much log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotLagAction {
+    /// Nothing is read any more, and the server is not ready; the slot stays.
+    Stop,
+    /// The slot is dropped and made anew, and every subscriber is told that it has to fetch.
+    DropAndTell,
 }
 
 /// Row changes.
@@ -324,7 +346,12 @@ pub fn copy_bytes_max(flags: &Flags, environment: &Environment) -> Result<usize,
 
 impl Default for ReplicationSettings {
     fn default() -> Self {
-        ReplicationSettings { slot: "walcast".to_owned(), publications: vec!["supabase_realtime".to_owned()] }
+        ReplicationSettings {
+            slot: "walcast".to_owned(),
+            publications: vec!["supabase_realtime".to_owned()],
+            slot_lag: None,
+            canary: Some(Duration::from_secs(10)),
+        }
     }
 }
 
@@ -459,7 +486,14 @@ fn replication_settings(layers: &Layers<'_>) -> Result<ReplicationSettings, Sett
             return Err(SettingsError::Invalid { origin, expected, found });
         }
     }
-    Ok(ReplicationSettings { slot, publications: layers.get(&definitions::PUBLICATIONS)? })
+    let action = layers.get(&definitions::SLOT_LAG_ACTION)?;
+    let bytes_max = NonZeroU64::new(layers.get(&definitions::MAX_SLOT_LAG)?);
+    Ok(ReplicationSettings {
+        slot,
+        publications: layers.get(&definitions::PUBLICATIONS)?,
+        slot_lag: bytes_max.map(|bytes_max| SlotLag { bytes_max, action }),
+        canary: Some(layers.get(&definitions::CANARY)?).filter(|every| !every.is_zero()),
+    })
 }
 
 fn limits(layers: &Layers<'_>) -> Result<Limits, SettingsError> {

@@ -120,6 +120,8 @@ impl HealthSource for Supervised {
                 replication: ReplicationHealth::Stopped,
                 lag_bytes: None,
                 lag: None,
+                retained_bytes: None,
+                canary_overdue: None,
                 catalog_age: None,
                 catalog_age_max: Duration::ZERO,
                 stopping: self.stopping.is_cancelled(),

@@ -86,6 +86,8 @@ pub enum Command {
     },
     /// What the log brings, in its order.
     Deliver(FromLogBatch),
+    /// Changes were lost: a `system` message with this text to every channel with bindings.
+    AnnounceGap(Arc<str>),
     /// A broadcast that no session has sent.
     Publish(Arc<Fanout>),
     /// An operator's question or command.

@@ -21,11 +21,17 @@ const HELD_BYTES_MAX: usize = 8 << 20;
 /// The prefix of the logical messages that tell of DDL; `sql/install` writes them.
 pub(crate) const DDL_MESSAGE_PREFIX: &str = "walcast.ddl";
 
+/// The prefix of the messages that are sent through the log to see whether they come back; see [`crate::Canary`].
+pub const CANARY_MESSAGE_PREFIX: &str = "walcast.canary";
+
 /// What the replication stream brings, without its transport.
 #[derive(Debug)]
 pub enum LogEvent {
     /// A new replication connection: a transaction that was open begins again.
-    Restarted,
+    Restarted {
+        /// What has happened where changes before this are lost.
+        gap: Option<String>,
+    },
     /// One `pgoutput` message.
     Data(Bytes),
     /// Nothing more to read up to this LSN.
@@ -39,6 +45,10 @@ pub enum LogBatch {
     Transaction(Transaction),
     /// The log holds nothing of interest up to this LSN.
     Idle(Lsn),
+    /// Changes before this are lost; the text says what has happened.
+    Gap(String),
+    /// A message that was sent to see whether it comes back.
+    Canary(Bytes),
 }
 
 /// The log can not be read on.
@@ -97,9 +107,9 @@ impl Ingest {
     /// Takes one event; gives a transaction when one is complete.
     pub async fn feed(&mut self, event: LogEvent) -> Result<Option<LogBatch>, IngestError> {
         match event {
-            LogEvent::Restarted => {
+            LogEvent::Restarted { gap } => {
                 *self = Ingest::holding(self.held_bytes_max);
-                Ok(None)
+                Ok(gap.map(LogBatch::Gap))
             }
             LogEvent::KeepAlive(lsn) => Ok(self.open.is_none().then_some(LogBatch::Idle(lsn))),
             LogEvent::Data(payload) => self.message(payload).await,
@@ -127,6 +137,11 @@ impl Ingest {
             Message::Message { transactional: true, prefix, .. } if prefix == DDL_MESSAGE_PREFIX => {
                 let open = self.open.as_mut().ok_or(IngestError::OutsideTransaction("Message"))?;
                 open.ddl = true;
+            }
+            Message::Message { transactional: false, prefix, content, .. }
+                if prefix == CANARY_MESSAGE_PREFIX =>
+            {
+                return Ok(Some(LogBatch::Canary(content)));
             }
             message @ Message::Relation(_) => {
                 self.relations.take(message, &mut Vec::new())?;
@@ -299,7 +314,7 @@ mod tests {
     fn transaction(batch: &LogBatch) -> &Transaction {
         match batch {
             LogBatch::Transaction(transaction) => transaction,
-            LogBatch::Idle(lsn) => panic!("idle at {lsn}"),
+            other => panic!("no transaction: {other:?}"),
         }
     }
 
@@ -360,11 +375,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_connection_drops_the_transaction_that_was_open() {
-        let cut_off = [begin(100), relation(), insert("1"), LogEvent::Restarted];
+        let cut_off = [begin(100), relation(), insert("1"), LogEvent::Restarted { gap: None }];
         let again = [begin(100), relation(), insert("1"), commit(100)];
         let found = batches(cut_off.into_iter().chain(again)).await;
         assert_eq!(found.len(), 1);
         assert_eq!(read(&found[0]).await.concat().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_gap_and_a_canary_come_in_the_order_of_the_log() {
+        let canary = |prefix: &str| {
+            data(Message::Message {
+                transactional: false,
+                lsn: Lsn(90),
+                prefix: prefix.to_owned(),
+                content: Bytes::from_static(b"1"),
+            })
+        };
+        let gap = LogEvent::Restarted { gap: Some("gone".to_owned()) };
+        let events = [begin(80), commit(80), gap, canary("somebody's"), canary(CANARY_MESSAGE_PREFIX)];
+        let found = batches(events).await;
+        let [LogBatch::Transaction(_), LogBatch::Gap(what), LogBatch::Canary(content)] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!((what.as_str(), &content[..]), ("gone", &b"1"[..]));
     }
 
     #[tokio::test]

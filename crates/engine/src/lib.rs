@@ -7,9 +7,10 @@
 //! matcher), [`matcher`] (who gets a change, and the frames), [`shard`] (frames into outbound queues), [`outbound`]
 //! (queues to the kernel). Beside it: [`engine`] (what gateways call), [`subscription`] (bindings against
 //! the catalog), [`notice`] (what a join is told of them), [`session`], [`topic`], [`broadcast`], [`presence`],
-//! [`rate`] (what is too much), [`operations`] (what operators ask).
+//! [`rate`] (what is too much), [`operations`] (what operators ask), [`canary`] (whether the whole way works).
 
 mod broadcast;
+mod canary;
 mod command;
 mod engine;
 mod ids;
@@ -33,10 +34,11 @@ mod subscription;
 mod topic;
 mod transaction;
 
+pub use canary::Canary;
 pub use command::{BroadcastPayload, Command, Departure, Push, PushKind, SystemMessage};
 pub use engine::{Engine, JoinRefused, JoinRequest, JoinedChannel, SessionHandle};
 pub use ids::{ChannelId, SessionId};
-pub use ingest::{Ingest, IngestError, LogBatch, LogEvent};
+pub use ingest::{CANARY_MESSAGE_PREFIX, Ingest, IngestError, LogBatch, LogEvent};
 pub use latency::LatencyHistogram;
 pub use log_inbox::LogSender;
 pub use operations::{ChannelInfo, ConnectionInfo, Occupancy, TopicSummary};

@@ -192,6 +192,12 @@ impl State {
             match batch {
                 LogBatch::Idle(lsn) => self.passed(lsn),
                 LogBatch::Transaction(transaction) => self.transaction(&transaction).await?,
+                LogBatch::Gap(what) => self.gap(&what).await,
+                LogBatch::Canary(content) => {
+                    // Behind everything that came before it, like a change.
+                    self.settle().await;
+                    self.matcher.counters.canary.returned(&content);
+                }
             }
             next = None;
             if !self.window.is_empty() {
@@ -205,6 +211,19 @@ impl State {
             self.subscribe_parked().await;
         }
         Ok(())
+    }
+
+    /// Changes were lost before what comes now. What is known from the log, copies and catalog, may be wrong since, so it
+    /// is had anew; every channel with bindings is told.
+    async fn gap(&mut self, what: &str) {
+        self.settle().await;
+        self.refresh().await;
+        self.copies.load_all();
+        self.matcher.counters.gaps.fetch_add(1, Relaxed);
+        let message: Arc<str> = format!("gap: refetch, changes may have been missed: {what}").into();
+        for shard in self.matcher.shards.iter() {
+            let _ = shard.commands.send(Command::AnnounceGap(Arc::clone(&message))).await;
+        }
     }
 
     async fn transaction(&mut self, transaction: &Transaction) -> Result<(), IngestError> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::canary::Canary;
 use crate::latency::LatencyHistogram;
 
 /// Limits and choices of the engine. Each has a setting of the same name.
@@ -130,4 +131,8 @@ pub struct Counters {
     pub slow_closes: AtomicU64,
     /// Subscriptions registered now.
     pub subscriptions: AtomicU64,
+    /// How often changes were lost before they could be read.
+    pub gaps: AtomicU64,
+    /// Messages that are sent through the log to see whether they come back.
+    pub canary: Canary,
 }

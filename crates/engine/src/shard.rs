@@ -169,6 +169,7 @@ impl Shard {
                 self.close_channel(session, channel, &message);
             }
             Command::Deliver(batch) => self.deliver(&batch),
+            Command::AnnounceGap(message) => self.announce_gap(&message),
             Command::Publish(fanout) => self.fan_out(&fanout, None),
             Command::Operate(operation) => self.operate(operation),
             Command::Shutdown(frame) => self.shut_down(frame),

@@ -245,11 +245,12 @@ pub enum ReplicationError {
         /// What it should be.
         expected: String,
     },
-    /// The log that the slot needs was removed.
+    /// PostgreSQL has invalidated the slot, for example because the log that it needs was removed. The next try makes a
+    /// new one.
     #[error(
         "replication slot \"{slot}\" has lost the log it needs (it went beyond max_slot_wal_keep_size or was \
-         invalidated): run SELECT pg_drop_replication_slot('{slot}'); walcast makes a new one, and changes since the \
-         loss are not delivered"
+         invalidated): walcast makes a new one, and changes since the loss are not delivered; raise \
+         max_slot_wal_keep_size if that happens again"
     )]
     SlotLost {
         /// The slot.
@@ -308,6 +309,7 @@ impl ReplicationError {
             Self::Unreachable { .. }
             | Self::ConnectTimeout { .. }
             | Self::NotPrimary { .. }
+            | Self::SlotLost { .. }
             | Self::Ended(_)
             | Self::Connection(_)
             | Self::Silent { .. } => false,

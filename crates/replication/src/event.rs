@@ -11,9 +11,9 @@ pub enum Event {
     Restarted {
         /// Changes committed after this position come.
         since: Lsn,
-        /// The slot had vanished and was made anew, or another consumer moved it on: changes between the last
-        /// confirmed position and `since` are lost to us. Never set on the first connection.
-        gap: bool,
+        /// Why changes between the last confirmed position and `since` are lost to us, if they are. Never set on the
+        /// first connection.
+        gap: Option<Gap>,
     },
     /// One message of the `pgoutput` plugin.
     Data {
@@ -32,6 +32,23 @@ pub enum Event {
     },
 }
 
+/// Why changes are lost to a consumer that was connected before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Gap {
+    /// The slot was not there any more, as after a drop by hand, or on a standby that was promoted without it.
+    #[error("the replication slot was gone")]
+    SlotVanished,
+    /// PostgreSQL had invalidated the slot, most often because it held back more log than `max_slot_wal_keep_size`.
+    #[error("PostgreSQL invalidated the replication slot")]
+    SlotInvalidated,
+    /// Another consumer, or an operator, has moved the slot on.
+    #[error("the replication slot was moved on by somebody else")]
+    SlotMoved,
+    /// [`SlotControl::renew`](crate::SlotControl::renew) was called, with this reason.
+    #[error("the replication slot was given up: {0}")]
+    SlotGivenUp(String),
+}
+
 /// How the stream stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamStatus {
@@ -48,6 +65,11 @@ pub enum StreamStatus {
         error: String,
         /// How many tries in a row have failed.
         attempt: u32,
+    },
+    /// Nothing is read, because [`SlotControl::pause`](crate::SlotControl::pause) was called.
+    Paused {
+        /// Its reason.
+        reason: String,
     },
     /// Cancelled, or ended for good.
     Stopped,

@@ -13,7 +13,8 @@
 //!    start the stream; `sql_text` quotes.
 //! 4. `stream` is the running stream: batches out, feedback back. `copy_both` has its messages, `batch` gathers them,
 //!    `event` and `progress` are what the consumer sees; `shutdown_watch` tells when the server waits for us to go.
-//! 5. `supervise` keeps it running: [`run`] is the crate's front door, [`identify`] its bell.
+//! 5. `supervise` keeps it running: [`run`] is the crate's front door, [`identify`] its bell. `control` is how the
+//!    one who watches over the slot steers it.
 //! 6. `error` holds every way this can fail, `server_error` what PostgreSQL said, `refusal` leads from the one to the
 //!    other.
 
@@ -22,6 +23,7 @@ mod batch;
 mod channel_binding;
 mod connection_parameters;
 mod connection_text;
+mod control;
 mod copy_both;
 mod error;
 mod event;
@@ -40,8 +42,9 @@ mod supervise;
 mod tls;
 
 pub use authentication::Authentication;
+pub use control::SlotControl;
 pub use error::ReplicationError;
-pub use event::{Event, StreamStatus};
+pub use event::{Event, Gap, StreamStatus};
 pub use progress::Progress;
 pub use server_error::ServerError;
 pub use settings::{ConnectionSettings, SettingsError, SslMode};

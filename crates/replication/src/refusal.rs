@@ -8,6 +8,10 @@ use crate::server_error::ServerError;
 use crate::settings::ConnectionSettings;
 use crate::sql_text::identifier;
 
+/// The functions of the server that refuse a slot which it has invalidated: up to PostgreSQL 17, and since 18.
+const INVALIDATED_BY: [&str; 3] =
+    ["StartLogicalReplication", "CreateDecodingContext", "ReplicationSlotAcquire"];
+
 /// A refusal between the first byte and the session being ready.
 pub(crate) fn of_login(settings: &ConnectionSettings, error: ServerError) -> ReplicationError {
     let error = Box::new(error);
@@ -47,6 +51,10 @@ pub(crate) fn of_stream(slot: &str, error: ServerError) -> ReplicationError {
     let error = Box::new(error);
     match error.code.as_str() {
         "55006" => ReplicationError::SlotInUse { slot: slot.to_owned(), pid: None },
+        // Only a slot that was invalidated is in a state that forbids decoding from it.
+        "55000" if INVALIDATED_BY.iter().any(|routine| error.came_from(routine)) => {
+            ReplicationError::SlotLost { slot: slot.to_owned() }
+        }
         "42704" if error.came_from("get_publication_oid") || error.message.contains("publication") => {
             ReplicationError::PublicationNotInLog { slot: slot.to_owned(), error }
         }

@@ -18,6 +18,9 @@ const PLUGIN: &str = "pgoutput";
 /// From this version on `wal_level` may say `replica` and rise to logical with the first slot.
 const WAL_LEVEL_RISES_BY_ITSELF: u32 = 190_000;
 
+/// From this version on a slot can follow a failover to a standby (`FAILOVER` of `CREATE_REPLICATION_SLOT`).
+const FAILOVER_SINCE: u32 = 170_000;
+
 /// Which cluster and database answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct System {
@@ -34,8 +37,21 @@ pub(crate) struct System {
 pub(crate) struct ReadySlot {
     /// Changes committed after this position come.
     pub(crate) confirmed: Lsn,
-    /// It did not exist and was made just now.
-    pub(crate) created: bool,
+    /// Where it comes from.
+    pub(crate) origin: Origin,
+}
+
+/// Where a slot that is ready comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was there, as it should be.
+    Found,
+    /// There was none, and it was made just now.
+    Missing,
+    /// PostgreSQL had invalidated the one that was there; it was made anew.
+    Invalidated,
+    /// The one that was there was dropped on request; it was made anew.
+    Renewed,
 }
 
 /// The server's settings that matter to a stream.
@@ -43,6 +59,8 @@ pub(crate) struct ReadySlot {
 pub(crate) struct ServerFacts {
     /// None when the server waits for ever.
     pub(crate) wal_sender_timeout: Option<Duration>,
+    /// Whether a slot that is made here can follow a failover.
+    pub(crate) failover: bool,
 }
 
 impl Session {
@@ -68,11 +86,12 @@ impl Session {
     pub(crate) async fn check_server(&mut self) -> Result<ServerFacts, ReplicationError> {
         let sql = "SELECT pg_catalog.current_setting('wal_level'), \
                    pg_catalog.current_setting('server_version_num'), \
-                   (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout')";
+                   (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'), \
+                   pg_catalog.pg_is_in_recovery()";
         let rows = self.query(sql).await.map_err(|error| error.during("show its settings"))?;
         let mut values = rows.into_iter().next().unwrap_or_default().into_iter();
         let mut next = || values.next().flatten().unwrap_or_default();
-        let (wal_level, version, timeout) = (next(), next(), next());
+        let (wal_level, version, timeout, standby) = (next(), next(), next(), next());
         let version: u32 = version.parse().unwrap_or_default();
         if wal_level != "logical" && version < WAL_LEVEL_RISES_BY_ITSELF {
             return Err(ReplicationError::WalLevel { current: wal_level });
@@ -80,6 +99,7 @@ impl Session {
         let milliseconds: u64 = timeout.parse().unwrap_or_default();
         Ok(ServerFacts {
             wal_sender_timeout: (milliseconds > 0).then(|| Duration::from_millis(milliseconds)),
+            failover: version >= FAILOVER_SINCE && standby == "f",
         })
     }
 
@@ -104,35 +124,61 @@ impl Session {
         Err(ReplicationError::MissingPublications { names, database: database.to_owned() })
     }
 
-    /// Finds the slot, or makes it.
+    /// Finds the slot, or makes it. One that PostgreSQL has invalidated is of no use any more and is made anew, as is any
+    /// with `renew`.
     pub(crate) async fn ready_slot(
         &mut self,
         slot: &str,
         database: &str,
+        facts: &ServerFacts,
+        renew: bool,
     ) -> Result<ReadySlot, ReplicationError> {
-        if let Some(found) = self.find_slot(slot).await? {
-            return found.check(slot, database);
-        }
+        let origin = match self.find_slot(slot).await? {
+            None if renew => Origin::Renewed,
+            None => Origin::Missing,
+            Some(found) => match found.check(slot, database)? {
+                Usable::At(confirmed) if !renew => return Ok(ReadySlot { confirmed, origin: Origin::Found }),
+                Usable::At(_) => self.drop_slot(slot, Origin::Renewed).await?,
+                Usable::Never => self.drop_slot(slot, Origin::Invalidated).await?,
+            },
+        };
         tracing::info!(
             slot,
             "creating the replication slot; PostgreSQL waits for running transactions to end first"
         );
-        let command =
-            format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} NOEXPORT_SNAPSHOT", identifier(slot));
-        match self.query(&command).await {
+        match self.query(&create_command(slot, facts.failover)).await {
             Ok(rows) => {
                 let position = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
                 let confirmed = position.and_then(|text| text.parse().ok()).ok_or_else(|| {
                     ReplicationError::protocol(format!("CREATE_REPLICATION_SLOT answered {rows:?}"))
                 })?;
-                Ok(ReadySlot { confirmed, created: true })
+                Ok(ReadySlot { confirmed, origin })
             }
             // Somebody was faster with the same name.
             Err(QueryError::Refused(error)) if error.code == "42710" => match self.find_slot(slot).await? {
-                Some(found) => found.check(slot, database),
+                Some(found) => match found.check(slot, database)? {
+                    Usable::At(confirmed) => Ok(ReadySlot { confirmed, origin }),
+                    Usable::Never => Err(ReplicationError::SlotLost { slot: slot.to_owned() }),
+                },
                 None => Err(refusal::of_slot_creation(slot, error)),
             },
             Err(QueryError::Refused(error)) => Err(refusal::of_slot_creation(slot, error)),
+            Err(QueryError::Broken(error)) => Err(error),
+        }
+    }
+
+    async fn drop_slot(&mut self, slot: &str, origin: Origin) -> Result<Origin, ReplicationError> {
+        tracing::error!(
+            code = "ReplicationSlotLost",
+            slot,
+            ?origin,
+            "the replication slot is dropped and made anew; changes that it has not delivered are lost"
+        );
+        match self.query(&format!("DROP_REPLICATION_SLOT {}", identifier(slot))).await {
+            Ok(_) => Ok(origin),
+            // It is gone already.
+            Err(QueryError::Refused(error)) if error.code == "42704" => Ok(origin),
+            Err(QueryError::Refused(error)) => Err(refusal::of_stream(slot, error)),
             Err(QueryError::Broken(error)) => Err(error),
         }
     }
@@ -193,6 +239,15 @@ struct FoundSlot {
     wal_status: Option<String>,
 }
 
+/// Whether a slot of ours can be read.
+#[derive(Debug, PartialEq, Eq)]
+enum Usable {
+    /// From this position on.
+    At(Lsn),
+    /// PostgreSQL has invalidated it.
+    Never,
+}
+
 impl From<Row> for FoundSlot {
     fn from(row: Row) -> Self {
         let mut values = row.into_iter();
@@ -208,7 +263,7 @@ impl From<Row> for FoundSlot {
 }
 
 impl FoundSlot {
-    fn check(self, slot: &str, database: &str) -> Result<ReadySlot, ReplicationError> {
+    fn check(self, slot: &str, database: &str) -> Result<Usable, ReplicationError> {
         let mismatch = |found: String, expected: &str| {
             Err(ReplicationError::SlotMismatch {
                 slot: slot.to_owned(),
@@ -229,18 +284,25 @@ impl FoundSlot {
             );
         }
         // 'unreserved' may still be rescued by reading on; 'lost' never.
-        if self.wal_status.as_deref() == Some("lost") {
-            return Err(ReplicationError::SlotLost { slot: slot.to_owned() });
-        }
+        let lost = self.wal_status.as_deref() == Some("lost");
         if self.active_pid.is_some() {
             return Err(ReplicationError::SlotInUse { slot: slot.to_owned(), pid: self.active_pid });
         }
+        if lost {
+            return Ok(Usable::Never);
+        }
         // Without a confirmed position the slot is being created by somebody who will hold it.
         match self.confirmed {
-            Some(confirmed) => Ok(ReadySlot { confirmed, created: false }),
+            Some(confirmed) => Ok(Usable::At(confirmed)),
             None => Err(ReplicationError::SlotInUse { slot: slot.to_owned(), pid: None }),
         }
     }
+}
+
+/// Up to PostgreSQL 16 the words without parentheses, which all versions have.
+fn create_command(slot: &str, failover: bool) -> String {
+    let options = if failover { "(SNAPSHOT 'nothing', FAILOVER true)" } else { "NOEXPORT_SNAPSHOT" };
+    format!("CREATE_REPLICATION_SLOT {} LOGICAL {PLUGIN} {options}", identifier(slot))
 }
 
 /// The publications are a list of SQL names inside one text value, so they are quoted twice.
@@ -283,7 +345,22 @@ mod tests {
 
     #[test]
     fn an_idle_slot_of_ours_is_used_again() {
-        assert_eq!(found().check("s", "app").unwrap(), ReadySlot { confirmed: Lsn(7), created: false });
+        assert_eq!(found().check("s", "app").unwrap(), Usable::At(Lsn(7)));
+    }
+
+    #[test]
+    fn a_slot_of_ours_that_postgresql_has_invalidated_is_useless_but_no_obstacle() {
+        let lost = Some("lost".to_owned());
+        assert_eq!(FoundSlot { wal_status: lost, ..found() }.check("s", "app").unwrap(), Usable::Never);
+    }
+
+    #[test]
+    fn a_slot_that_can_follow_a_failover_is_made_so() {
+        assert_eq!(
+            create_command("s", false),
+            "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+        );
+        assert!(create_command("s", true).ends_with("(SNAPSHOT 'nothing', FAILOVER true)"));
     }
 
     #[test]
@@ -293,8 +370,6 @@ mod tests {
         assert!(refusal(FoundSlot { plugin: wal2json, ..found() }).contains("plugin wal2json"));
         let other = Some("shop".to_owned());
         assert!(refusal(FoundSlot { database: other, ..found() }).contains("database \"shop\""));
-        let lost = Some("lost".to_owned());
-        assert!(refusal(FoundSlot { wal_status: lost, ..found() }).contains("pg_drop_replication_slot('s')"));
         assert!(refusal(FoundSlot { active_pid: Some(42), ..found() }).contains("pg_terminate_backend(42)"));
     }
 }

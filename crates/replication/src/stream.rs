@@ -212,7 +212,7 @@ mod tests {
 
     use super::*;
 
-    const RESTARTED: Event = Event::Restarted { since: Lsn(1), gap: false };
+    const RESTARTED: Event = Event::Restarted { since: Lsn(1), gap: None };
 
     fn timing(feedback: Duration) -> Timing {
         Timing { feedback_interval: feedback, silence_limit: Duration::from_mins(10) }

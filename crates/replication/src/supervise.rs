@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use walcast_pgoutput::Lsn;
 
 use crate::authentication::Authentication;
+use crate::control::{SlotControl, Wanted};
 use crate::error::ReplicationError;
-use crate::event::{Event, StreamStatus};
+use crate::event::{Event, Gap, StreamStatus};
 use crate::progress::Progress;
 use crate::settings::ConnectionSettings;
-use crate::slot::{ReadySlot, ServerFacts, System};
+use crate::slot::{Origin, ReadySlot, ServerFacts, System};
 use crate::startup::{Session, connect};
 use crate::stream::{Finished, Stream, Timing};
 
@@ -37,6 +38,8 @@ pub struct StreamSettings {
     pub slot_wait: Duration,
     /// The largest message accepted, with its header. A row of this size passes through memory as a whole.
     pub message_bytes_max: usize,
+    /// How the stream is steered while it runs.
+    pub control: Arc<SlotControl>,
 }
 
 /// Growing pauses between tries: each twice the one before, drawn at random between half of it and all of it so that
@@ -82,6 +85,7 @@ impl StreamSettings {
             backoff: Backoff::default(),
             slot_wait: Duration::from_secs(5),
             message_bytes_max: 256 << 20,
+            control: Arc::default(),
         }
     }
 }
@@ -159,6 +163,14 @@ struct Supervisor<'a> {
     known_system: Option<String>,
 }
 
+/// How a connection ended without an error.
+enum Done {
+    /// There is nothing more to do.
+    Finished,
+    /// Something else than reading is wanted.
+    Interrupted,
+}
+
 /// A session that has only to be told to start.
 struct Prepared {
     session: Session,
@@ -172,10 +184,22 @@ impl Supervisor<'_> {
         let started = Instant::now();
         let mut attempt = 0;
         loop {
+            if let Wanted::Paused(reason) = self.settings.control.wanted() {
+                tracing::error!(slot = self.settings.slot, reason, "the log is read no further");
+                self.status.send_replace(StreamStatus::Paused { reason });
+                tokio::select! {
+                    () = self.cancel.cancelled() => return Ok(()),
+                    () = self.events.closed() => return Ok(()),
+                    () = self.settings.control.unpaused() => {}
+                }
+                tracing::info!(slot = self.settings.slot, "the log is read again");
+            }
             self.status.send_replace(StreamStatus::Connecting);
             let connected = Instant::now();
-            let Err(error) = self.stream_once().await else {
-                return Ok(());
+            let error = match self.stream_once().await {
+                Ok(Done::Finished) => return Ok(()),
+                Ok(Done::Interrupted) => continue,
+                Err(error) => error,
             };
             if connected.elapsed() >= self.settings.backoff.longest {
                 attempt = 0;
@@ -204,22 +228,26 @@ impl Supervisor<'_> {
         }
     }
 
-    /// One connection from its beginning to its end. `Ok` means there is nothing more to do.
-    async fn stream_once(&mut self) -> Result<(), ReplicationError> {
+    /// One connection from its beginning to its end.
+    async fn stream_once(&mut self) -> Result<Done, ReplicationError> {
+        let renewal = match self.settings.control.wanted() {
+            Wanted::Renewed(reason) => Some(reason),
+            Wanted::Reading | Wanted::Paused(_) => None,
+        };
         let prepared = tokio::select! {
             biased;
-            () = self.cancel.cancelled() => return Ok(()),
-            () = self.events.closed() => return Ok(()),
-            prepared = self.prepare() => prepared?,
+            () = self.cancel.cancelled() => return Ok(Done::Finished),
+            () = self.events.closed() => return Ok(Done::Finished),
+            prepared = self.prepare(renewal.is_some()) => prepared?,
         };
         let Prepared { session, system, facts, slot } = prepared;
+        if renewal.is_some() {
+            self.settings.control.renewed();
+        }
         let since = slot.confirmed.max(self.progress.confirmed());
-        // Only we move the slot; where it stands beyond what we confirmed, somebody else has taken changes from it.
-        let moved = slot.created || slot.confirmed > self.progress.confirmed();
-        let gap = moved && self.known_system.is_some();
-        if gap {
-            tracing::error!(slot = self.settings.slot, %since, "the slot was made anew or moved by another consumer; \
-                 changes before this position are lost");
+        let gap = self.gap(&slot, renewal);
+        if let Some(gap) = &gap {
+            tracing::error!(slot = self.settings.slot, %since, %gap, "changes before this position are lost");
         }
         self.known_system.get_or_insert(system.identifier);
         self.progress.confirm(since);
@@ -228,19 +256,42 @@ impl Supervisor<'_> {
         let first = Event::Restarted { since, gap };
         let timing = self.timing(&facts);
         let stream = Stream::new(session.socket, &self.settings.slot, self.progress, timing, first);
-        match stream.run(self.events, self.cancel).await? {
-            Finished::Cancelled | Finished::ConsumerGone => Ok(()),
+        let session_end = self.cancel.child_token();
+        let streaming = stream.run(self.events, &session_end);
+        tokio::pin!(streaming);
+        let finished = tokio::select! {
+            finished = &mut streaming => finished?,
+            () = self.settings.control.interrupted() => {
+                session_end.cancel();
+                streaming.await?
+            }
+        };
+        Ok(match finished {
+            Finished::Cancelled if !self.cancel.is_cancelled() => Done::Interrupted,
+            Finished::Cancelled | Finished::ConsumerGone => Done::Finished,
+        })
+    }
+
+    /// Why changes are missing before what comes now, if they are.
+    fn gap(&self, slot: &ReadySlot, renewal: Option<String>) -> Option<Gap> {
+        self.known_system.as_ref()?;
+        match slot.origin {
+            Origin::Renewed => Some(Gap::SlotGivenUp(renewal.unwrap_or_default())),
+            Origin::Missing => Some(Gap::SlotVanished),
+            Origin::Invalidated => Some(Gap::SlotInvalidated),
+            // Only we move the slot; where it stands beyond what we confirmed, somebody else has taken changes from it.
+            Origin::Found => (slot.confirmed > self.progress.confirmed()).then_some(Gap::SlotMoved),
         }
     }
 
-    async fn prepare(&self) -> Result<Prepared, ReplicationError> {
+    async fn prepare(&self, renew: bool) -> Result<Prepared, ReplicationError> {
         let StreamSettings { connection, slot, publications, message_bytes_max, .. } = self.settings;
         let mut session = connect(connection, *message_bytes_max).await?;
         let system = session.identify_system().await?;
         self.check_same_cluster(&system)?;
         let facts = session.check_server().await?;
         session.check_publications(publications, &system.database).await?;
-        let ready = session.ready_slot(slot, &system.database).await?;
+        let ready = session.ready_slot(slot, &system.database, &facts, renew).await?;
         // The server takes the later of this and the slot's own position.
         session.start_replication(slot, self.progress.confirmed(), publications).await?;
         Ok(Prepared { session, system, facts, slot: ready })

@@ -34,6 +34,10 @@ pub struct HealthReport {
     pub lag_bytes: Option<u64>,
     /// For how long the oldest of these have been here, to the second; `None` before the first byte.
     pub lag: Option<Duration>,
+    /// Bytes of log that Postgres keeps for the slot; `None` before it was asked.
+    pub retained_bytes: Option<u64>,
+    /// For how long a message that was sent through the log has not come back, where that is too long.
+    pub canary_overdue: Option<Duration>,
     /// Time since the catalog was last known to be right; `None` before it was read.
     pub catalog_age: Option<Duration>,
     /// A catalog older than this can not be relied on.
@@ -54,6 +58,11 @@ pub enum ReplicationHealth {
         /// Why.
         error: String,
     },
+    /// Nothing is read, on purpose: the slot holds back more log than it may.
+    Paused {
+        /// Why.
+        reason: String,
+    },
     /// Ended for good.
     Stopped,
 }
@@ -64,6 +73,7 @@ impl ReplicationHealth {
             Self::Connecting => "connecting",
             Self::Streaming => "streaming",
             Self::Broken { .. } => "broken",
+            Self::Paused { .. } => "paused",
             Self::Stopped => "stopped",
         }
     }
@@ -79,6 +89,9 @@ impl HealthReport {
         match &self.replication {
             ReplicationHealth::Streaming => {}
             ReplicationHealth::Connecting => problems.push("replication is still connecting".to_owned()),
+            ReplicationHealth::Paused { reason } => {
+                problems.push(format!("the replication slot is not read any more: {reason}"));
+            }
             ReplicationHealth::Stopped => problems.push("replication has stopped".to_owned()),
             ReplicationHealth::Broken { error } => {
                 problems.push(format!("replication is broken: {}", redact_text(error)));
@@ -94,8 +107,23 @@ impl HealthReport {
         problems
     }
 
+    /// What is worth a look though it keeps nobody out.
+    pub fn warnings(&self) -> Vec<String> {
+        let overdue = self.canary_overdue.map(|waited| {
+            format!(
+                "a message that was written into the log {} seconds ago has not come back",
+                waited.as_secs()
+            )
+        });
+        overdue.into_iter().collect()
+    }
+
     fn json(&self, problems: &[String]) -> Value {
-        let mut replication = json!({"status": self.replication.word(), "lag_bytes": self.lag_bytes});
+        let mut replication = json!({
+            "status": self.replication.word(),
+            "lag_bytes": self.lag_bytes,
+            "retained_bytes": self.retained_bytes,
+        });
         if let ReplicationHealth::Broken { error } = &self.replication {
             replication["error"] = json!(redact_text(error));
         }
@@ -104,6 +132,7 @@ impl HealthReport {
             "replication": replication,
             "catalog": {"age_seconds": self.catalog_age.map(|age| age.as_secs())},
             "problems": problems,
+            "warnings": self.warnings(),
         })
     }
 }
@@ -191,6 +220,8 @@ mod tests {
             replication: ReplicationHealth::Streaming,
             lag_bytes: Some(120),
             lag: Some(Duration::ZERO),
+            retained_bytes: Some(4_096),
+            canary_overdue: None,
             catalog_age: Some(Duration::from_secs(3)),
             catalog_age_max: Duration::from_mins(1),
             stopping: false,
@@ -216,8 +247,8 @@ mod tests {
         assert_eq!(status, StatusCode::OK);
         assert_eq!(
             body,
-            json!({"ready": true, "replication": {"status": "streaming", "lag_bytes": 120},
-                   "catalog": {"age_seconds": 3}, "problems": []})
+            json!({"ready": true, "catalog": {"age_seconds": 3}, "problems": [], "warnings": [],
+                   "replication": {"status": "streaming", "lag_bytes": 120, "retained_bytes": 4096}})
         );
     }
 
@@ -233,10 +264,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_message_that_does_not_come_back_is_a_warning_and_no_problem() {
+        let overdue = Some(Duration::from_secs(31));
+        let (status, body) = readiness(HealthReport { canary_overdue: overdue, ..well() }).await;
+        assert_eq!((status, &body["ready"]), (StatusCode::OK, &json!(true)));
+        let warning = "a message that was written into the log 31 seconds ago has not come back";
+        assert_eq!(body["warnings"], json!([warning]));
+    }
+
+    #[tokio::test]
     async fn everything_that_keeps_clients_waiting_is_not_ready() {
         for report in [
             HealthReport { replication: ReplicationHealth::Connecting, ..well() },
             HealthReport { replication: ReplicationHealth::Stopped, ..well() },
+            HealthReport { replication: ReplicationHealth::Paused { reason: "full".to_owned() }, ..well() },
             HealthReport { catalog_age: None, ..well() },
             HealthReport { catalog_age: Some(Duration::from_secs(61)), ..well() },
             HealthReport { stopping: true, ..well() },

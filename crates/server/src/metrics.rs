@@ -172,6 +172,8 @@ mod tests {
             HealthReport {
                 replication: ReplicationHealth::Broken { error: String::new() },
                 lag_bytes: Some(4096),
+                retained_bytes: Some(4_096),
+                canary_overdue: None,
                 lag: Some(Duration::from_millis(2500)),
                 catalog_age: None,
                 catalog_age_max: Duration::from_mins(1),

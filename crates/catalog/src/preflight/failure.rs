@@ -148,16 +148,6 @@ pub enum Failure {
         /// Where it belongs.
         database: String,
     },
-    /// PostgreSQL removed log that the slot needs.
-    #[error(
-        "replication slot \"{slot}\" is lost, since PostgreSQL removed the log it needs: run SELECT \
-         pg_drop_replication_slot({}) to begin anew, and raise max_slot_wal_keep_size",
-        literal(.slot)
-    )]
-    SlotLost {
-        /// Its name.
-        slot: String,
-    },
     /// Somebody reads from the slot.
     #[error(
         "replication slot \"{slot}\" is read by process {pid}: stop the other walcast, choose another slot name, \

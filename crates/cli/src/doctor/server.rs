@@ -151,6 +151,14 @@ fn slot_finding(name: &str, slot: &Slot) -> Option<Finding> {
         let mend = "ALTER SYSTEM SET max_slot_wal_keep_size = '100GB'; SELECT pg_reload_conf();";
         return Some(Finding::new(Severity::Warning, sentence).mended_by(mend));
     }
+    if slot.wal_status.as_deref() == Some("lost") {
+        let sentence = format!(
+            "replication slot \"{name}\" is lost, since PostgreSQL removed the log it needs: walcast makes it anew when \
+             it starts, and changes in between are not delivered"
+        );
+        let mend = "ALTER SYSTEM SET max_slot_wal_keep_size = '100GB'; SELECT pg_reload_conf();";
+        return Some(Finding::new(Severity::Warning, sentence).mended_by(mend));
+    }
     let retained = slot.retained_bytes.filter(|kept| *kept >= RETAINED_BYTES_LARGE)?;
     if slot.active_pid.is_some() {
         let sentence =

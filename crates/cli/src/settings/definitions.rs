@@ -11,9 +11,9 @@ use walcast_server::Network;
 use walcast_server::front::ProjectId;
 use walcast_server::origins::AllowedOrigin;
 
-use super::LogFormat;
 use super::parse;
 use super::setting::{About, Setting};
+use super::{LogFormat, SlotLagAction};
 
 pub(super) static DATABASE_URL: Setting<Secret> = Setting::new(
     "database.url",
@@ -377,6 +377,31 @@ pub(super) static PUBLICATIONS: Setting<Vec<String>> = Setting::new(
 .flag("publications")
 .default("supabase_realtime");
 
+pub(super) static MAX_SLOT_LAG: Setting<u64> = Setting::new(
+    "replication.max_slot_lag",
+    parse::bytes_or_off,
+    "Bytes of log that the slot may make PostgreSQL keep; 0 for no limit. Looked at as often as the catalog.",
+)
+.environment(&["WALCAST_MAX_SLOT_LAG"])
+.default("0");
+
+pub(super) static SLOT_LAG_ACTION: Setting<SlotLagAction> = Setting::new(
+    "replication.slot_lag_action",
+    parse::slot_lag_action,
+    "What happens above that: `stop` reads no further, keeps the slot and makes `/readyz` fail; `drop_and_tell` drops the \
+     slot, makes a new one and tells every subscriber of row changes that it has to fetch.",
+)
+.environment(&["WALCAST_SLOT_LAG_ACTION"])
+.default("stop");
+
+pub(super) static CANARY: Setting<Duration> = Setting::new(
+    "replication.canary_ms",
+    parse::milliseconds,
+    "How often a message is written into the log to measure how soon it comes back; 0 for never.",
+)
+.environment(&["WALCAST_CANARY_MS"])
+.default("10000");
+
 pub(super) static JANITOR: Setting<bool> = Setting::new(
     "janitor.enabled",
     parse::boolean,
@@ -614,6 +639,9 @@ pub(super) static ALL: &[&About] = &[
     &SLOT.about,
     &SLOT_SUFFIX.about,
     &PUBLICATIONS.about,
+    &MAX_SLOT_LAG.about,
+    &SLOT_LAG_ACTION.about,
+    &CANARY.about,
     &JANITOR.about,
     &JANITOR_EVERY.about,
     &JANITOR_FIRST.about,

@@ -12,7 +12,7 @@ use walcast_server::Network;
 use walcast_server::front::ProjectId;
 use walcast_server::origins::AllowedOrigin;
 
-use super::LogFormat;
+use super::{LogFormat, SlotLagAction};
 
 /// Any text but the empty one.
 pub(super) fn text(text: &str) -> Result<String, String> {
@@ -152,6 +152,21 @@ pub(super) fn slot(text: &str) -> Result<String, String> {
         return Ok(name.to_owned());
     }
     Err("1 to 63 lower-case letters, digits and underscores".to_owned())
+}
+
+/// Bytes, or 0 for no limit.
+pub(super) fn bytes_or_off(text: &str) -> Result<u64, String> {
+    count::<0, 1_125_899_906_842_624>(text)
+        .and_then(|bytes| u64::try_from(bytes).map_err(|error| error.to_string()))
+}
+
+/// What happens when the slot holds back too much log.
+pub(super) fn slot_lag_action(text: &str) -> Result<SlotLagAction, String> {
+    match text.trim() {
+        "stop" => Ok(SlotLagAction::Stop),
+        "drop_and_tell" => Ok(SlotLagAction::DropAndTell),
+        _ => Err("stop or drop_and_tell".to_owned()),
+    }
 }
 
 /// What happens with deletes that can not be judged.

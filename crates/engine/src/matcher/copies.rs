@@ -334,6 +334,14 @@ impl Copies {
         }
     }
 
+    /// The log has a hole, so that no copy can be trusted: each is had anew, and PostgreSQL is asked until it is there.
+    pub(super) fn load_all(&mut self) {
+        let tables: Vec<Oid> = self.tables.keys().copied().collect();
+        for oid in tables {
+            self.load(oid);
+        }
+    }
+
     fn try_again(&mut self) {
         let now = Instant::now();
         let due = |table: &Table| table.again_at().is_some_and(|moment| moment <= now);

@@ -232,6 +232,23 @@ impl Shard {
         }
     }
 
+    /// docs/protocol.md §3.6: the extension `resume` speaks of what a subscriber has missed.
+    pub(super) fn announce_gap(&mut self, message: &str) {
+        for (&session, found) in &mut self.sessions {
+            let serializer = found.serializer;
+            let subscribed = found.channels.iter().filter(|channel| channel.membership.binding_count() > 0);
+            let frames: Vec<_> = subscribed
+                .map(|channel| {
+                    let (join_ref, topic) = (channel.join_ref(), channel.topic());
+                    walcast_wire::system(serializer, join_ref, topic, "resume", Status::Error, message)
+                })
+                .collect();
+            for frame in frames {
+                found.push(session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            }
+        }
+    }
+
     pub(super) fn system(&mut self, message: &SystemMessage) {
         let Some(found) = self.sessions.get_mut(&message.session) else {
             return;

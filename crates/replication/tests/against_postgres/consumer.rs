@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use walcast_pgoutput::{Cell, Decoder, Lsn, Message};
 use walcast_replication::{
-    Backoff, ConnectionSettings, Event, Progress, ReplicationError, StreamSettings, StreamStatus, run,
+    Backoff, ConnectionSettings, Event, Gap, Progress, ReplicationError, StreamSettings, StreamStatus, run,
 };
 use walcast_testkit::Database;
 
@@ -75,8 +75,8 @@ pub(crate) struct Consumer {
     cancel: CancellationToken,
     task: Option<JoinHandle<Result<(), ReplicationError>>>,
     decoder: Decoder,
-    /// The last position of `Restarted`, and whether a gap was told.
-    pub(crate) restarts: Vec<(Lsn, bool)>,
+    /// The gap of each `Restarted`, where one was told.
+    pub(crate) restarts: Vec<Option<Gap>>,
 }
 
 impl Drop for Consumer {
@@ -123,6 +123,10 @@ impl Consumer {
         since_lsn
     }
 
+    pub(crate) async fn until_paused(&mut self) -> StreamStatus {
+        self.until_status("a pause", |status| matches!(status, StreamStatus::Paused { .. })).await
+    }
+
     /// The sentence of the next break.
     pub(crate) async fn until_broken(&mut self) -> String {
         let status =
@@ -153,7 +157,7 @@ impl Consumer {
         let event = self.ready.pop_front().unwrap();
         match &event {
             Event::KeepAlive { wal_end } if self.confirming => self.progress.confirm(*wal_end),
-            Event::Restarted { since, gap } => self.restarts.push((*since, *gap)),
+            Event::Restarted { gap, .. } => self.restarts.push(gap.clone()),
             _ => {}
         }
         event

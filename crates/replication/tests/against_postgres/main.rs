@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may fail like the test itself")]
 
+mod caring;
 mod consumer;
 mod logging_in;
 mod recovering;

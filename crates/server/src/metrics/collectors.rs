@@ -45,6 +45,7 @@ impl Collector for OwnNames {
             }
         }
         encode_latency(encoder, &self.0)?;
+        encode_canary(encoder, &self.0)?;
         encode_health(encoder, &self.0)
     }
 }
@@ -89,6 +90,14 @@ fn encode_health(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProjec
         |report: &HealthReport| Some(u64::from(report.replication == ReplicationHealth::Streaming));
     let help = "1 while changes flow from Postgres, else 0";
     encode_gauge(encoder, "replication_streaming", help, None, told(&reports, streaming), const_gauge)?;
+    let paused = |report: &HealthReport| {
+        Some(u64::from(matches!(report.replication, ReplicationHealth::Paused { .. })))
+    };
+    let help = "1 while nothing is read because the slot holds back more log than it may, else 0";
+    encode_gauge(encoder, "replication_paused", help, None, told(&reports, paused), const_gauge)?;
+    let help = "Log that Postgres keeps for the slot";
+    let retained = told(&reports, |report| report.retained_bytes);
+    encode_gauge(encoder, "slot_retained", help, Some(&Unit::Bytes), retained, const_gauge)?;
     let help = "Log that Postgres has sent and that is not confirmed yet";
     let lag = told(&reports, |report| report.lag_bytes);
     encode_gauge(encoder, "slot_lag", help, Some(&Unit::Bytes), lag, const_gauge)?;
@@ -141,10 +150,29 @@ fn encode_values<T, M: EncodeMetric>(
 
 fn encode_latency(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProject]) -> fmt::Result {
     let help = "From a commit in Postgres to the moment when its frames are in the queues of the sockets";
+    encode_histogram(encoder, "ws_latency", help, projects, |counters| &counters.commit_to_queue)
+}
+
+fn encode_canary(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProject]) -> fmt::Result {
+    let help = "From the writing of a message into the log to its return";
+    encode_histogram(encoder, "canary", help, projects, |counters| counters.canary.latencies())?;
+    let last = counted(projects, own_label, |counters| counters.canary.last());
+    let last = last.into_iter().filter_map(|(label, last)| Some((label, last?.as_secs_f64()))).collect();
+    let help = "The same of the message that came back last";
+    encode_gauge(encoder, "canary_last", help, Some(&Unit::Seconds), last, ConstGauge::new)
+}
+
+fn encode_histogram(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    projects: &[MeasuredProject],
+    latencies: fn(&Counters) -> &LatencyHistogram,
+) -> fmt::Result {
     let unit = Some(&Unit::Seconds);
-    let mut place = encoder.encode_descriptor("ws_latency", help, unit, MetricType::Histogram)?;
+    let mut place = encoder.encode_descriptor(name, help, unit, MetricType::Histogram)?;
     let read = |counters: &Counters| {
-        let latency = &counters.commit_to_queue;
+        let latency = latencies(counters);
         (latency.sum().as_secs_f64(), latency.counts())
     };
     for (label, (sum, counts)) in counted(projects, own_label, read) {

@@ -89,6 +89,7 @@ pub(super) const READINGS: &[Reading] = &[
     counter("changes_withheld", "Row changes not delivered because a policy or filter failed", |counters| {
         &counters.failures
     }),
+    counter("gaps", "How often changes were lost before they could be read", |counters| &counters.gaps),
     counter(
         "plan_decisions",
         "Row changes decided in process, once for each audience they were put to",
