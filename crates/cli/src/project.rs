@@ -26,6 +26,7 @@ use crate::demo::CatalogDemo;
 use crate::health::Health;
 use crate::lag::{Lag, Positions};
 use crate::pipeline::Pipeline;
+use crate::serve::Drain;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
 use crate::slot_care::SlotCare;
 
@@ -205,7 +206,7 @@ impl Project {
     }
 
     /// Stops in order: 1012 to the sockets that there are, the position to PostgreSQL.
-    pub(crate) async fn stop(mut self, drain: Duration) -> Result<()> {
+    pub(crate) async fn stop(mut self, drain: Drain) -> Result<()> {
         self.send_away(drain).await;
         let ended = self.pipeline.ended().await;
         self.poll.abort();
@@ -213,14 +214,14 @@ impl Project {
     }
 
     /// The same after its end: nothing is left to wait for.
-    pub(crate) async fn abandon(self, drain: Duration) {
+    pub(crate) async fn abandon(self, drain: Drain) {
         self.send_away(drain).await;
         self.poll.abort();
     }
 
-    async fn send_away(&self, drain: Duration) {
-        self.engine.shut_down(&Frame::close(SERVICE_RESTART, "")).await;
-        if tokio::time::timeout(drain, self.engine.emptied()).await.is_err() {
+    async fn send_away(&self, drain: Drain) {
+        self.engine.drain(&Frame::close(SERVICE_RESTART, ""), drain.spread).await;
+        if tokio::time::timeout(drain.flush, self.engine.emptied()).await.is_err() {
             tracing::warn!("some sockets did not close in time and are cut");
         }
         self.reading.cancel();

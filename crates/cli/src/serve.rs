@@ -42,8 +42,30 @@ pub struct ServeSettings {
     pub operations: OperationsSettings,
     /// Whether requests of the health endpoints are logged.
     pub health_requests: HealthRequests,
-    /// How long sockets may take to be told that the server stops.
-    pub drain: Duration,
+    /// How sockets are sent away when the server stops.
+    pub drain: Drain,
+}
+
+/// How sockets are sent away when the server stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Over how long they are told, so that their clients do not come back all at once; zero tells all at once.
+    pub spread: Duration,
+    /// How long they may take after that to read what is queued for them.
+    pub flush: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain { spread: Duration::ZERO, flush: Duration::from_secs(5) }
+    }
+}
+
+impl Drain {
+    /// The same without a spread, for a project that can not go on.
+    pub(crate) fn at_once(self) -> Self {
+        Drain { spread: Duration::ZERO, ..self }
+    }
 }
 
 /// What operators may ask, and how.
@@ -114,7 +136,7 @@ impl ServeSettings {
             refusal_delay: Duration::from_secs(2),
             operations: OperationsSettings::default(),
             health_requests: HealthRequests::Logged,
-            drain: Duration::from_secs(5),
+            drain: Drain::default(),
         }
     }
 }
@@ -234,7 +256,7 @@ async fn start_projects(
     others: Vec<ProjectSettings>,
     operators: &Arc<OperatorKeys>,
     stopping: &CancellationToken,
-    drain: Duration,
+    drain: Drain,
 ) -> Result<Started> {
     let mut started = Vec::with_capacity(1 + others.len());
     for settings in std::iter::once(first).chain(others) {
@@ -253,7 +275,7 @@ async fn start_projects(
     Ok(started)
 }
 
-async fn stop_started(started: Started, drain: Duration) {
+async fn stop_started(started: Started, drain: Drain) {
     for (supervised, project) in started {
         if let Err(error) = project.stop(drain).await {
             tracing::warn!(project = %supervised.settings.id, %error, "a project did not stop in order");

@@ -174,6 +174,8 @@ pub struct ServerSettings {
     pub shards: Option<usize>,
     /// Bytes that may wait for one socket.
     pub outbound_bytes_max: usize,
+    /// Over how long sockets are sent away when the server stops.
+    pub drain: Duration,
     /// Delay of the answer to a refused handshake.
     pub connect_error_backoff: Duration,
     /// Delay of the answer to a refused join.
@@ -464,6 +466,7 @@ fn server_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<ServerSettin
         open_files: layers.find(&definitions::OPEN_FILES)?,
         shards: layers.find(&definitions::SHARDS)?,
         outbound_bytes_max: layers.get(&definitions::OUTBOUND_BYTES_MAX)?,
+        drain: layers.get(&definitions::DRAIN)?,
         connect_error_backoff: layers.get(&definitions::CONNECT_ERROR_BACKOFF)?,
         channel_error_backoff: layers.get(&definitions::CHANNEL_ERROR_BACKOFF)?,
         region: layers.find(&definitions::REGION)?,

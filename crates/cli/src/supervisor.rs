@@ -16,6 +16,7 @@ use walcast_server::health::{HealthReport, HealthSource, ReplicationHealth};
 use walcast_server::metrics::CountersSource;
 
 use crate::project::{Project, ProjectSettings};
+use crate::serve::Drain;
 
 /// Pauses between tries to start a project again: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -27,7 +28,7 @@ pub(crate) struct Supervised {
     live: ArcSwapOption<Live>,
     operators: Arc<OperatorKeys>,
     stopping: CancellationToken,
-    drain: Duration,
+    drain: Drain,
 }
 
 /// What is asked of a project that is up.
@@ -45,7 +46,7 @@ impl Supervised {
         settings: ProjectSettings,
         operators: Arc<OperatorKeys>,
         stopping: CancellationToken,
-        drain: Duration,
+        drain: Drain,
     ) -> Result<(Arc<Self>, Project)> {
         let door = Door::new(settings.id.clone(), settings.address.clone());
         let supervised =
@@ -88,7 +89,7 @@ impl Supervised {
             tracing::error!(project = %self.settings.id, reason, "a project can not go on and is started again");
             self.door.close();
             self.live.store(None);
-            project.abandon(self.drain).await;
+            project.abandon(self.drain.at_once()).await;
             match self.stopping.run_until_cancelled(self.restarted()).await {
                 Some(again) => project = again,
                 None => return Ok(()),

@@ -92,6 +92,8 @@ pub enum Command {
     Publish(Arc<Fanout>),
     /// An operator's question or command.
     Operate(Operation),
+    /// Close one of so many of the sessions that are open with this frame.
+    CloseShare(Frame, usize),
     /// Close every session with this frame, and every later one at once.
     Shutdown(Frame),
 }

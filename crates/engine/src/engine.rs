@@ -32,6 +32,8 @@ use crate::topic::{Privacy, ReadRights, TopicKey};
 
 /// Commands that wait for a shard; senders wait when it is full.
 const SHARD_INBOX: usize = 1_024;
+/// How often some sessions are sent away while the server stops.
+const DRAIN_STEP: Duration = Duration::from_millis(50);
 /// Joins that wait for the matcher.
 const SUBSCRIBE_INBOX: usize = 256;
 
@@ -379,6 +381,23 @@ impl Engine {
             }
             told.await;
         }
+    }
+
+    /// Sends every session this close frame, a few at a time so that the last of them get it after `spread`, and then
+    /// lets no new one live. Until it has its own, a session gets everything as before.
+    pub async fn drain(&self, close: &Frame, spread: Duration) {
+        let steps = usize::try_from(spread.as_millis() / DRAIN_STEP.as_millis()).unwrap_or(usize::MAX);
+        let mut ticks = tokio::time::interval(DRAIN_STEP);
+        for left in (1..=steps).rev() {
+            ticks.tick().await;
+            if self.counters.sessions.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            for shard in self.shards.iter() {
+                let _ = shard.commands.send(Command::CloseShare(close.clone(), left)).await;
+            }
+        }
+        self.shut_down(close).await;
     }
 
     /// Sends every session this close frame, and lets no new one live.

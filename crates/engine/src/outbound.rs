@@ -131,7 +131,7 @@ impl Outbound {
     }
 
     /// Nothing can be added.
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Closing { .. } | State::Finished | State::Cut)
     }
 

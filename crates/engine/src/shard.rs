@@ -172,6 +172,7 @@ impl Shard {
             Command::AnnounceGap(message) => self.announce_gap(&message),
             Command::Publish(fanout) => self.fan_out(&fanout, None),
             Command::Operate(operation) => self.operate(operation),
+            Command::CloseShare(frame, share) => self.close_share(&frame, share),
             Command::Shutdown(frame) => self.shut_down(frame),
         }
     }

@@ -285,6 +285,15 @@ pub(super) static OUTBOUND_BYTES_MAX: Setting<usize> = Setting::new(
 .environment(&["WALCAST_OUTBOUND_BYTES_MAX", "WEBSOCKET_MAX_HEAP_SIZE"])
 .default("16777216");
 
+pub(super) static DRAIN: Setting<Duration> = Setting::new(
+    "server.drain_seconds",
+    parse::seconds_or_none,
+    "Over how many seconds sockets are told to reconnect (1012) when the server stops, so that they do not come back all \
+     at once; 0 tells all at once.",
+)
+.environment(&["WALCAST_DRAIN_SECONDS"])
+.default("0");
+
 pub(super) static CONNECT_ERROR_BACKOFF: Setting<Duration> = Setting::new(
     "server.connect_error_backoff_ms",
     parse::milliseconds,
@@ -627,6 +636,7 @@ pub(super) static ALL: &[&About] = &[
     &OPEN_FILES.about,
     &SHARDS.about,
     &OUTBOUND_BYTES_MAX.about,
+    &DRAIN.about,
     &CONNECT_ERROR_BACKOFF.about,
     &CHANNEL_ERROR_BACKOFF.about,
     &PROJECT.about,

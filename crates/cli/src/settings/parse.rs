@@ -154,6 +154,13 @@ pub(super) fn slot(text: &str) -> Result<String, String> {
     Err("1 to 63 lower-case letters, digits and underscores".to_owned())
 }
 
+/// Whole seconds, an hour at most, or none at all.
+pub(super) fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    count::<0, 3_600>(text)
+        .and_then(|seconds| u64::try_from(seconds).map_err(|error| error.to_string()))
+        .map(Duration::from_secs)
+}
+
 /// Bytes, or 0 for no limit.
 pub(super) fn bytes_or_off(text: &str) -> Result<u64, String> {
     count::<0, 1_125_899_906_842_624>(text)

@@ -23,6 +23,7 @@ impl Settings {
         serve.operations = self.operations();
         serve.health_requests =
             if self.log.health_checks { HealthRequests::Logged } else { HealthRequests::LeftOut };
+        serve.drain.spread = server.drain;
         serve.refusal_delay = server.connect_error_backoff;
         serve.listener = ListenerSettings {
             connections_max: server.max_connections,

@@ -56,6 +56,19 @@ impl Shard {
         found.outbound.close(frame, discard)
     }
 
+    /// Closes every `share`-th of the sessions that are open, rounded to the nearest number, so that a falling share
+    /// spreads few sessions as evenly as many.
+    pub(super) fn close_share(&mut self, frame: &Frame, share: usize) {
+        let open = |found: &Session| !found.outbound.is_over();
+        let share = share.max(1);
+        let count = (self.sessions.values().filter(|found| open(found)).count() + share / 2) / share;
+        let chosen = self.sessions.iter_mut().filter(|(_, found)| open(found)).take(count);
+        for (&session, found) in chosen {
+            found.outbound.close(frame, false);
+            self.dirty.push(session);
+        }
+    }
+
     pub(super) fn shut_down(&mut self, frame: Frame) {
         for (&session, found) in &mut self.sessions {
             found.outbound.close(&frame, false);
