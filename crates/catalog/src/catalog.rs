@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -39,7 +40,14 @@ pub struct Catalog {
     pub(crate) messages: MessagesWatch,
     /// Held while the catalog is read, so that snapshots follow each other in order.
     reading: Mutex<Reading>,
+    /// How old what is known may be, in milliseconds; set by whoever looks regularly.
+    age_max_ms: AtomicU64,
 }
+
+/// What has not been confirmed for so many polls can not be relied on.
+const POLLS_MISSED_MAX: u32 = 6;
+/// The same for polls that are very frequent.
+const AGE_MIN: Duration = Duration::from_secs(30);
 
 /// `realtime.messages` as the last look found it.
 #[derive(Default)]
@@ -106,6 +114,7 @@ impl Catalog {
             looked_at: std::sync::Mutex::new(Instant::now()),
             messages: MessagesWatch::default(),
             reading: Mutex::default(),
+            age_max_ms: AtomicU64::new(u64::MAX),
         };
         catalog.look_again().await?;
         Ok(Arc::new(catalog))
@@ -128,10 +137,17 @@ impl Catalog {
         self.looked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed()
     }
 
+    /// How old the snapshot may get: several intervals of [`Catalog::poll`], or any age where nobody polls.
+    pub fn age_max(&self) -> Duration {
+        Duration::from_millis(self.age_max_ms.load(Ordering::Relaxed))
+    }
+
     /// Looks for changes at every interval until cancelled. The only source of changes where no event
     /// trigger may be installed, and of role memberships anywhere: event triggers do not fire for them
     /// (PostgreSQL docs, "Overview of Event Trigger Behavior").
     pub async fn poll(self: Arc<Self>, every: Duration, cancel: CancellationToken) {
+        let age_max = (every * POLLS_MISSED_MAX).max(AGE_MIN).as_millis();
+        self.age_max_ms.store(u64::try_from(age_max).unwrap_or(u64::MAX), Ordering::Relaxed);
         let mut ticks = tokio::time::interval(every.max(Duration::from_millis(10)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;

@@ -134,7 +134,6 @@ impl Project {
             progress: Arc::clone(&progress),
             lag,
             catalog: Arc::clone(&catalog),
-            catalog_poll: settings.catalog_poll,
             stopping,
         });
 

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{Method, Request, StatusCode, Uri, header};
 
 use crate::addresses::{AddressLimitReached, Addresses, Network, Seat, client_of};
-use crate::gateway::TOKEN_HEADER;
+use crate::gateway::names_session;
 use crate::listener::ListenerSettings;
 use crate::origins::is_socket_path;
 
@@ -112,38 +112,45 @@ impl Edge {
         if head > self.head_bytes_max {
             return Err(Refusal::Head { bytes: head, max: self.head_bytes_max });
         }
-        if !opens_a_socket(request) {
-            return Ok(());
-        }
-        let seat = match peer {
-            Peer::Client { address, seat, first } => {
+        let Some(opening) = opening(request) else { return Ok(()) };
+        let connect = |address| {
+            let seat = self.addresses.connect(address, Instant::now()).map_err(Refusal::Address)?;
+            Ok::<_, Refusal>(AddressSeat(Arc::new(seat)))
+        };
+        let seat = match (peer, opening) {
+            (Peer::Client { address, seat, first }, Opening::WebSocket) => {
                 if !first.swap(false, Ordering::Relaxed) {
                     self.addresses.handshake(*address, Instant::now()).map_err(Refusal::Address)?;
                 }
                 seat.clone()
             }
-            Peer::Proxy(proxy) => {
-                let client = client_of(*proxy, request.headers(), &self.trusted_proxies);
-                AddressSeat(Arc::new(self.addresses.connect(client, Instant::now())?))
-            }
+            // One connection may open any number of sessions, each of which outlives it.
+            (Peer::Client { address, .. }, Opening::LongPoll) => connect(*address)?,
+            (Peer::Proxy(proxy), _) => connect(client_of(*proxy, request.headers(), &self.trusted_proxies))?,
         };
         request.extensions_mut().insert(seat);
         Ok(())
     }
 }
 
-/// A handshake of a WebSocket, or the first request of a long-polling session: one without the session's token
-/// (docs/protocol.md §1.7).
-fn opens_a_socket<B>(request: &Request<B>) -> bool {
-    if !is_socket_path(request.uri().path()) {
-        return false;
+/// What a request opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    WebSocket,
+    LongPoll,
+}
+
+/// What a request opens: a WebSocket, or a long-polling session if it has no session's token (docs/protocol.md §1.7).
+fn opening<B>(request: &Request<B>) -> Option<Opening> {
+    let path = request.uri().path();
+    // The router takes HEAD where it takes GET.
+    if !is_socket_path(path) || !(request.method() == Method::GET || request.method() == Method::HEAD) {
+        return None;
     }
-    let has_token = || {
-        let query = request.uri().query().unwrap_or_default();
-        request.headers().contains_key(TOKEN_HEADER)
-            || query.split('&').any(|pair| pair.starts_with("token="))
-    };
-    request.method() == Method::GET && !has_token()
+    if path.ends_with("/websocket") {
+        return Some(Opening::WebSocket);
+    }
+    (!names_session(request.uri(), request.headers())).then_some(Opening::LongPoll)
 }
 
 /// Bytes of a request's target as it was sent; most have no authority.

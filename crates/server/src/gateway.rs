@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering;
 use axum::Router;
 use axum::routing::get;
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use walcast_auth::Verifier;
 use walcast_engine::Engine;
@@ -36,8 +36,11 @@ use walcast_policy::channel::ChannelPolicies;
 pub(crate) use self::limits::Admission;
 pub use self::limits::Limits;
 use self::long_poll::Sessions;
-pub(crate) use self::long_poll::TOKEN_HEADER;
 pub use self::long_poll::check_long_poll_body;
+pub(crate) use self::long_poll::names_session;
+
+/// Channels whose rights are asked again at a time.
+const RECHECKS_AT_ONCE: usize = 16;
 
 /// What every connection shares.
 pub struct Gateway {
@@ -50,6 +53,8 @@ pub struct Gateway {
     pub(crate) admission: Arc<Admission>,
     /// Sessions without a socket.
     polls: Sessions,
+    /// Turns of channels that are looked at again, so that thousands of them leave the database to others, too.
+    rechecks: Semaphore,
 }
 
 /// A client's message as what carries it has it.
@@ -98,7 +103,8 @@ impl Gateway {
         policies_changed: watch::Receiver<u64>,
     ) -> Arc<Self> {
         let (admission, polls) = (Arc::default(), Sessions::default());
-        Arc::new(Gateway { engine, verifier, limits, policies, policies_changed, admission, polls })
+        let rechecks = Semaphore::new(RECHECKS_AT_ONCE);
+        Arc::new(Gateway { engine, verifier, limits, policies, policies_changed, admission, polls, rechecks })
     }
 }
 

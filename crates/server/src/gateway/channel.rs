@@ -90,6 +90,8 @@ pub(super) enum Settled {
     Joined { topic: Arc<str>, outcome: Option<Joined> },
     /// A token is checked.
     Renewed { topic: Arc<str>, channel: ChannelId, outcome: Result<Renewal, String> },
+    /// A token that has not changed was looked at again.
+    Rechecked { topic: Arc<str>, channel: ChannelId, token: Arc<str>, outcome: Result<Renewal, String> },
     /// The policies have said what may be sent.
     Checked { topic: Arc<str>, channel: ChannelId, outcome: Checked },
 }
@@ -106,8 +108,15 @@ impl Joined {
         let notice = limits.token_expiry_notice;
         let notice_at = credentials.expires_at().saturating_sub(notice);
         let notice_at = (!notice.is_zero() && notice_at > now).then_some(notice_at);
-        let recheck_at = now.saturating_add(limits.token_recheck);
-        Joined { channel, credentials, rights, notice_at, recheck_at }
+        let mut joined = Joined { channel, credentials, rights, notice_at, recheck_at: now };
+        joined.recheck_later(limits, now);
+        joined
+    }
+
+    /// Puts off the next look by about the interval: those who came at the same moment do not ask at the same moment.
+    pub(super) fn recheck_later(&mut self, limits: &Limits, now: Duration) {
+        let share = rand::random_range(0.75..=1.0);
+        self.recheck_at = now.saturating_add(limits.token_recheck.mul_f64(share));
     }
 
     /// When token and rights are to be looked at again.

@@ -197,6 +197,7 @@ impl Client {
         let topic = match &settled {
             Settled::Joined { topic, .. }
             | Settled::Renewed { topic, .. }
+            | Settled::Rechecked { topic, .. }
             | Settled::Checked { topic, .. } => Arc::clone(topic),
         };
         let place = self.channels.iter().position(|channel| channel.topic == topic)?;
@@ -218,6 +219,19 @@ impl Client {
                 // The channel has ended with its old token while the new one was being checked.
                 _ => return None,
             },
+            Settled::Rechecked { channel, token, outcome, .. } => {
+                let joined = self.channels[place].joined();
+                if joined.is_none_or(|joined| joined.channel.id() != channel) {
+                    return None;
+                }
+                if !self.rechecked(place, &token, outcome).await {
+                    let closed = self.channels.remove(place);
+                    return self.resume(closed.deferred).await;
+                }
+                if !matches!(self.channels[place].stage, Stage::Joined(_)) {
+                    return None;
+                }
+            }
             Settled::Checked { channel, outcome, .. } => match &self.channels[place].stage {
                 Stage::Checking(joined) if joined.channel.id() == channel => {
                     self.checked(place, outcome).await;

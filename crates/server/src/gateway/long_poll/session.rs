@@ -168,7 +168,7 @@ impl Serving {
                     self.client.session.send(Command::Writable(self.client.session.id)).await;
                 }
                 changed = self.heard.changed() => {
-                    if changed.is_err() || self.mailbox.is_empty() {
+                    if changed.is_err() || self.mailbox.is_done() {
                         return;
                     }
                 }
