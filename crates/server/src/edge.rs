@@ -197,6 +197,29 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_takes_its_place_whatever_its_query_says_and_a_session_of_long_polling_one_of_its_own() {
+        let opened = |method: &str, target: &str| {
+            opening(&Request::builder().method(method).uri(target).body(()).unwrap())
+        };
+        for target in ["/socket/websocket", "/socket/websocket?token=x", "/blue/realtime/v1/websocket"] {
+            assert_eq!(opened("GET", target), Some(Opening::WebSocket), "{target}");
+            assert_eq!(opened("HEAD", target), Some(Opening::WebSocket), "{target}");
+        }
+        for target in ["/socket/longpoll", "/socket/longpoll?token=", "/socket/longpoll?token=null"] {
+            assert_eq!(opened("GET", target), Some(Opening::LongPoll), "{target}");
+        }
+        assert_eq!(opened("GET", "/socket/longpoll?token=x"), None);
+        assert_eq!(opened("POST", "/socket/longpoll"), None);
+
+        let edge = edge(2);
+        let client = edge.peer(ip("192.0.2.1")).ok().unwrap();
+        let mut sessions = [(), ()].map(|()| Request::builder().uri("/socket/longpoll").body(()).unwrap());
+        let [first, second] = &mut sessions;
+        edge.admit(&client, first).unwrap();
+        assert!(edge.admit(&client, second).is_err(), "the connection and the first session are two");
+    }
+
+    #[test]
     fn a_stranger_is_not_believed_who_it_comes_for() {
         let edge = edge(1);
         let stranger = edge.peer(ip("192.0.2.1")).ok().unwrap();
