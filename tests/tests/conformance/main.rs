@@ -12,6 +12,8 @@ mod connection;
 mod http;
 mod join_payload;
 mod presence;
+mod projects;
+mod rates;
 mod registry;
 mod scene;
 mod tokens;
