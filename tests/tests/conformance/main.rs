@@ -12,6 +12,7 @@ mod connection;
 mod http;
 mod join_payload;
 mod presence;
+mod private_channels;
 mod projects;
 mod rates;
 mod registry;
