@@ -12,13 +12,9 @@ const CASES: u16 = 300;
 
 /// Cases whose behaviour is not built yet, by what builds it. The end of this list is the end of the work.
 const TO_COME: &[(&str, &[RangeInclusive<u16>])] = &[
-    ("several projects", &[9..=10, 20..=21, 114..=114]),
-    ("rates", &[123..=123, 165..=165, 226..=226]),
-    ("private channels", &[44..=44, 82..=82, 85..=108, 115..=115, 121..=122, 166..=166, 169..=172]),
     ("REST", &[124..=135]),
     ("broadcast from the database", &[136..=139, 146..=146, 266..=272]),
     ("replay", &[140..=145]),
-    ("presence", &[168..=168]),
     ("HTTP and operations", &[22..=22, 246..=256, 258..=258, 260..=260, 263..=265, 274..=274]),
 ];
 
