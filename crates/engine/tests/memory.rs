@@ -186,6 +186,7 @@ fn request(identity: &Arc<Identity>) -> JoinRequest {
         identity: Arc::clone(identity),
         rights: ReadRights::ALL,
         replay: None,
+        replication_ready: true,
     }
 }
 
