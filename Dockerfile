@@ -13,9 +13,10 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && install -D target/release/walcast /out/walcast
 
 FROM debian:bookworm-slim
-# Authorities for TLS to the database and to the issuer of a key set.
+# Authorities for TLS to the database and to the issuer of a key set, and the curl that the health check of Supabase's
+# compose file calls, so that nothing but the image has to be changed there.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates \
+    && apt-get install --yes --no-install-recommends ca-certificates curl \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin walcast
 COPY --from=build /out/walcast /usr/local/bin/walcast

@@ -64,8 +64,13 @@ impl World {
 
     /// A database with what `walcast install` puts into it besides (docs/protocol.md §13), then `sql`.
     pub async fn installed(name: &str, sql: &str, change: impl FnOnce(&mut ServeSettings)) -> Result<World> {
+        World::with_settings(name, &World::installation(sql), change).await
+    }
+
+    /// What `walcast install` runs, then `sql`.
+    pub fn installation(sql: &str) -> String {
         let installation = walcast_catalog::install::sql(&["supabase_realtime".to_owned()]);
-        World::with_settings(name, &format!("{installation}\n;\n{sql}"), change).await
+        format!("{installation}\n;\n{sql}")
     }
 
     /// The same in a database that there is, such as one of a cluster that the test may stop.

@@ -2,15 +2,20 @@
 //! in `tests/clients/`.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
+use walcast::serve::ServeSettings;
 use walcast_tests::{SECRET, World, script};
 
 /// Runs one of the scripts of `tests/clients` against a server of its own, which it may restart.
 async fn check(name: &str, program: &str, arguments: &[&str]) -> Result<()> {
     let schema = include_str!("../clients/schema.sql");
-    let world = World::with_sql(name, schema).await?;
+    // Longer than a client waits before it connects again, however busy the machine is.
+    let grace =
+        |settings: &mut ServeSettings| settings.project.engine.presence_grace = Duration::from_secs(15);
+    let world = World::installed(name, schema, grace).await?;
     let mut command = Command::new(program);
     command
         .args(arguments)

@@ -30,7 +30,7 @@ pub struct CatalogSettings {
     pub pool_size: usize,
     /// How long one statement may run, and how long a question waits for a free connection.
     pub statement_timeout: Duration,
-    /// SQL to run on every new connection (`DB_AFTER_CONNECT_QUERY`, `docs/protocol.md §12`).
+    /// SQL to run on every new connection (`docs/protocol.md §12`).
     pub after_connect: Option<String>,
 }
 

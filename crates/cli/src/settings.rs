@@ -572,6 +572,8 @@ mod tests {
         assert!(settings.server.metrics_jwt_secret.is_some());
         assert!(!settings.log.health_checks);
         assert_eq!(settings.project.janitor.enabled, Some(true));
+        let after_connect = settings.project.database.after_connect;
+        assert_eq!(after_connect, None, "the search path of upstream's own schema is not that of policies");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::ids::{ChannelId, SessionId, ShardId};
 use crate::interned::Interned;
 use crate::log_inbox::{LogSender, log_inbox};
 use crate::matcher::{Inputs, Matcher, Subscribing};
-use crate::membership::{Asked, Membership};
+use crate::membership::{Asked, Form, Membership};
 use crate::outbound::Socket;
 use crate::rate::{EventBudget, EventRateExceeded, Rates};
 use crate::settings::{Counters, EngineSettings};
@@ -55,7 +55,7 @@ pub struct Engine {
 /// What most joins have like others.
 #[derive(Default)]
 struct Alike {
-    bindings: Interned<[Binding]>,
+    forms: Interned<Form>,
     asked: Interned<Asked>,
 }
 
@@ -240,9 +240,10 @@ impl Engine {
             return Err(JoinRefused(reason.to_owned()));
         }
         let response = walcast_wire::join_reply(&payload.bindings);
-        let bindings = self.alike.bindings.share(payload.bindings.into());
+        let bindings = payload.bindings;
+        let (form, values) = Form::new(bindings.clone(), payload.legacy);
         let topic = TopicKey::new(topic, Privacy::of(payload.private));
-        let asked = Asked { topic, bindings, legacy: payload.legacy };
+        let asked = Asked { topic, form: self.alike.forms.share(Arc::new(form)), values };
         let membership = Arc::new(Membership {
             session: session.id,
             channel: ChannelId::fresh(),
@@ -262,7 +263,6 @@ impl Engine {
             hold = Some(Hold::new(&self.shards, &membership));
             replayed = Some(replay.await.map_err(JoinRefused)?);
         }
-        let bindings = &membership.asked.bindings;
         let mut joining = Box::new(Joining {
             membership: Arc::clone(&membership),
             reference,
@@ -286,7 +286,7 @@ impl Engine {
             return Ok(joined);
         }
         let snapshot_version = self.oracle.snapshot().version;
-        let resolving = self.resolve(bindings, &identity);
+        let resolving = self.resolve(&bindings, &identity);
         let resolved = match payload.wait {
             None => resolving.await,
             Some(wait) => tokio::time::timeout(Duration::from_millis(wait.timeout_ms), resolving)
@@ -325,11 +325,11 @@ impl Engine {
         let membership = Arc::clone(&joined.0);
         let (channel, renewed) = (membership.channel, Arc::clone(&identity));
         session.send(Command::Renew { session: session.id, channel, identity: renewed }).await;
-        if membership.asked.bindings.is_empty() {
+        if membership.binding_count() == 0 {
             return;
         }
         let snapshot_version = self.oracle.snapshot().version;
-        let resolved = match self.resolve(&membership.asked.bindings, &identity).await {
+        let resolved = match self.resolve(&membership.bindings(), &identity).await {
             Ok(resolved) => Ok(resolved),
             Err(SubscribeError::Refused(message)) => Err(message),
             Err(SubscribeError::Unavailable(reason)) => {

@@ -3,7 +3,7 @@
 //!
 //! It alone knows the subscriptions, so that a decision sees exactly one state, and a join, being a
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
-//! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`index`] and [`receivers`] (who is
+//! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
 //! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database).
 
@@ -20,6 +20,7 @@ mod messages;
 mod receivers;
 mod ruling;
 mod show;
+mod slots;
 mod subscriptions;
 mod window;
 
@@ -367,9 +368,9 @@ impl State {
             }
         }
         for (membership, view, ids) in shared.into_frames() {
-            let Membership { asked, serializer, shard, .. } = &*membership;
+            let Membership { serializer, shard, .. } = &*membership;
             let data = bodies.of(&view);
-            let frame = frame(*serializer, asked.legacy, &asked.topic.topic, &ids, view.kind, data);
+            let frame = frame(*serializer, membership.is_legacy(), membership.topic(), &ids, view.kind, data);
             let targets = Targets::One(membership.target());
             self.outgoing[shard.index()].push(FromLog::Change(Delivery { frame, targets }));
         }

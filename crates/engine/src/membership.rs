@@ -32,9 +32,26 @@ pub struct Membership {
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Asked {
     pub(crate) topic: TopicKey,
-    pub(crate) bindings: Arc<[Binding]>,
+    pub(crate) form: Arc<Form>,
+    /// The values of the bindings' filters, with a NUL between two.
+    pub(crate) values: Box<str>,
+}
+
+/// What was joined, but for the topic and the values of filters: many have that alike who join a topic of their own.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Form {
+    /// What is left of each binding; see [`Binding::into_parts`]. They are read again when the catalog changes.
+    bindings: Box<[Arc<str>]>,
     /// Changes are pushed in the old form (docs/protocol.md §3.8).
     pub(crate) legacy: bool,
+}
+
+impl Form {
+    /// What is kept of bindings: what others may have alike, and [`Asked::values`].
+    pub(crate) fn new(bindings: Vec<Binding>, legacy: bool) -> (Self, Box<str>) {
+        let (bindings, values): (Vec<_>, Vec<_>) = bindings.into_iter().map(Binding::into_parts).unzip();
+        (Form { bindings: bindings.into(), legacy }, values.join("\0").into())
+    }
 }
 
 impl Membership {
@@ -51,6 +68,24 @@ impl Membership {
     /// Which of the topics of this name.
     pub(crate) fn key(&self) -> &TopicKey {
         &self.asked.topic
+    }
+
+    /// Whether changes are pushed in the old form.
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.asked.form.legacy
+    }
+
+    /// The bindings that were asked for.
+    pub(crate) fn bindings(&self) -> Vec<Binding> {
+        let Asked { form, values, .. } = &*self.asked;
+        let parts = form.bindings.iter().zip(values.split('\0'));
+        // These are parts of what has been read already.
+        parts.filter_map(|(common, value)| Binding::of_parts(common, value).ok()).collect()
+    }
+
+    /// How many they are.
+    pub(crate) fn binding_count(&self) -> usize {
+        self.asked.form.bindings.len()
     }
 
     /// Whether the channel is still there.

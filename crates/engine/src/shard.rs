@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
 use self::presence::{Absences, PresenceReferences};
-use self::topics::Topic;
+use self::topics::Topics;
 use crate::command::{Command, PeerCommand};
 use crate::ids::{ChannelId, SessionId, ShardId};
 use crate::presence::Presence;
@@ -53,7 +53,7 @@ pub(crate) struct Shard {
     /// Where a channel with subscriptions is reported gone.
     unsubscribe: mpsc::UnboundedSender<ChannelId>,
     sessions: FxHashMap<SessionId, Session>,
-    topics: ahash::HashMap<TopicKey, Topic>,
+    topics: Topics,
     presences: ahash::HashMap<TopicKey, Presence>,
     /// Presences whose connection was lost a moment ago.
     absences: Absences,
@@ -82,7 +82,7 @@ impl Shard {
             shards,
             unsubscribe,
             sessions: FxHashMap::default(),
-            topics: ahash::HashMap::default(),
+            topics: Topics::default(),
             presences: ahash::HashMap::default(),
             absences: Absences::default(),
             rates,

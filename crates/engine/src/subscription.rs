@@ -274,7 +274,7 @@ impl Resolver<'_> {
             table: table.oid,
             id: binding.id,
             event: target.event,
-            filter,
+            filter: filter.checked(),
             plan: bound,
             columns: (0..table.columns.len()).filter(shown).collect(),
             reads_key,

@@ -1,12 +1,14 @@
-//! What a subscription takes, beyond its open session and token, where each person is an audience of their own.
+//! What a subscription takes, beyond its open session and token, where each person is an audience of their own: by a
+//! policy about them, or by what they filter on.
 
 #![allow(unsafe_code, reason = "an allocator can not be written without")]
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -24,12 +26,19 @@ use walcast_wire::{JoinPayload, Ref, Serializer, sub_topic};
 
 /// A little before tables grow, as they are with 100,000.
 const PEOPLE: usize = 12_500;
-const BYTES_MAX: usize = 320;
+const OWN_BYTES_MAX: usize = 300;
+const ROOM_BYTES_MAX: usize = 340;
 
-/// Counts the bytes that are in use.
+/// Counts the bytes that are in use by each thread: a test has one of its own.
 struct Counting;
 
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    static IN_USE: Cell<usize> = const { Cell::new(0) };
+}
+
+fn in_use() -> usize {
+    IN_USE.get()
+}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -37,13 +46,13 @@ static ALLOCATOR: Counting = Counting;
 // SAFETY: everything is left to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        IN_USE.fetch_add(layout.size(), Relaxed);
+        IN_USE.set(in_use().wrapping_add(layout.size()));
         // SAFETY: as the caller promises.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Relaxed);
+        IN_USE.set(in_use().wrapping_sub(layout.size()));
         // SAFETY: as the caller promises.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -110,8 +119,8 @@ impl Oracle for Catalog {
     }
 }
 
-/// A table whose rows are each for one person.
-fn catalog() -> Arc<Snapshot> {
+/// A table; with `row_security` its rows are each for one person.
+fn catalog(row_security: bool) -> Arc<Snapshot> {
     const TABLE: Oid = Oid(16_384);
     const READER: Oid = Oid(100);
     let column = |(index, name): (usize, &&str)| Column {
@@ -141,7 +150,7 @@ fn catalog() -> Arc<Snapshot> {
         name: "notes".to_owned(),
         columns: ["id", "owner", "body"].iter().enumerate().map(column).collect(),
         owner: Oid(10),
-        row_security: true,
+        row_security,
         force_row_security: false,
         identity: TableIdentity::Default,
         policies: vec![policy],
@@ -174,10 +183,11 @@ fn identity(person: usize) -> Arc<Identity> {
     Arc::new(Identity { role: "reader".into(), claims: Arc::new(claims), claims_json })
 }
 
-fn request(identity: &Arc<Identity>) -> JoinRequest {
-    let topic = "realtime:notes";
-    let payload = r#"{"config":{"postgres_changes":[{"event":"*","schema":"public","table":"notes"}],"private":false}}"#;
-    let payload = RawValue::from_string(payload.to_owned()).unwrap();
+fn request(identity: &Arc<Identity>, topic: &str, filter: &str) -> JoinRequest {
+    let payload = format!(
+        r#"{{"config":{{"postgres_changes":[{{"event":"*","schema":"public","table":"notes"{filter}}}],"private":false}}}}"#
+    );
+    let payload = RawValue::from_string(payload).unwrap();
     JoinRequest {
         payload: JoinPayload::parse(sub_topic(topic).unwrap(), &payload).unwrap(),
         topic: topic.into(),
@@ -190,9 +200,9 @@ fn request(identity: &Arc<Identity>) -> JoinRequest {
     }
 }
 
-#[tokio::test]
-async fn a_subscription_takes_little_beyond_its_session_and_token() {
-    let catalog = catalog();
+/// The bytes of each subscription, where every person joins with what `request` makes of their number.
+async fn bytes_each(row_security: bool, request: impl Fn(usize, &Arc<Identity>) -> JoinRequest) -> usize {
+    let catalog = catalog(row_security);
     let (_snapshots, seen) = watch::channel(Arc::clone(&catalog));
     let (engine, _log) = Engine::start(EngineSettings::default(), Arc::new(Catalog(catalog)), seen, |_| {});
     let mut people = Vec::new();
@@ -203,12 +213,29 @@ async fn a_subscription_takes_little_beyond_its_session_and_token() {
     while engine.counters().sessions.load(Relaxed) < PEOPLE as u64 {
         tokio::task::yield_now().await;
     }
-    let before = IN_USE.load(Relaxed);
+    let before = in_use();
     let mut channels = Vec::with_capacity(PEOPLE);
-    for (session, identity) in &people {
-        channels.push(engine.join(session, request(identity)).await.unwrap());
+    for (person, (session, identity)) in people.iter().enumerate() {
+        channels.push(engine.join(session, request(person, identity)).await.unwrap());
     }
-    let each = (IN_USE.load(Relaxed) - before) / PEOPLE;
+    let each = (in_use() - before) / PEOPLE;
     assert_eq!(engine.counters().subscriptions.load(Relaxed), PEOPLE as u64);
-    assert!(each <= BYTES_MAX, "{each} bytes for each subscription");
+    each
+}
+
+#[tokio::test]
+async fn a_subscription_takes_little_beyond_its_session_and_token() {
+    let each = bytes_each(true, |_, identity| request(identity, "realtime:notes", "")).await;
+
+    assert!(each <= OWN_BYTES_MAX, "{each} bytes for each subscription");
+}
+
+#[tokio::test]
+async fn a_subscription_to_a_room_of_its_own_takes_little_more() {
+    let room = |person, identity: &_| {
+        let filter = format!(r#","filter":"owner=eq.{person}""#);
+        request(identity, &format!("realtime:room-{person}"), &filter)
+    };
+    let each = bytes_each(false, room).await;
+    assert!(each <= ROOM_BYTES_MAX, "{each} bytes for each subscription");
 }

@@ -125,6 +125,7 @@ pub(crate) fn evaluate<'a>(expression: &'a Expression, scope: &Scope<'a>) -> Out
             }
             evaluate(body, scope)
         }
+        Expression::Apart(operand) => evaluate(operand, scope),
         Expression::Extreme { greatest, operands } => extreme(*greatest, operands, scope),
         Expression::Quantified { all, operation, operand, array } => {
             let (operand, array) = both(operand, array, scope)?;

@@ -64,6 +64,9 @@ pub(crate) enum Expression {
         arguments: Vec<Expression>,
         body: Box<Expression>,
     },
+    /// What PostgreSQL's planner takes as a whole, and does not compute ahead of time: what a sub-select without tables
+    /// or a function comes to.
+    Apart(Box<Expression>),
     /// `GREATEST` or `LEAST`.
     Extreme {
         greatest: bool,
@@ -108,6 +111,14 @@ impl Expression {
     /// The negation.
     pub(crate) fn negated(self) -> Expression {
         Expression::Not(Box::new(self))
+    }
+
+    /// As something that the planner takes as a whole; but a look-up is that already, and what literals decide is known.
+    pub(crate) fn apart(self) -> Expression {
+        match self {
+            Expression::Literal(_) | Expression::LookUp(_) | Expression::Apart(_) => self,
+            other => Expression::Apart(Box::new(other)),
+        }
     }
 
     /// Whether its value is the same for every row and at every moment, given role and claims.
@@ -183,7 +194,10 @@ impl Expression {
             | Expression::ArrayOf(operands)
             | Expression::Call(_, operands) => operands.iter().collect(),
             Expression::LookUp(look_up) => look_up.children(),
-            Expression::Not(operand) | Expression::IsNull(operand) | Expression::IsTruth { operand, .. } => {
+            Expression::Not(operand)
+            | Expression::IsNull(operand)
+            | Expression::IsTruth { operand, .. }
+            | Expression::Apart(operand) => {
                 vec![operand]
             }
             Expression::IsDistinct(left, right) | Expression::NullIf(left, right) => vec![left, right],
@@ -215,7 +229,10 @@ impl Expression {
             | Expression::ArrayOf(operands)
             | Expression::Call(_, operands) => operands.iter_mut().collect(),
             Expression::LookUp(look_up) => look_up.children_mut(),
-            Expression::Not(operand) | Expression::IsNull(operand) | Expression::IsTruth { operand, .. } => {
+            Expression::Not(operand)
+            | Expression::IsNull(operand)
+            | Expression::IsTruth { operand, .. }
+            | Expression::Apart(operand) => {
                 vec![operand]
             }
             Expression::IsDistinct(left, right) | Expression::NullIf(left, right) => vec![left, right],

@@ -10,7 +10,7 @@ use crate::evaluate::{Scope, evaluate_condition};
 use crate::expression::Expression;
 use crate::keys::{self, Key};
 use crate::members::MembersAt;
-use crate::operation::Stop;
+use crate::operation::{Comparison, Operation, Stop};
 use crate::oracle::OracleError;
 use crate::row::{Datum, RowImage};
 use crate::schema::{Table, Types};
@@ -18,7 +18,21 @@ use crate::verdict::Verdict;
 
 /// An AND of conditions over one row. Cheap to clone; equal filters match the same rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Filter(Option<Arc<Conditions>>);
+pub struct Filter(Repr);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Repr {
+    /// Every row passes.
+    None,
+    /// `column = value`, of a type whose text says all there is of a value. Most filters are that, and there may be one
+    /// for each subscriber: no more is kept of it than it takes.
+    Equals {
+        table: Oid,
+        column: u16,
+        text: Box<str>,
+    },
+    Other(Arc<Conditions>),
+}
 
 /// One condition as the client wrote it, its column looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -114,7 +128,7 @@ struct Condition {
 impl Filter {
     /// The filter that every row passes.
     pub fn none() -> Filter {
-        Filter(None)
+        Filter(Repr::None)
     }
 
     /// Types the literals and checks that the operators fit the columns.
@@ -126,18 +140,26 @@ impl Filter {
         if conditions.is_empty() {
             return Ok(Filter::none());
         }
-        compile::conditions(table, types, conditions).map(|conditions| Filter(Some(Arc::new(conditions))))
+        let conditions = compile::conditions(table, types, conditions)?;
+        Ok(Filter(conditions.equality().unwrap_or_else(|| Repr::Other(Arc::new(conditions)))))
+    }
+
+    fn conditions(&self) -> Option<&Conditions> {
+        match &self.0 {
+            Repr::None | Repr::Equals { .. } => None,
+            Repr::Other(conditions) => Some(conditions),
+        }
     }
 
     /// SQL expressions over no row that PostgreSQL must accept before the filter is used: literals and
     /// operators that only it can judge.
     pub fn checks(&self) -> &[String] {
-        self.0.as_ref().map_or(&[], |conditions| &conditions.checks)
+        self.conditions().map_or(&[], |conditions| &conditions.checks)
     }
 
     /// The error to show when PostgreSQL refuses the check with this index.
     pub fn refusal(&self, check: usize, error: &OracleError) -> FilterError {
-        let regex = self.0.as_ref().and_then(|conditions| conditions.check_is_regex.get(check));
+        let regex = self.conditions().and_then(|conditions| conditions.check_is_regex.get(check));
         match error {
             OracleError::Raised { message, .. } if regex == Some(&true) => {
                 FilterError::Invalid(format!("invalid regular expression for match filter: {message}"))
@@ -151,10 +173,29 @@ impl Filter {
         }
     }
 
+    /// The same once PostgreSQL has accepted its checks, which it keeps no longer.
+    #[must_use]
+    pub fn checked(mut self) -> Filter {
+        if let Repr::Other(conditions) = &mut self.0
+            && let Some(conditions) = Arc::get_mut(conditions)
+        {
+            conditions.checks = Vec::new();
+            conditions.check_is_regex = Vec::new();
+        }
+        self
+    }
+
     /// Judges one row image. A column that the image does not carry is not a match (`docs/protocol.md` §5.4):
     /// so a DELETE is judged on its identity columns.
     pub fn evaluate(&self, row: &RowImage<'_>) -> Verdict {
-        let Some(conditions) = &self.0 else { return Verdict::Visible };
+        let conditions = match &self.0 {
+            Repr::None => return Verdict::Visible,
+            Repr::Equals { column, text, .. } => {
+                let equal = row.get(usize::from(*column)) == Datum::Text(text);
+                return if equal { Verdict::Visible } else { Verdict::Hidden };
+            }
+            Repr::Other(conditions) => conditions,
+        };
         if conditions.all.iter().any(|condition| row.get(condition.column) == Datum::Missing) {
             return Verdict::Hidden;
         }
@@ -185,18 +226,41 @@ impl Filter {
 
     /// Keys one of which every row that matches has; `None` where there are no such.
     pub fn keys(&self) -> Option<Vec<Key>> {
-        let conditions = self.0.as_ref()?;
+        if let Repr::Equals { column, text, .. } = &self.0 {
+            return Some(vec![Key::Column { column: usize::from(*column), value: text.clone() }]);
+        }
+        let conditions = self.conditions()?;
         keys::of_all(conditions.all.iter().map(|condition| &condition.expression), &[])
     }
 
     /// The columns that the question reads, by index into [`Table::columns`].
     pub fn asked_columns(&self) -> impl Iterator<Item = usize> {
-        self.0.iter().flat_map(|conditions| conditions.all.iter().map(|condition| condition.column))
+        self.conditions()
+            .into_iter()
+            .flat_map(|conditions| conditions.all.iter().map(|condition| condition.column))
     }
 
     /// The boolean SQL over the row that settles a [`Verdict::Ask`]; `None` when none is ever given.
     pub fn question(&self) -> Option<&str> {
-        self.0.as_ref().and_then(|conditions| conditions.question.as_deref())
+        self.conditions().and_then(|conditions| conditions.question.as_deref())
+    }
+}
+
+impl Conditions {
+    /// The same, where it is one column that must have one value, and where that can be told from their texts.
+    fn equality(&self) -> Option<Repr> {
+        let [Condition { column, expression }] = self.all.as_slice() else { return None };
+        let Expression::Call(Operation::Compare(Comparison::Equal), operands) = expression else {
+            return None;
+        };
+        let [Expression::Column { .. }, Expression::Literal(Some(_))] = operands.as_slice() else {
+            return None;
+        };
+        if !self.checks.is_empty() || self.question.is_some() {
+            return None;
+        }
+        let Key::Column { value, .. } = keys::of_all([expression], &[])?.pop()? else { return None };
+        Some(Repr::Equals { table: self.table, column: u16::try_from(*column).ok()?, text: value })
     }
 }
 

@@ -68,7 +68,7 @@ fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key
     match expression {
         Expression::And(operands) => of_all(operands, constants),
         Expression::Or(operands) => of_any(operands, constants),
-        Expression::IsTruth { operand, truth: true } => of(operand, constants),
+        Expression::IsTruth { operand, truth: true } | Expression::Apart(operand) => of(operand, constants),
         Expression::Body { arguments, body } => {
             // Where an argument raises, PostgreSQL is asked whatever the body says.
             let sound = |one: &Expression| matches!(one, Expression::Constant(slot) if matches!(constants.get(*slot), Some(Ok(_))));

@@ -21,6 +21,7 @@
 //! - `refusal`: the privileges that the policies take, beyond those on the table itself.
 //! - `resolve`: which operation an operator, function or cast on operands of these types is.
 //! - `constants`: what depends on role and claims only is computed once.
+//! - `planning`: what PostgreSQL computes ahead of time, and raises for every row.
 //! - `evaluate`: three truth values, and what has no value; `operation` and `cast`: what is done to values.
 //!
 //! The values: `value` (all types), `numeric`, `datetime`, `json`, `array`, `pattern` (LIKE and `~`).
@@ -45,6 +46,7 @@ mod oracle;
 mod parse;
 mod pattern;
 mod plan;
+mod planning;
 mod refusal;
 mod resolve;
 mod row;

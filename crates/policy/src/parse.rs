@@ -279,7 +279,10 @@ impl<'a> Compiler<'a> {
                 Ok(resolve::function("strpos", vec![self.typed(r#in)?, self.typed(expr)?])?)
             }
             Expr::Subquery(query) => match single(query) {
-                Some(selected) => Ok(self.typed(selected)?),
+                Some(selected) => {
+                    let typed = self.typed(selected)?;
+                    Ok(self.apart(typed))
+                }
                 None => self.scalar_select(query),
             },
             Expr::InSubquery { expr, subquery, negated } => {
@@ -291,6 +294,12 @@ impl<'a> Compiler<'a> {
             }
             other => self.construct(other),
         }
+    }
+
+    /// What a sub-select without tables comes to. Within another one it makes no difference.
+    fn apart(&self, typed: Typed) -> Typed {
+        let counts = self.levels.is_empty() && (typed.expression.is_constant() || typed.kind == Kind::Bool);
+        if counts { Typed { expression: typed.expression.apart(), ..typed } } else { typed }
     }
 
     fn all(&mut self, parsed: &[Expr]) -> Result<Vec<Typed>, Unsupported> {
@@ -501,7 +510,7 @@ impl<'a> Compiler<'a> {
         let kind = Kind::Array(Box::new(Kind::Text));
         let elements = Expression::Call(Operation::JsonElementTexts, vec![json.expression]);
         let none = Expression::Literal(Some(Value::Array(Cow::Owned(Array::default()))));
-        Ok(Some(Typed::new(Expression::Coalesce(vec![elements, none]), kind)))
+        Ok(Some(self.apart(Typed::new(Expression::Coalesce(vec![elements, none]), kind))))
     }
 }
 

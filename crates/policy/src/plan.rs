@@ -15,6 +15,7 @@ use crate::keys::{self, Key};
 use crate::members::MembersAt;
 use crate::operation::Stop;
 use crate::parse::{Compiler, Names, Surroundings};
+use crate::planning::{self, Constants};
 use crate::refusal::{Refusal, refusal};
 use crate::row::{Datum, RowImage};
 use crate::schema::{Policy, PolicyCommand, Role, Snapshot, Table};
@@ -89,6 +90,8 @@ struct Rules {
     slots: Vec<Expression>,
     foreign: Vec<String>,
     question: String,
+    /// What PostgreSQL is told of who asks where that makes no difference.
+    anybody: Arc<str>,
     /// The columns that the question reads.
     asked_columns: Vec<usize>,
     /// Whether PostgreSQL may be asked although every copy is there.
@@ -131,6 +134,7 @@ impl Plan {
             slots: Vec::new(),
             foreign: Vec::new(),
             question: combined(&policies),
+            anybody: serde_json::json!({ "role": role.name }).to_string().into(),
             asked_columns: asked_columns(table, &policies),
             may_ask: false,
             only_oracle: false,
@@ -283,7 +287,11 @@ impl Plan {
     ) -> BoundPlan {
         let settings = Settings { role: &self.rules.role_name, claims_json, claims, foreign, channel };
         let constants = constants::values(&self.rules.slots, settings);
-        BoundPlan { rules: self.rules.clone(), constants, claims_json: claims_json.clone() }
+        let mut bound = BoundPlan { rules: Arc::clone(&self.rules), constants, claims_json: None };
+        if bound.question().is_some() {
+            bound.claims_json = Some(Box::new(Arc::clone(claims_json)));
+        }
+        bound
     }
 }
 
@@ -294,7 +302,8 @@ pub struct BoundPlan {
     rules: Arc<Rules>,
     /// What the slots came to.
     constants: Box<[Outcome<'static>]>,
-    claims_json: Arc<str>,
+    /// `None` where PostgreSQL is never asked.
+    claims_json: Option<Box<Arc<str>>>,
 }
 
 impl BoundPlan {
@@ -350,9 +359,9 @@ impl BoundPlan {
         &self.rules.readable
     }
 
-    /// The claims as JSON text, for the oracle.
+    /// The claims as JSON text, for the oracle; where the plan has no [question](Self::question), the role alone.
     pub fn claims_json(&self) -> &Arc<str> {
-        &self.claims_json
+        self.claims_json.as_deref().unwrap_or(&self.rules.anybody)
     }
 
     /// Keys one of which every row has that the plan does not hide; `None` where there are no such. An empty
@@ -399,10 +408,26 @@ impl BoundPlan {
             }
         }
         match open {
-            None => Verdict::Visible,
+            None => self.planned(scope),
             Some(Stop::Missing(column)) => Verdict::Missing { column },
             Some(_) => self.ask(scope),
         }
+    }
+
+    /// Of a row that the policies admit, whether PostgreSQL gets to evaluate them for these claims.
+    fn planned(&self, scope: &Scope<'_>) -> Verdict {
+        if self.constants.iter().all(Result::is_ok) {
+            return Verdict::Visible;
+        }
+        let constants = Constants { slots: &self.rules.slots, values: &self.constants };
+        let conditions = || self.rules.restrictive.iter().chain(&self.rules.permissive);
+        if let Some(error) = conditions().find_map(|one| planning::raised(one, constants)) {
+            return Verdict::Failed(error.to_owned());
+        }
+        if conditions().any(|one| planning::looks_up_failing(one, constants)) {
+            return self.ask(scope);
+        }
+        Verdict::Visible
     }
 
     fn ask(&self, scope: &Scope<'_>) -> Verdict {
@@ -412,7 +437,7 @@ impl BoundPlan {
     }
 
     fn asked_claims(&self) -> Option<&str> {
-        self.may_ask().then_some(&*self.claims_json)
+        self.may_ask().then_some(&**self.claims_json())
     }
 
     /// Whether PostgreSQL may be asked although every copy is there.

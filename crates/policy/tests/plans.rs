@@ -193,6 +193,38 @@ fn what_raises_is_not_visible_and_says_why() {
 }
 
 #[test]
+fn what_the_planner_computes_and_raises_for_the_claims_hides_every_row() {
+    let judged = |using: &str, claims: serde_json::Value| {
+        let table = table(vec![policy("a", using, &[2, 4]), policy("b", "(body = 'hello'::text)", &[3])]);
+        let plan = Plan::compile(&table, &role(), &snapshot());
+        bind(&plan, &claims).evaluate(&row(), NOW, MembersAt::none())
+    };
+    let nobody = || json!({ "sub": "nobody" });
+    let raises = |verdict| matches!(verdict, Verdict::Failed(message) if message.contains("nobody"));
+    // To estimate how many rows it finds, the planner computes what a column is compared with.
+    for using in [
+        "(owner = auth.uid())",
+        "(NOT (auth.uid() <> owner))",
+        "(owner IS DISTINCT FROM auth.uid())",
+        "(public AND ((owner > auth.uid()) IS TRUE))",
+        "(owner = ANY (ARRAY[auth.uid(), owner]))",
+    ] {
+        assert!(raises(judged(using, nobody())), "{using}");
+        assert_eq!(judged(using, json!({ "sub": ALICE })), Verdict::Visible, "{using}");
+    }
+    // Not so of what is no comparison with the row, is not reached, or is in a sub-select.
+    for using in [
+        "((auth.uid() IS NULL) OR public)",
+        "(owner = ( SELECT auth.uid() AS uid))",
+        "(owner IN ( SELECT auth.uid() AS uid))",
+        "CASE WHEN public THEN (owner = auth.uid()) ELSE public END",
+        "COALESCE(public, (owner = auth.uid()))",
+    ] {
+        assert_eq!(judged(using, nobody()), Verdict::Visible, "{using}");
+    }
+}
+
+#[test]
 fn null_in_every_strict_operator_is_no_match() {
     for using in [
         "(owner = auth.uid())",

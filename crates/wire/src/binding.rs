@@ -96,6 +96,35 @@ impl Binding {
         Ok(Binding { raw: Arc::from(raw), id, target })
     }
 
+    /// The object in two parts, for whoever keeps many bindings: the first is the same text for all that differ in the
+    /// value of their filter only, the second is that value. [`Binding::of_parts`] puts them together.
+    ///
+    /// The second has no NUL in it; it is empty where there is nothing to cut off.
+    pub fn into_parts(self) -> (Arc<str>, String) {
+        let Binding { raw, target, .. } = self;
+        // What can not be understood is repeated verbatim in the error.
+        let object = target.ok().and_then(|_| serde_json::from_str::<Map<String, Value>>(&raw).ok());
+        let filter = object.as_ref().and_then(|object| object.get("filter")?.as_str());
+        match filter.and_then(|filter| filter.split_at_checked(filter.find('.')? + 1)) {
+            Some((start, value)) if !value.contains('\0') => {
+                let common = json_text::with_members(&raw, &[("filter", &json_text::quoted(start))]);
+                (Arc::from(common), value.to_owned())
+            }
+            _ => (raw, String::new()),
+        }
+    }
+
+    /// A binding with the id and the target of the one that these are [the parts](Binding::into_parts) of.
+    pub fn of_parts(common: &str, value: &str) -> Result<Self, serde_json::Error> {
+        if value.is_empty() {
+            return Binding::parse(common);
+        }
+        let object: Map<String, Value> = serde_json::from_str(common)?;
+        let start = object.get("filter").and_then(Value::as_str).unwrap_or_default();
+        let filter = json_text::quoted(&format!("{start}{value}"));
+        Binding::parse(&json_text::with_members(common, &[("filter", &filter)]))
+    }
+
     /// The object as the client sent it, plus `id`.
     pub fn echo(&self) -> String {
         json_text::with_members(&self.raw, &[("id", &self.id.to_string())])
@@ -371,6 +400,33 @@ mod tests {
         let (plain, asked) = (binding(r#"{"schema":"s"}"#), binding(r#"{"schema":"s","visibility":true}"#));
         assert_ne!(plain.id, asked.id);
         assert_eq!(asked.echo(), format!(r#"{{"schema":"s","visibility":true,"id":{}}}"#, asked.id));
+    }
+
+    #[test]
+    fn bindings_that_differ_in_the_value_of_their_filter_have_a_part_in_common_and_come_back_from_both() {
+        let room = |room: &str| {
+            let filter = json_text::quoted(&format!("room=eq.{room}"));
+            binding(&format!(r#"{{"schema":"s", "filter":{filter},"table":"t","event":"INSERT"}}"#))
+        };
+        assert_eq!(room("1").into_parts().0, room("a \"quoted\" é.").into_parts().0);
+        assert_eq!(room("1").into_parts().1, "1");
+        for whole in [
+            room("1"),
+            room(""),
+            room("a \"quoted\" é, with a comma"),
+            room("with a \0"),
+            binding(r#"{"table":"t","filter":"a=not.in.(1,2),b=eq.3","visibility":true,"extra":[1.50]}"#),
+            binding(r#"{"table":"t","filter":"a=eq.1","select":["a"],"filter":"b=eq.2"}"#),
+            binding(r#"{"table":"t","filter":"","id":7}"#),
+            binding(r#"{"table":"t","filter":"wrong"}"#),
+            binding(r#"{ "schema":7 , "filter":"a=eq.1"}"#),
+            binding("{}"),
+        ] {
+            let (common, value) = whole.clone().into_parts();
+            assert!(!value.contains('\0'));
+            let again = Binding::of_parts(&common, &value).unwrap();
+            assert_eq!((again.id, again.target), (whole.id, whole.target));
+        }
     }
 
     #[test]

@@ -18,10 +18,11 @@ enum Repr {
         length: u8,
         bytes: [u8; INLINE_BYTES],
     },
-    Shared(Arc<str>),
+    /// Thin: every channel keeps a reference, and hardly any is long.
+    Shared(Arc<Box<str>>),
 }
 
-const INLINE_BYTES: usize = 22;
+const INLINE_BYTES: usize = 14;
 
 impl Ref {
     /// The JSON `null`: the reference of what the server sends unasked.
@@ -47,7 +48,7 @@ impl Ref {
                 start.copy_from_slice(json.as_bytes());
                 Ref(Repr::Inline { length, bytes })
             }
-            _ => Ref(Repr::Shared(Arc::from(json))),
+            _ => Ref(Repr::Shared(Arc::new(json.into()))),
         }
     }
 

@@ -5,6 +5,7 @@ import { randomUUID } from 'node:crypto';
 import { LongPoll, Presence, Socket } from 'phoenix';
 import WebSocket from 'ws';
 import { ana, bruno, database, insertNotes, tokenOf } from './people.mjs';
+import { newTeam } from './private.mjs';
 import { finish, Inbox, promise, requiredEnvironment, restartServer, withDeadline } from './promise.mjs';
 
 const transports = { websocket: WebSocket, longpoll: LongPoll };
@@ -96,6 +97,24 @@ await promise('a refused join is told why', async () => {
   assert.deepEqual(response, { reason: 'unmatched topic' });
 });
 
+await promise('private channels: refused without permission, and with it broadcasts', async () => {
+  const { topic, memberToken } = newTeam();
+  const stranger = await answer(socketOf(bruno).channel(`realtime:${topic}`, { config: { private: true } }).join());
+  const reason = `Unauthorized: You do not have permissions to read from this Channel topic: ${topic}`;
+  assert.deepEqual(stranger, { status: 'error', response: { reason } });
+  const config = { private: true, broadcast: { ack: true } };
+  const hers = await joined(socketOf(ana, memberToken(ana)), `realtime:${topic}`, config);
+  const his = await joined(socketOf(bruno, memberToken(bruno)), `realtime:${topic}`, config);
+  const received = inboxOf(his, 'broadcast');
+  const sent = { type: 'broadcast', event: 'note', payload: { from: 'ana' } };
+  assert.equal((await answer(hers.push('broadcast', sent))).status, 'ok');
+  assert.deepEqual(await received.next('her broadcast'), sent);
+});
+
+// Over WebSocket a message from the database is a binary frame of a kind that only Supabase's clients know
+// (docs/protocol.md §2.3), and a frame that this client can not read is an exception in it.
+if (transport === LongPoll) await checkStoredMessages();
+
 await promise('a socket with a bad key is not let in', async () => {
   const socket = socketOf(ana, 'nonsense');
   const errors = new Inbox();
@@ -120,3 +139,30 @@ await promise('after a restart of the server it joins again by itself', async ()
 for (const socket of sockets) socket.disconnect();
 await database.end();
 finish();
+
+async function checkStoredMessages() {
+  const store = (topic, n) => database.query(`select realtime.send($1, 'stored', $2, true)`, [{ n }, topic]);
+
+  await promise('messages from the database arrive', async () => {
+    const { topic, memberToken } = newTeam();
+    const channel = await joined(socketOf(ana, memberToken(ana)), `realtime:${topic}`, { private: true });
+    const received = inboxOf(channel, 'broadcast');
+    await store(topic, 1);
+    const { payload: { id, n }, ...message } = await received.next('the message from the database');
+    assert.deepEqual([n, message], [1, { type: 'broadcast', event: 'stored', meta: { id } }]);
+  });
+
+  await promise('stored messages are replayed at the join', async () => {
+    const { topic, memberToken } = newTeam();
+    for (const n of [1, 2]) await store(topic, n);
+    const config = { private: true, broadcast: { replay: { since: Date.now() - 60_000, limit: 2 } } };
+    let received;
+    await joined(socketOf(ana, memberToken(ana)), `realtime:${topic}`, config, (channel) => {
+      received = inboxOf(channel, 'broadcast');
+    });
+    for (const n of [1, 2]) {
+      const { payload, meta } = await received.next('a replay');
+      assert.deepEqual([payload.n, meta.replayed], [n, true]);
+    }
+  });
+}

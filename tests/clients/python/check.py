@@ -2,53 +2,12 @@
 How it is started and what it expects: tests/clients/README.md."""
 
 import asyncio
-import uuid
 
+from channels import broadcasts, changes, config, fresh, is_subscribed, subscribed
+from private import check_http, check_private_channels, check_stored_messages
 from promise import Inbox, finish, promise, restart_server
-from realtime import AsyncRealtimeChannel, RealtimeSubscribeStates
 
 from people import ANA, BRUNO, client_of, close_clients, connect_database, insert_notes, token_of
-
-
-def fresh(name: str) -> str:
-    """A name of this run's own, so that runs on one server do not meet."""
-    return f"{name}:{uuid.uuid4()}"
-
-
-def config(*, to_self: bool = False, ack: bool = False, presence_key: str = "") -> dict:
-    return {
-        "config": {
-            "broadcast": {"self": to_self, "ack": ack},
-            "presence": {"key": presence_key, "enabled": False},
-            "private": False,
-        }
-    }
-
-
-def broadcasts(channel: AsyncRealtimeChannel, event: str) -> Inbox:
-    inbox = Inbox()
-    channel.on_broadcast(event, lambda message: inbox.push(message["payload"]))
-    return inbox
-
-
-def changes(channel: AsyncRealtimeChannel, event: str, condition: str) -> Inbox:
-    inbox = Inbox()
-    channel.on_postgres_changes(
-        event, lambda change: inbox.push(change["data"]), schema="checks", table="notes", filter=condition
-    )
-    return inbox
-
-
-async def subscribed(channel: AsyncRealtimeChannel) -> Inbox:
-    """Subscribes, and returns the inbox of the channel's states once it is SUBSCRIBED."""
-    states = Inbox()
-    await channel.subscribe(lambda state, error: states.push((state, error)))
-    await is_subscribed(states)
-    return states
-
-
-async def is_subscribed(states: Inbox) -> None:
-    await states.next("SUBSCRIBED", lambda event: event[0] == RealtimeSubscribeStates.SUBSCRIBED)
 
 
 async def check_broadcast() -> None:
@@ -159,21 +118,52 @@ async def check_postgres_changes(database) -> None:
     async def filters() -> None:
         room = fresh("filters")
         channel = client_of(ANA).channel(fresh("changes"), config())
-        above = changes(channel, "INSERT", f"room=eq.{room},number=gt.10")
-        listed = changes(channel, "INSERT", f"room=eq.{room},number=in.(5,20)")
-        everything = changes(channel, "INSERT", f"room=eq.{room}")
+        conditions = {
+            "number=eq.5": [5],
+            "number=neq.5": [1, 10],
+            "number=lt.5": [1],
+            "number=lte.5": [1, 5],
+            "number=gt.5": [10],
+            "number=gte.5": [5, 10],
+            "number=in.(1,10)": [1, 10],
+            "title=like.%a": [1, 5],
+            "title=ilike.b%": [5],
+            "title=match.^[a-z]+$": [1],
+            "title=imatch.^[a-z]+$": [1, 5],
+            "done=is.null": [10],
+            "number=isdistinct.5": [1, 10, None],
+            'title=eq."a,b (c)"': [10],
+            "done=not.is.null": [1, 5, None],
+            "number=gt.1,number=lt.10": [5],
+        }
+        inboxes = {
+            condition: changes(channel, "INSERT", f"room=eq.{room},{condition}", "tasks") for condition in conditions
+        }
+        everything = changes(channel, "INSERT", f"room=eq.{room}", "tasks")
         await subscribed(channel)
-        await insert_notes(database, [(ANA, room, "n", number) for number in (5, 10, 11, 20)])
-        await everything.next("the last note", lambda change: change["record"]["number"] == 20)
+        for title, number, done in [("alpha", 1, True), ("Beta", 5, False), ("a,b (c)", 10, None), (None, None, True)]:
+            await database.execute(
+                "insert into checks.tasks (owner, room, title, number, done) values (%s, %s, %s, %s, %s)",
+                (ANA.id, room, title, number, done),
+            )
+        await everything.next("the last task", lambda change: change["record"]["number"] is None)
+        arrived = {
+            condition: [change["record"]["number"] for change in inbox.seen] for condition, inbox in inboxes.items()
+        }
+        assert arrived == conditions, arrived
 
-        def numbers(inbox: Inbox) -> list[int]:
-            return [change["record"]["number"] for change in inbox.seen]
-
-        assert (numbers(above), numbers(listed), numbers(everything)) == ([11, 20], [5, 20], [5, 10, 11, 20])
+    async def select() -> None:
+        room = fresh("select")
+        channel = client_of(ANA).channel(fresh("changes"), config())
+        inbox = changes(channel, "INSERT", f"room=eq.{room}", select=["body"])
+        await subscribed(channel)
+        [note] = await insert_notes(database, [(ANA, room, "one", 7)])
+        assert (await inbox.next("INSERT"))["record"] == {"id": note, "body": "one"}
 
     await promise("INSERT, UPDATE and DELETE arrive with typed values, in commit order", all_events)
     await promise("each of two users gets only the own rows", own_rows)
-    await promise("filters let through exactly the rows that fit", filters)
+    await promise("290: each filter operator lets through exactly the rows that fit", filters)
+    await promise("289: select restricts the record to the listed columns and the key", select)
 
 
 async def check_tokens(database) -> None:
@@ -222,6 +212,9 @@ async def main() -> None:
     await check_presence()
     await check_postgres_changes(database)
     await check_tokens(database)
+    await check_private_channels()
+    await check_stored_messages(database)
+    await check_http()
     await check_restart(database)
     await database.close()
     await close_clients()

@@ -5,8 +5,8 @@ use tokio::process::Command;
 use walcast_tests::shared::Shared;
 use walcast_tests::{SECRET, World, script};
 
-/// With the table that the scripts write to.
-static WORLD: Shared = Shared::new("conformance_clients", || SCHEMA.to_owned(), |_| {});
+/// With the tables that the scripts write to.
+static WORLD: Shared = Shared::new("conformance_clients", || World::installation(SCHEMA), |_| {});
 const SCHEMA: &str = include_str!("../../clients/schema.sql");
 
 fn command(program: &str, arguments: &[&str], world: &World) -> Command {
@@ -18,6 +18,19 @@ fn command(program: &str, arguments: &[&str], world: &World) -> Command {
         .env("WALCAST_JWT_SECRET", SECRET)
         .env("DATABASE_URL", world.database.url());
     command
+}
+
+/// The newest client, and one with serializer 1.0.0.
+const PACKAGES: [&str; 2] = ["@supabase/supabase-js", "supabase-js-v1-serializer"];
+
+/// Runs what `tests/clients/js/check.mjs` has of a case.
+async fn promises(case: &str) -> Result<()> {
+    let world = WORLD.world().await?;
+    for package in PACKAGES {
+        let mut command = command("node", &["js/check.mjs", package, case], &world);
+        script::run(&mut command, async || bail!("the cases restart nothing")).await?;
+    }
+    Ok(())
 }
 
 /// Runs a case of `tests/clients/js/cases.mjs`.
@@ -38,8 +51,48 @@ async fn case_278_the_client_gets_its_own_broadcast() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn case_279_the_client_broadcasts_over_http() -> Result<()> {
+    promises("279").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn case_280_the_client_sees_who_is_there_on_a_public_channel() -> Result<()> {
     javascript("280").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_281_the_client_sees_who_is_there_on_a_private_channel() -> Result<()> {
+    promises("281").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_282_without_permission_the_client_is_told_why_it_may_not_join() -> Result<()> {
+    promises("282").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_283_with_permission_the_client_is_subscribed_to_a_private_channel() -> Result<()> {
+    promises("283").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_284_claims_and_role_of_the_clients_token_decide_about_a_private_channel() -> Result<()> {
+    promises("284").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_285_the_client_is_sent_what_a_signed_in_user_inserts() -> Result<()> {
+    promises("285").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_286_the_client_is_sent_what_a_signed_in_user_updates() -> Result<()> {
+    promises("286").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_287_the_client_is_sent_what_a_signed_in_user_deletes() -> Result<()> {
+    promises("287").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,8 +112,18 @@ async fn case_290_every_operator_and_their_composition_work_through_the_filter_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn case_291_the_client_is_sent_stored_messages_when_it_joins() -> Result<()> {
+    promises("291").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_292_of_many_messages_of_every_kind_the_client_gets_all() -> Result<()> {
+    promises("292").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn case_293_the_python_client_goes_through_its_full_cycle_on_version_1() -> Result<()> {
-    let mut world = Some(World::with_sql("conformance_293", SCHEMA).await?);
+    let mut world = Some(World::installed("conformance_293", SCHEMA, |_| {}).await?);
     let running = world.as_ref().expect("started above");
     let mut command = command("python/.venv/bin/python", &["python/check.py"], running);
     script::run(&mut command, async || {

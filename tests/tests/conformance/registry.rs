@@ -14,15 +14,8 @@ const CASES: u16 = 300;
 const TO_COME: &[(&str, &[RangeInclusive<u16>])] = &[
     ("several projects", &[9..=10, 20..=21, 114..=114]),
     ("rates", &[123..=123, 165..=165, 226..=226]),
-    (
-        "private channels",
-        &[44..=44, 82..=82, 85..=108, 115..=115, 121..=122, 166..=166, 169..=172, 281..=284],
-    ),
-    ("REST", &[279..=279]),
-    ("broadcast from the database", &[285..=287]),
-    ("replay", &[291..=291]),
+    ("private channels", &[44..=44, 82..=82, 85..=108, 115..=115, 121..=122, 166..=166, 169..=172]),
     ("presence", &[168..=168]),
-    ("throughput", &[292..=292]),
 ];
 
 const DIFFERENCES: &str = "### Cases with a difference";

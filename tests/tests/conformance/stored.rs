@@ -43,15 +43,9 @@ const NOTES: &str = "
     create trigger tell after insert or update or delete on notes for each row execute function tell();
 ";
 
-/// What `walcast install` runs, and then `sql`.
-fn installed(sql: &str) -> String {
-    let installation = walcast_catalog::install::sql(&["supabase_realtime".to_owned()]);
-    format!("{installation}\n;\n{sql}")
-}
-
 /// The server of all cases that need no settings of their own, in a database with `realtime.messages`.
 static SHARED: Shared =
-    Shared::new("conformance_stored", || installed(&format!("{POLICIES}{NOTES}")), |_| {});
+    Shared::new("conformance_stored", || World::installation(&format!("{POLICIES}{NOTES}")), |_| {});
 
 pub(crate) async fn world() -> Result<Arc<SharedWorld>> {
     SHARED.world().await

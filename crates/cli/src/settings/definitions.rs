@@ -71,9 +71,10 @@ pub(super) static DATABASE_TLS_CA: Setting<String> = Setting::new(
 pub(super) static DATABASE_AFTER_CONNECT: Setting<String> = Setting::new(
     "database.after_connect",
     parse::text,
-    "SQL that is run on each new connection of the pool, for example `SET search_path TO app`.",
+    "SQL that is run on each new connection of the pool, for example `SET search_path TO app`. Policies are asked on them.",
 )
-.environment(&["DB_AFTER_CONNECT_QUERY"]);
+// Not DB_AFTER_CONNECT_QUERY: that leads to upstream's own schema, and policies would be asked with its search path.
+.environment(&["WALCAST_AFTER_CONNECT_QUERY"]);
 
 pub(super) static DATABASE_POOL_SIZE: Setting<usize> = Setting::new(
     "database.pool_size",

@@ -94,6 +94,7 @@ const IGNORED: &[&str] = &[
     "CF_TEAM_DOMAIN",
     "CLUSTER_STRATEGIES",
     "DASHBOARD_*",
+    "DB_AFTER_CONNECT_QUERY",
     "DB_ENC_KEY",
     "DB_ENC_KEY_GCM",
     "DB_ENC_WRITE_GCM",

@@ -16,6 +16,7 @@ use walcast_wire::{BindingEvent, ChangeKind};
 use super::column_sets::{ColumnSet, ColumnSets};
 use super::index::Index;
 use super::receivers::{Member, Receivers, Removed};
+use super::slots::{Slot, Slots};
 use crate::membership::Membership;
 use crate::subscription::Placement;
 
@@ -50,14 +51,10 @@ pub(super) struct Audiences {
     tables: FxHashMap<Oid, TableAudiences>,
 }
 
-/// An audience of a table, by its place in [`TableAudiences::slots`]. It holds until a subscription comes or goes.
-pub(super) type Slot = u32;
-
 /// The audiences of one table.
 #[derive(Default)]
 pub(super) struct TableAudiences {
-    slots: Vec<Option<Audience>>,
-    free: Vec<Slot>,
+    slots: Slots,
     by_key: HashTable<Slot>,
     /// With a secret: clients choose what is in a key.
     hasher: ahash::RandomState,
@@ -114,7 +111,7 @@ impl Audiences {
 
 impl TableAudiences {
     pub(super) fn get(&self, slot: Slot) -> Option<&Audience> {
-        self.slots.get(slot as usize)?.as_ref()
+        self.slots.get(slot)
     }
 
     /// The indices of a set of columns.
@@ -149,7 +146,7 @@ impl TableAudiences {
 
     /// Every audience that asks for this kind of change.
     pub(super) fn all(&self, kind: ChangeKind) -> Vec<Slot> {
-        (0..).take(self.slots.len()).filter(|slot| self.asks_for(*slot, kind)).collect()
+        self.slots.all().filter(|slot| self.asks_for(*slot, kind)).collect()
     }
 
     fn asks_for(&self, slot: Slot, kind: ChangeKind) -> bool {
@@ -161,10 +158,10 @@ impl TableAudiences {
         let member = Member { membership: Arc::clone(membership), id: placement.id, columns };
         let key = AudienceKey::of(placement);
         let hash = self.hasher.hash_one(&key);
-        let slots = &mut self.slots;
-        let is_it = |slot: &Slot| matches!(&slots[*slot as usize], Some(audience) if audience.key == key);
+        let slots = &self.slots;
+        let is_it = |slot: &Slot| slots.get(*slot).is_some_and(|audience| audience.key == key);
         if let Some(&slot) = self.by_key.find(hash, is_it)
-            && let Some(audience) = &mut slots[slot as usize]
+            && let Some(audience) = self.slots.get_mut(slot)
         {
             audience.receivers.insert(member, shared);
             return slot;
@@ -173,23 +170,18 @@ impl TableAudiences {
     }
 
     fn add(&mut self, hash: u64, audience: Audience) -> Slot {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            // Memory ends before that.
-            Slot::try_from(self.slots.len() - 1).unwrap_or(Slot::MAX)
-        });
-        self.index.insert(slot, audience.key.keys().as_deref());
+        let keys = audience.key.keys();
         self.with_visibility += usize::from(audience.key.visibility);
-        self.slots[slot as usize] = Some(audience);
+        let slot = self.slots.add(audience);
+        self.index.insert(slot, keys.as_deref());
         let (slots, hasher) = (&self.slots, &self.hasher);
-        let rehash =
-            |slot: &Slot| slots[*slot as usize].as_ref().map_or(0, |audience| hasher.hash_one(&audience.key));
+        let rehash = |slot: &Slot| slots.get(*slot).map_or(0, |audience| hasher.hash_one(&audience.key));
         self.by_key.insert_unique(hash, slot, rehash);
         slot
     }
 
     fn remove(&mut self, membership: &Membership, slot: Slot) {
-        let Some(Some(audience)) = self.slots.get_mut(slot as usize) else { return };
+        let Some(audience) = self.slots.get_mut(slot) else { return };
         let Some(Removed { columns, was_last }) = audience.receivers.remove(membership) else { return };
         self.column_sets.release(columns);
         if was_last {
@@ -198,11 +190,10 @@ impl TableAudiences {
     }
 
     fn discard(&mut self, slot: Slot) {
-        let Some(Audience { key, .. }) = self.slots[slot as usize].take() else { return };
+        let Some(Audience { key, .. }) = self.slots.take(slot) else { return };
         if let Ok(found) = self.by_key.find_entry(self.hasher.hash_one(&key), |other| *other == slot) {
             found.remove();
         }
-        self.free.push(slot);
         self.with_visibility -= usize::from(key.visibility);
         self.index.remove(slot, key.keys().as_deref());
     }

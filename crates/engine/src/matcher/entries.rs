@@ -12,10 +12,10 @@ use crate::membership::Membership;
 use crate::subscription::Identity;
 
 /// The bindings of one channel. There is one for every subscription, so it has nothing that its audience has.
-pub(super) struct Entry {
-    pub(super) membership: Arc<Membership>,
-    pub(super) identity: Arc<Identity>,
-    pub(super) standing: Standing,
+pub(super) enum Entry {
+    /// One binding, live on one table, as of most channels.
+    One(Arc<Membership>, Arc<Identity>, Place),
+    Other(Box<(Arc<Membership>, Arc<Identity>, Standing)>),
 }
 
 /// Whether a channel's bindings are matched.
@@ -39,6 +39,40 @@ pub(super) struct Places(Vec<Place>);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) message: String,
+}
+
+impl Entry {
+    pub(super) fn new(membership: Arc<Membership>, identity: Arc<Identity>, standing: Standing) -> Self {
+        match standing {
+            Standing::One(place) => Entry::One(membership, identity, place),
+            other => Entry::Other(Box::new((membership, identity, other))),
+        }
+    }
+
+    pub(super) fn into_parts(self) -> (Arc<Membership>, Arc<Identity>, Standing) {
+        match self {
+            Entry::One(membership, identity, place) => (membership, identity, Standing::One(place)),
+            Entry::Other(parts) => *parts,
+        }
+    }
+
+    pub(super) fn channel(&self) -> ChannelId {
+        match self {
+            Entry::One(membership, ..) => membership.channel,
+            Entry::Other(parts) => parts.0.channel,
+        }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        match self {
+            Entry::One(..) => true,
+            Entry::Other(parts) => parts.2.is_live(),
+        }
+    }
+
+    pub(super) fn is_undecided(&self) -> bool {
+        matches!(self, Entry::Other(parts) if parts.2 == Standing::Undecided)
+    }
 }
 
 impl Standing {
@@ -80,22 +114,17 @@ impl Entries {
         self.0.iter()
     }
 
-    pub(super) fn get(&self, channel: ChannelId) -> Option<&Entry> {
-        self.0.find(hash(channel), |entry| entry.membership.channel == channel)
-    }
-
-    pub(super) fn get_mut(&mut self, channel: ChannelId) -> Option<&mut Entry> {
-        self.0.find_mut(hash(channel), |entry| entry.membership.channel == channel)
+    pub(super) fn contains(&self, channel: ChannelId) -> bool {
+        self.0.find(hash(channel), |entry| entry.channel() == channel).is_some()
     }
 
     /// Adds the entry of a channel that has none.
     pub(super) fn insert(&mut self, entry: Entry) {
-        let rehash = |entry: &Entry| hash(entry.membership.channel);
-        self.0.insert_unique(hash(entry.membership.channel), entry, rehash);
+        self.0.insert_unique(hash(entry.channel()), entry, |entry| hash(entry.channel()));
     }
 
     pub(super) fn remove(&mut self, channel: ChannelId) -> Option<Entry> {
-        let found = self.0.find_entry(hash(channel), |entry| entry.membership.channel == channel).ok()?;
+        let found = self.0.find_entry(hash(channel), |entry| entry.channel() == channel).ok()?;
         Some(found.remove().0)
     }
 }

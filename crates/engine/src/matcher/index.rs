@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use walcast_policy::{Datum, Finder, Key};
 
-use super::audience::{Sight, Slot};
+use super::audience::Sight;
+use super::slots::Slot;
 
 /// Members that a row is looked up for at most, for each audience that may be among them, and in any case.
 const MEMBERS_PER_AUDIENCE: usize = 4;

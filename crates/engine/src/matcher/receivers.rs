@@ -246,7 +246,7 @@ impl Together {
 
 fn form<T>(member: &Member, topic: T) -> Form<T> {
     let Member { membership, id, columns } = member;
-    let legacy = membership.asked.legacy;
+    let legacy = membership.is_legacy();
     Form { topic, id: *id, columns: *columns, serializer: membership.serializer, legacy }
 }
 
@@ -259,17 +259,15 @@ mod tests {
     use super::super::column_sets::ColumnSets;
     use super::*;
     use crate::ids::SessionId;
-    use crate::membership::Asked;
+    use crate::membership::{self, Asked};
     use crate::topic::{Privacy, TopicKey};
 
     fn member(topic: usize, shard: usize) -> Member {
         let binding = Binding::parse(r#"{"event":"*","schema":"public"}"#).unwrap();
         let id = binding.id;
-        let asked = Asked {
-            topic: TopicKey::new(topic.to_string().into(), Privacy::Public),
-            bindings: Arc::new([binding]),
-            legacy: false,
-        };
+        let (form, values) = membership::Form::new(vec![binding], false);
+        let topic = TopicKey::new(topic.to_string().into(), Privacy::Public);
+        let asked = Asked { topic, form: Arc::new(form), values };
         let membership = Membership {
             session: SessionId::fresh(),
             channel: ChannelId::fresh(),

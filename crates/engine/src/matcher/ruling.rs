@@ -5,11 +5,12 @@ use walcast_pgoutput::PgTimestamp;
 use walcast_policy::{Found, Moment, Verdict};
 use walcast_wire::{BindingEvent, ChangeKind};
 
-use super::audience::{AudienceKey, Sight, Slot, TableAudiences};
+use super::audience::{AudienceKey, Sight, TableAudiences};
 use super::copies::Copies;
 use super::image::{BoundRelation, ChangeImages};
 use super::judge::Judge;
 use super::show;
+use super::slots::Slot;
 use crate::settings::{Deletes, EngineSettings};
 
 /// Who gets one change.

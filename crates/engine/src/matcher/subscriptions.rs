@@ -72,45 +72,43 @@ impl State {
             self.audiences.clear();
             self.resolve_again(|_| true).await;
         } else {
-            self.resolve_again(|entry| !entry.standing.is_live()).await;
+            self.resolve_again(|entry| !entry.is_live()).await;
         }
     }
 
     /// Tries again what PostgreSQL could not be asked about.
     pub(super) async fn resolve_undecided(&mut self) {
-        self.resolve_again(|entry| entry.standing == Standing::Undecided).await;
+        self.resolve_again(Entry::is_undecided).await;
     }
 
     async fn resolve_again(&mut self, which: impl Fn(&Entry) -> bool) {
         let chosen = self.entries.iter().filter(|entry| which(entry));
-        let channels: Vec<_> = chosen.map(|entry| entry.membership.channel).collect();
+        let channels: Vec<_> = chosen.map(Entry::channel).collect();
         for channel in channels {
             self.resolve_entry(channel).await;
         }
-        let undecided = self.entries.iter().any(|entry| entry.standing == Standing::Undecided);
+        let undecided = self.entries.iter().any(Entry::is_undecided);
         self.resolve_undecided_at = undecided.then(|| Instant::now() + RESOLVE_AGAIN_AFTER);
     }
 
     /// Resolves an entry that is in no audience.
     async fn resolve_entry(&mut self, channel: ChannelId) {
-        let Some(entry) = self.entries.get(channel) else {
+        let Some(entry) = self.entries.remove(channel) else {
             return;
         };
-        let (membership, identity) = (Arc::clone(&entry.membership), Arc::clone(&entry.identity));
-        let resolved = self.resolve(&membership.asked.bindings, &identity).await;
+        let (membership, identity, former) = entry.into_parts();
+        let resolved = self.resolve(&membership.bindings(), &identity).await;
         let (standing, _) = self.stand(&membership, resolved);
-        let Some(entry) = self.entries.get_mut(channel) else {
-            return;
-        };
-        let former = std::mem::replace(&mut entry.standing, standing);
-        if entry.standing.tells_as(&former) {
-            return;
-        }
-        let (status, message) = match &entry.standing {
+        let told = standing.tells_as(&former);
+        let (status, message) = match &standing {
             Standing::One(_) | Standing::Several(_) => (Status::Ok, SUBSCRIBED.to_owned()),
             Standing::Refused(refusal) => (Status::Error, refusal.message.clone()),
             Standing::Undecided => (Status::Error, UNDECIDED.to_owned()),
         };
+        self.entries.insert(Entry::new(Arc::clone(&membership), identity, standing));
+        if told {
+            return;
+        }
         self.tell(&membership, status, message).await;
     }
 
@@ -169,7 +167,7 @@ impl State {
 
     async fn register(&mut self, subscribing: Subscribing) {
         let Subscribing { membership, identity, resolved, snapshot_version, joining } = subscribing;
-        if joining.is_none() && self.entries.get(membership.channel).is_none() {
+        if joining.is_none() && !self.entries.contains(membership.channel) {
             // The channel was left while its new token was being checked.
             return;
         }
@@ -180,7 +178,7 @@ impl State {
         let resolved = if is_current {
             resolved.map_err(SubscribeError::Refused)
         } else {
-            self.resolve(&membership.asked.bindings, &identity).await
+            self.resolve(&membership.bindings(), &identity).await
         };
         self.unsubscribe(membership.channel);
         let (standing, notices) = self.stand(&membership, resolved);
@@ -195,9 +193,9 @@ impl State {
                 Vec::new()
             }
         };
-        let bindings = membership.asked.bindings.len();
+        let bindings = membership.binding_count();
         self.matcher.counters.subscriptions.fetch_add(bindings as u64, Relaxed);
-        self.entries.insert(Entry { membership: Arc::clone(&membership), identity, standing });
+        self.entries.insert(Entry::new(Arc::clone(&membership), identity, standing));
         match joining {
             Some(mut joining) => {
                 let system = system.into_iter().map(|(status, text)| ("postgres_changes", status, text));
@@ -233,9 +231,10 @@ impl State {
     }
 
     pub(super) fn unsubscribe(&mut self, channel: ChannelId) {
-        if let Some(Entry { membership, standing, .. }) = self.entries.remove(channel) {
+        if let Some(entry) = self.entries.remove(channel) {
+            let (membership, _, standing) = entry.into_parts();
             self.audiences.remove(&membership, standing.places());
-            let bindings = membership.asked.bindings.len();
+            let bindings = membership.binding_count();
             self.matcher.counters.subscriptions.fetch_sub(bindings as u64, Relaxed);
         }
     }

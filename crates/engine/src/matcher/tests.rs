@@ -22,7 +22,7 @@ use walcast_wire::{Binding, Ref, Serializer, Status};
 use super::*;
 use crate::ids::{SessionId, ShardId};
 use crate::log_inbox::{LogSender, log_inbox};
-use crate::membership::Asked;
+use crate::membership::{self, Asked};
 use crate::position::Position;
 use crate::subscription::resolve;
 use crate::topic::{Privacy, ReadRights, TopicKey};
@@ -294,18 +294,19 @@ impl Scene {
         let claims = Arc::new(serde_json::json!({}));
         let identity = Arc::new(Identity { role: "reader".into(), claims, claims_json: "{}".into() });
         let binding = Binding::parse(binding).unwrap();
-        let bindings: Arc<[Binding]> = Arc::from([binding]);
+        let bindings = vec![binding];
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
         let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
         change(&self.oracle);
+        let (form, values) = membership::Form::new(bindings, false);
         let membership = Arc::new(Membership {
             session: SessionId::fresh(),
             channel: ChannelId::fresh(),
             asked: Arc::new(Asked {
                 topic: TopicKey::new("realtime:room".into(), Privacy::Public),
-                bindings,
-                legacy: false,
+                form: Arc::new(form),
+                values,
             }),
             join_ref: Ref::null(),
             shard: ShardId::new(0),
@@ -454,4 +455,15 @@ async fn a_row_that_only_the_database_can_judge_waits_while_it_is_away() {
     assert!(scene.log.send(transaction(300, &columns, false)).await);
     assert_eq!(scene.told().await, row, "the second took too long and was withheld; this is the third");
     assert!(scene.oracle.decided.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_holds_for_the_same_column_after_the_columns_have_moved() {
+    let mut scene = Scene::start(snapshot(1, &["id", "kind", "body"], "true"));
+    let binding = r#"{"event":"*","schema":"public","table":"notes","filter":"body=eq.body"}"#;
+    scene.join_with(binding, |_| {}).await;
+    assert!(scene.told().await.starts_with("Subscribed to PostgreSQL"));
+    scene.oracle.refreshed.lock().unwrap().push_back(Ok(snapshot(2, &["id", "body"], "true")));
+    assert!(scene.log.send(transaction(100, &["id", "body"], true)).await);
+    assert_eq!(scene.told().await, r#""record":{"id":"id","body":"body"},"errors":null}}]"#);
 }

@@ -31,7 +31,7 @@ impl Shard {
         if let Some(old) = old {
             self.forget(old, Departure::Closed);
         }
-        self.enter_topic(target, &key);
+        self.enter_topic(&membership);
         self.counters.joins.fetch_add(1, Relaxed);
         self.counters.channels.fetch_add(1, Relaxed);
 

@@ -71,9 +71,9 @@ impl Shard {
             return;
         };
         let repeated = topic.meet(fanout);
-        let replays = topic.replays.as_deref().filter(|_| repeated).zip(fanout.id);
+        let replays = topic.replays().filter(|_| repeated).zip(fanout.id);
         let mut count = 0;
-        for member in &topic.listeners {
+        for member in topic.listeners() {
             if Some(member.channel) == except
                 || replays.is_some_and(|(replays, id)| replays.has_sent(member.channel, id))
             {

@@ -46,7 +46,7 @@ impl Replays {
         self.holds.len()
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.holds.is_empty() && self.sent.is_empty()
     }
 
@@ -59,9 +59,7 @@ impl Replays {
         for id in &ids {
             *self.counts.entry(*id).or_default() += 1;
         }
-        if !ids.is_empty() {
-            self.sent.insert(channel, ids.into());
-        }
+        self.sent.insert(channel, ids.into());
     }
 
     fn forget(&mut self, channel: ChannelId) {
@@ -92,7 +90,7 @@ impl Topic {
     /// Keeps a message that a replay may be about to send for those who wait for theirs. Whether it has been replayed to
     /// somebody already.
     pub(super) fn meet(&mut self, message: &Arc<Fanout>) -> bool {
-        let (Some(replays), Some(id)) = (&mut self.replays, message.id) else { return false };
+        let (Some(replays), Some(id)) = (self.replays_mut(), message.id) else { return false };
         for hold in &mut replays.holds {
             hold.keep(message);
         }
@@ -100,24 +98,18 @@ impl Topic {
     }
 
     pub(super) fn forget_replay(&mut self, channel: ChannelId) {
-        if let Some(replays) = &mut self.replays {
+        if let Some(replays) = self.replays_mut() {
             replays.forget(channel);
             self.drop_empty_replays();
         }
     }
 
     fn take_hold(&mut self, channel: ChannelId) -> Option<Hold> {
-        let holds = &mut self.replays.as_mut()?.holds;
+        let holds = &mut self.replays_mut()?.holds;
         let place = holds.iter().position(|hold| hold.channel == channel)?;
         let hold = holds.swap_remove(place);
         self.drop_empty_replays();
         Some(hold)
-    }
-
-    fn drop_empty_replays(&mut self) {
-        if self.replays.as_deref().is_some_and(Replays::is_empty) {
-            self.replays = None;
-        }
     }
 }
 
@@ -130,9 +122,8 @@ impl Shard {
             return;
         };
         found.undecided_mut().holds.push((channel, key.clone()));
-        let topic = self.topics.entry(key.clone()).or_default();
         let hold = Hold { channel, kept: VecDeque::new(), bytes: 0, dropped: 0 };
-        topic.replays.get_or_insert_default().holds.push(hold);
+        self.topics.get_or_insert(key).add_replay(|replays| replays.holds.push(hold));
     }
 
     /// The join will not come.
@@ -148,7 +139,7 @@ impl Shard {
         if let Some(topic) = self.topics.get_mut(key) {
             topic.take_hold(channel);
         }
-        self.drop_empty_topic(key);
+        self.topics.drop_empty(key);
     }
 
     /// Sends a channel that has just joined its stored messages, and behind them what has arrived meanwhile.
@@ -180,9 +171,10 @@ impl Shard {
                 self.tell_of_dropped(membership, hold.dropped);
             }
         }
-        if let Some(topic) = self.topics.get_mut(key) {
-            topic.replays.get_or_insert_default().remember(channel, ids);
-            topic.drop_empty_replays();
+        if !ids.is_empty()
+            && let Some(topic) = self.topics.get_mut(key)
+        {
+            topic.add_replay(|replays| replays.remember(channel, ids));
         }
     }
 

@@ -6,6 +6,7 @@ use walcast_wire::{Frame, Status};
 
 use super::Shard;
 use super::holds::Replays;
+use super::topics::Topic;
 use crate::command::Departure;
 use crate::ids::{ChannelId, SessionId};
 use crate::operations::{ChannelInfo, ConnectionInfo, Occupancy, Operation, TopicSummary};
@@ -102,21 +103,21 @@ impl Shard {
         match self.topics.get(key) {
             None => Occupancy { present_keys, ..Occupancy::default() },
             Some(topic) => Occupancy {
-                channels: topic.channels,
-                listeners: topic.listeners.len(),
-                followers: topic.followers.len(),
+                channels: topic.channels(),
+                listeners: topic.listeners().count(),
+                followers: topic.followers().count(),
                 present_keys,
-                replaying: topic.replays.as_deref().map_or(0, Replays::joining),
+                replaying: topic.replays().map_or(0, Replays::joining),
             },
         }
     }
 
     fn topic_summaries(&self) -> Vec<TopicSummary> {
-        let summary = |(key, topic): (&TopicKey, &super::Topic)| {
-            let TopicKey { topic: name, privacy } = key;
-            TopicSummary { topic: Arc::clone(name), privacy: *privacy, channels: topic.channels }
+        let summary = |topic: &Topic| {
+            let TopicKey { topic: name, privacy } = topic.key();
+            TopicSummary { topic: Arc::clone(name), privacy: *privacy, channels: topic.channels() }
         };
-        self.topics.iter().filter(|(_, topic)| topic.channels > 0).map(summary).collect()
+        self.topics.iter().filter(|topic| topic.channels() > 0).map(summary).collect()
     }
 
     fn disconnect_all(&mut self) -> usize {

@@ -165,7 +165,7 @@ impl Shard {
         let Some(topic) = self.topics.get(&fanout.topic) else {
             return;
         };
-        for member in &topic.followers {
+        for member in topic.followers() {
             let Some(found) = self.sessions.get_mut(&member.session) else {
                 continue;
             };

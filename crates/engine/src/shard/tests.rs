@@ -60,7 +60,7 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
     let (recorder, mut written) = mpsc::unbounded_channel();
     let socket = Arc::new(Recorder(recorder));
     let open = Command::Open { session, socket, serializer: Serializer::V2, subject: None };
-    let asked = Asked { topic: public_topic(), bindings: Arc::default(), legacy: false };
+    let asked = Asked { topic: public_topic(), form: Arc::default(), values: Box::default() };
     let join = Command::Join(Box::new(Joining {
         membership: Arc::new(Membership {
             session,

@@ -133,7 +133,13 @@ impl<'a> Compiler<'a> {
             }
             _ => typed,
         };
-        Ok(if inlined { typed } else { Typed { expression: unfolded(typed.expression), ..typed } })
+        Ok(if inlined {
+            typed
+        } else {
+            let expression = unfolded(typed.expression);
+            let is_test = typed.kind == Kind::Bool && !expression.is_constant();
+            Typed { expression: if is_test { expression.apart() } else { expression }, ..typed }
+        })
     }
 
     /// Compiles something of a function's body as its call runs it: a query of its own, with the function's

@@ -138,10 +138,13 @@ impl<'a> Compiler<'a> {
             && !self.calls_set(selected)
         {
             let operand = self.typed(operand)?;
-            return match self.element_texts(selected)? {
-                Some(array) => Ok(resolve::quantified(all, operator, operand, array)?),
-                None => Ok(resolve::infix(operator, operand, self.typed(selected)?)?),
+            let compared = if let Some(array) = self.element_texts(selected)? {
+                resolve::quantified(all, operator, operand, array)?
+            } else {
+                let selected = self.typed(selected)?;
+                resolve::infix(operator, operand, selected)?
             };
+            return Ok(self.apart(compared));
         }
         let operand = self.typed(operand)?;
         let Selected { tables, mut conjuncts, output, .. } = self.select(query, Wanted::Values)?;

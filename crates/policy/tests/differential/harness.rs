@@ -11,7 +11,12 @@ use walcast_policy::schema::{Snapshot, Table};
 use walcast_policy::{BoundPlan, Datum, DecidedBy, MembersAt, Oracle as _, Plan, RowImage, Verdict};
 use walcast_testkit::Database;
 
+use super::look_ups::Row;
+
 pub(crate) const ROLE: &str = "policy_reader";
+
+/// The claims of [`claims`] that are not of the types that policies expect.
+const MALFORMED: usize = 2;
 
 /// The moment that `now()` stands still at, for both.
 const NOW: PgTimestamp = PgTimestamp(762_525_296_789_012);
@@ -232,9 +237,14 @@ impl Harness {
             for claims in 0..self.claims.len() {
                 let Some(bound) = self.bind(&plan, claims).await else { continue };
                 let truth = self.truth(using, claims).await;
-                for (id, postgres) in truth {
+                for (id, mut postgres) in truth {
                     let row = self.row(id);
                     let verdict = bound.evaluate(&row, NOW, MembersAt::none());
+                    let may_raise = claims == MALFORMED && verdict == Verdict::Visible;
+                    if postgres == Ok(true) && (may_raise || matches!(verdict, Verdict::Failed(_))) {
+                        // What is only asked for its value is planned otherwise than the condition of a query.
+                        postgres = self.as_condition(using, claims, id).await;
+                    }
                     check_missing(&bound, &row, &verdict, using);
                     decisions.push(Decision {
                         expression: names[&policy.name].clone(),
@@ -262,6 +272,34 @@ impl Harness {
 
     /// What PostgreSQL makes of the expression for each row, as the role and with the claims.
     async fn truth(&self, using: &str, claims: usize) -> Vec<(i32, Result<bool, String>)> {
+        let using = frozen(using);
+        let query = |only: &str| {
+            format!("SELECT id, coalesce((\n{using}\n), false)::text FROM public.samples {only} ORDER BY id")
+        };
+        let is_true = |row: &[Option<String>]| row[1].as_deref() == Some("true");
+        let mut found = Vec::new();
+        if let Ok(rows) = self.ask(claims, &query("")).await {
+            for row in rows {
+                found.push((row[0].as_deref().unwrap().parse().unwrap(), Ok(is_true(&row))));
+            }
+            return found;
+        }
+        for id in self.row_ids() {
+            let answer = self.ask(claims, &query(&format!("WHERE id = {id}"))).await;
+            found.push((id, answer.map(|rows| is_true(&rows[0]))));
+        }
+        found
+    }
+
+    /// Whether the row is found where the expression is the condition of the query.
+    async fn as_condition(&self, using: &str, claims: usize, id: i32) -> Result<bool, String> {
+        let row = format!("(SELECT * FROM public.samples WHERE id = {id} OFFSET 0) AS samples");
+        let rows = self.ask(claims, &format!("SELECT id FROM {row} WHERE (\n{}\n)", frozen(using))).await?;
+        Ok(!rows.is_empty())
+    }
+
+    /// What PostgreSQL answers with the claims.
+    async fn ask(&self, claims: usize, query: &str) -> Result<Vec<Row>, String> {
         let claims = &self.claims[claims];
         let text = |name: &str| claims[name].as_str().unwrap_or("").to_owned();
         let begin = format!(
@@ -272,36 +310,23 @@ impl Harness {
             quoted(&text("role")),
             quoted(&text("email")),
         );
-        // Row security is for whoever reads; here the rows must all be there to be judged.
-        let mut using = using.replace("CURRENT_USER", &format!("'{ROLE}'::name"));
-        for (moment, frozen) in MOMENTS {
-            using = using.replace(moment, frozen);
-        }
-        let query = |only: &str| {
-            format!("SELECT id, coalesce((\n{using}\n), false)::text FROM public.samples {only} ORDER BY id")
-        };
         // One round trip; the first row is that of the settings.
-        let ask = async |only: &str| {
-            let answer = texts(&self.client, &format!("{begin}; {}; ROLLBACK", query(only))).await;
-            if answer.is_err() {
-                self.client.batch_execute("ROLLBACK").await.unwrap();
-            }
-            answer.map(|rows| rows.into_iter().skip(1).collect::<Vec<_>>())
-        };
-        let is_true = |row: &[Option<String>]| row[1].as_deref() == Some("true");
-        let mut found = Vec::new();
-        if let Ok(rows) = ask("").await {
-            for row in rows {
-                found.push((row[0].as_deref().unwrap().parse().unwrap(), Ok(is_true(&row))));
-            }
-            return found;
+        let answer = texts(&self.client, &format!("{begin}; {query}; ROLLBACK")).await;
+        if answer.is_err() {
+            self.client.batch_execute("ROLLBACK").await.unwrap();
         }
-        for id in self.row_ids() {
-            let answer = ask(&format!("WHERE id = {id}")).await;
-            found.push((id, answer.map(|rows| is_true(&rows[0]))));
-        }
-        found
+        answer.map(|rows| rows.into_iter().skip(1).collect())
     }
+}
+
+/// An expression for whoever reads without row security, since the rows must all be there to be judged, at the moment
+/// that stands still.
+fn frozen(using: &str) -> String {
+    let mut using = using.replace("CURRENT_USER", &format!("'{ROLE}'::name"));
+    for (moment, frozen) in MOMENTS {
+        using = using.replace(moment, frozen);
+    }
+    using
 }
 
 pub(crate) fn datum(text: Option<&str>) -> Datum<'_> {

@@ -11,20 +11,14 @@ use walcast_catalog::{Catalog, CatalogSettings};
 use walcast_pgoutput::{Oid, PgTimestamp};
 use walcast_policy::schema::{Snapshot, Table};
 use walcast_policy::{
-    Access, BoundPlan, DecidedBy, Found, Key, Members, MembersAt, Moment, Oracle as _, Plan, RowImage,
-    TableCopy, Verdict,
+    Access, BoundPlan, Clauses, DecidedBy, Found, Key, Members, MembersAt, Moment, Oracle as _, Plan,
+    RowImage, TableCopy, Verdict, clauses,
 };
 use walcast_testkit::Database;
 
 use super::harness::{datum, message, quoted, texts};
 use super::mirror;
 use super::world::{FOUNDATION, ROLES};
-
-/// Makes every function VOLATILE, and such that none is inlined.
-const MAKE_VOLATILE: &str = "DO $do$ DECLARE f regprocedure; BEGIN \
-    FOR f IN SELECT oid FROM pg_proc WHERE pronamespace IN \
-        (SELECT oid FROM pg_namespace WHERE nspname IN ('auth', 'public', 'side')) \
-    LOOP EXECUTE format('ALTER FUNCTION %s VOLATILE SET enable_material = on', f); END LOOP; END $do$";
 
 /// What the planner of PostgreSQL 15 says of `current_user = current_user` as the condition of a query, a fault of its
 /// own.
@@ -56,9 +50,8 @@ pub(crate) struct Tally {
     pub(crate) visible: u64,
     /// Those in which PostgreSQL raised an error.
     pub(crate) raised: u64,
-    /// Those of them that are visible to the plans: PostgreSQL raised in a part that was left to it and is not needed,
-    /// or while planning. To estimate how many rows there are, it computes what is compared with a column even
-    /// where evaluation never gets there.
+    /// Those of them that are visible to the plans: PostgreSQL raised in a part that was left to it, and the other
+    /// operands of AND and OR settle the decision by its own word. The order in which it evaluates them is not defined.
     pub(crate) raised_beyond: u64,
 }
 
@@ -91,6 +84,8 @@ struct Bound {
     plan: BoundPlan,
     keys: Option<Vec<Key>>,
     explanation: String,
+    /// The policies that apply: whether they are permissive, and their SQL.
+    policies: Vec<(bool, String)>,
     /// Whether a part is left to PostgreSQL.
     left: bool,
     /// What it said of each row before the changes at hand.
@@ -220,6 +215,12 @@ impl Scene<'_> {
                     Some(error) => format!("raises {error}"),
                     None => format!("{:?} {:?}", plan.access(), plan.explanation()),
                 };
+                let using = |name: &str| {
+                    let found = table.policies.iter().find(|policy| policy.name == name);
+                    found.and_then(|policy| policy.using.clone()).unwrap_or_default()
+                };
+                let explained = plan.explanation().iter();
+                let policies: Vec<_> = explained.map(|one| (one.permissive, using(&one.policy))).collect();
                 for (number, claims) in self.stage.claims.iter().enumerate() {
                     let text: Arc<str> = claims.to_string().into();
                     let foreign = plan.foreign_constants();
@@ -234,6 +235,7 @@ impl Scene<'_> {
                         keys: bound.keys(),
                         plan: bound,
                         explanation: explanation.clone(),
+                        policies: policies.clone(),
                         left: plan
                             .explanation()
                             .iter()
@@ -334,11 +336,10 @@ impl Scene<'_> {
                 _ => false,
             };
             // What has been left to PostgreSQL is taken not to raise where the rest settles the decision.
+            let is_left = |error: &&String| bound.left || **error == PLANNER_FAULT;
             let raised_beyond = verdict == Verdict::Visible
-                && postgres.is_err()
-                && (bound.left
-                    || postgres.as_ref().err().is_some_and(|error| *error == PLANNER_FAULT)
-                    || self.stage.sees(bound, *k).await == Ok(true));
+                && postgres.as_ref().err().is_some_and(is_left)
+                && self.stage.holds_by_parts(bound, row).await;
             if raised_beyond {
                 tally.raised_beyond += 1;
             } else if !agrees {
@@ -403,14 +404,40 @@ impl Stage {
         Truth::Each { visible, raising }
     }
 
-    /// Whether a row is visible to who has no function that PostgreSQL computes ahead of time.
-    async fn sees(&self, bound: &Bound, k: i64) -> Result<bool, String> {
-        self.client.batch_execute("SAVEPOINT volatile").await.unwrap();
-        self.client.batch_execute(MAKE_VOLATILE).await.unwrap();
-        let name = format!("{}.{}", bound.table.schema, bound.table.name);
-        let found = self.as_role(bound, &of_row(&name, k)).await;
-        self.client.batch_execute("ROLLBACK TO volatile; RELEASE volatile").await.unwrap();
-        found.map(|rows| !rows.is_empty())
+    /// Whether a row is visible by what PostgreSQL says of the operands of AND and OR, each asked by itself.
+    async fn holds_by_parts(&self, bound: &Bound, row: &Row) -> bool {
+        let (mut permitted, mut restricted) = (false, false);
+        for (permissive, using) in &bound.policies {
+            match permissive {
+                true if permitted => {}
+                true => permitted = self.holds(bound, row, using).await,
+                false => restricted |= !self.holds(bound, row, using).await,
+            }
+        }
+        permitted && !restricted
+    }
+
+    async fn holds(&self, bound: &Bound, row: &Row, condition: &str) -> bool {
+        let Some(Clauses { all, texts }) = clauses(condition) else {
+            return self.is_true(bound, row, condition).await;
+        };
+        for text in &texts {
+            if Box::pin(self.holds(bound, row, text)).await != all {
+                return !all;
+            }
+        }
+        all
+    }
+
+    /// Whether PostgreSQL evaluates a condition to true for the values of a row.
+    async fn is_true(&self, bound: &Bound, row: &Row, condition: &str) -> bool {
+        let columns = bound.table.columns.iter().zip(row).map(|(column, value)| {
+            let value = value.as_deref().map_or_else(|| "NULL".to_owned(), quoted);
+            format!("{value}::{} AS {}", column.sql_type, column.name)
+        });
+        let (columns, name) = (columns.collect::<Vec<_>>().join(", "), &bound.table.name);
+        let query = format!("SELECT ({condition}) IS TRUE FROM (SELECT {columns} OFFSET 0) AS {name}");
+        self.as_role(bound, &query).await.is_ok_and(|rows| rows == [[Some("t".to_owned())]])
     }
 
     async fn as_role(&self, bound: &Bound, query: &str) -> Result<Vec<Row>, String> {

@@ -137,7 +137,7 @@ async fn random_policies_with_look_ups_are_decided_as_postgres_decides() {
     }
     let Tally { decisions, asked, visible, raised, raised_beyond } = total;
     println!(
-        "{worlds} worlds, {decisions} decisions, {asked} of them left to PostgreSQL, {visible} visible, {raised} errors ({raised_beyond} beyond the plans)"
+        "{worlds} worlds, {decisions} decisions, {asked} of them left to PostgreSQL, {visible} visible, {raised} errors, {raised_beyond} of them in parts that are not needed"
     );
     assert!(asked * 2 < decisions, "more than half of the decisions are left to PostgreSQL");
 }

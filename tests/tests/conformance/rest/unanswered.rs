@@ -106,9 +106,7 @@ async fn a_database_that_is_full_or_away() -> Result<()> {
     settings.settings.push(("max_connections".to_owned(), "16".to_owned()));
     let cluster = Cluster::start(settings).await?;
     let database = Database::create(&cluster, "conformance_135").await?;
-    let installation = walcast_catalog::install::sql(&["supabase_realtime".to_owned()]);
-    let world =
-        World::in_database(database, &format!("{installation};{}", stored::POLICIES), impatient).await?;
+    let world = World::in_database(database, &World::installation(stored::POLICIES), impatient).await?;
     let mut taken = Vec::new();
     loop {
         match tokio_postgres::connect(world.database.url(), tokio_postgres::NoTls).await {

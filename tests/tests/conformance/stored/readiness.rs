@@ -9,7 +9,7 @@ use walcast_testkit::database::test_settings;
 use walcast_testkit::{Cluster, Database, ProtocolClient};
 use walcast_tests::{World, person, token, unix_seconds};
 
-use super::{POLICIES, installed, world};
+use super::{POLICIES, world};
 use crate::scene::{acknowledged, end_of, member, next_broadcast, nothing_else, on_both, room, sub_topic};
 
 fn wanting() -> Value {
@@ -55,7 +55,7 @@ async fn at_once_if_they_do() -> Result<()> {
 async fn as_soon_as_they_do() -> Result<()> {
     let cluster = Cluster::start(test_settings()).await?;
     let database = Database::create(&cluster, "conformance_146").await?;
-    let world = World::in_database(database, &installed(POLICIES), |_| {}).await?;
+    let world = World::in_database(database, &World::installation(POLICIES), |_| {}).await?;
     let mut replication = world.server.replication().expect("the project is up");
     cluster.stop().await?;
     let streams = |status: &walcast_replication::StreamStatus| {
@@ -107,7 +107,7 @@ async fn an_error_if_they_never_will() -> Result<()> {
     let patient = World::with_sql("conformance_146_later", "").await?;
     let topic = room();
     let mut client = member(&patient, walcast_testkit::ProtocolVersion::V2, &topic, &wanting()).await?;
-    patient.sql(&installed("")).await?;
+    patient.sql(&World::installation("")).await?;
     told(&mut client, &topic).await?;
     patient.client.execute("select realtime.send('{}', 'e', $1, false)", &[&sub_topic(&topic)]).await?;
     ensure!(next_broadcast(&mut client).await?.payload["event"] == "e");

@@ -9,7 +9,7 @@ use walcast_testkit::database::test_settings;
 use walcast_testkit::{Cluster, Database, ProtocolClient, ProtocolVersion};
 use walcast_tests::{World, binding, person, unix_seconds};
 
-use super::{POLICIES, inside, installed, next, private_room, send, world};
+use super::{POLICIES, inside, next, private_room, send, world};
 use crate::scene::{connect, join, member, nothing_else, on_both, refused, room, sub_topic};
 
 fn minutes_ago(minutes: i64) -> i64 {
@@ -180,7 +180,7 @@ async fn case_144_a_replay_that_is_wrong_or_public_or_fails_refuses_the_join() -
 async fn a_replay_that_fails() -> Result<()> {
     let cluster = Cluster::start(test_settings()).await?;
     let database = Database::create(&cluster, "conformance_144").await?;
-    let world = World::in_database(database, &installed(POLICIES), |_| {}).await?;
+    let world = World::in_database(database, &World::installation(POLICIES), |_| {}).await?;
     // Who knows the role can decide without the database.
     inside(&world, ProtocolVersion::V2, &private_room("open")).await?;
     cluster.stop().await?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use walcast::serve::ServeSettings;
 use walcast_tests::World;
 
-use super::{POLICIES, inside, installed, next, private_room, send, world};
+use super::{POLICIES, inside, next, private_room, send, world};
 use crate::scene::{next_broadcast, nothing_else, on_both, sub_topic};
 
 /// The days that have partitions, as days from today on.
@@ -60,7 +60,7 @@ async fn case_267_installing_again_changes_nothing_and_brings_back_what_is_missi
     let listed = async || -> Result<Vec<String>> { Ok(world.client.query_one(objects, &[]).await?.get(0)) };
     send(&world, "realtime:room", 1).await?;
     let before = listed().await?;
-    world.sql(&installed("")).await?;
+    world.sql(&World::installation("")).await?;
     ensure!(listed().await? == before, "{before:?}");
     world
         .sql(
@@ -69,7 +69,7 @@ async fn case_267_installing_again_changes_nothing_and_brings_back_what_is_missi
         )
         .await?;
     ensure!(listed().await? != before, "the test takes something away");
-    world.sql(&installed("")).await?;
+    world.sql(&World::installation("")).await?;
     ensure!(listed().await? == before, "{:?}\n{before:?}", listed().await?);
     let kept: i64 = world.client.query_one("select count(*) from realtime.messages", &[]).await?.get(0);
     ensure!(kept == 1, "messages stay");
@@ -180,7 +180,7 @@ async fn case_271_a_slot_that_another_server_has_left_for_messages_is_not_in_the
     let left = format!("supabase_realtime_messages_replication_slot_{}", std::process::id());
     client.execute("select pg_create_logical_replication_slot($1::text::name, 'pgoutput')", &[&left]).await?;
     let outcome = async {
-        let world = World::in_database(database, &installed(POLICIES), |_| {}).await?;
+        let world = World::in_database(database, &World::installation(POLICIES), |_| {}).await?;
         let topic = private_room("open");
         let mut member = inside(&world, walcast_testkit::ProtocolVersion::V2, &topic).await?;
         send(&world, &topic, 1).await?;
