@@ -17,7 +17,7 @@ use crate::fingerprint::{self, Fingerprint, Watch};
 use crate::pool::{Lease, Pool, milliseconds, within};
 use crate::publication;
 use crate::quoting::RoleName;
-use crate::read::{self, ChannelLook, Content, Messages, Scope};
+use crate::read::{self, ChannelLook, Content, Messages, MessagesInLog, Scope};
 use crate::settings::CatalogSettings;
 
 /// A look at the catalog may take this long even where policies must be faster.
@@ -55,11 +55,13 @@ pub(crate) struct MessagesWatch {
     pub(crate) current: ArcSwapOption<Messages>,
     /// Counts the changes.
     pub(crate) changes: watch::Sender<u64>,
+    in_log: watch::Sender<MessagesInLog>,
     pub(crate) plans: Plans,
 }
 
 impl MessagesWatch {
     fn set(&self, found: ChannelLook) {
+        self.in_log.send_if_modified(|known| std::mem::replace(known, found.in_log) != found.in_log);
         let before = self.current.load_full();
         let after = found.after(before.as_ref());
         let same = match (&before, &after) {
@@ -129,6 +131,11 @@ impl Catalog {
     /// The snapshot now and every one that follows. A watcher that is slow sees only the newest.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.changes.subscribe()
+    }
+
+    /// Whether messages from the database come with the log, now and at every change of that.
+    pub fn messages_in_log(&self) -> watch::Receiver<MessagesInLog> {
+        self.messages.in_log.subscribe()
     }
 
     /// How long ago the snapshot was last known to be right.

@@ -142,11 +142,17 @@ impl Client {
     /// Takes in what a check came to; false when it ends the channel.
     pub(super) async fn renewed(&mut self, place: usize, outcome: Result<Renewal, String>) -> bool {
         let state = &mut self.channels[place];
-        let Some(channel) = state.joined().map(|joined| joined.channel.clone()) else { return false };
+        let Some((channel, ready_by)) =
+            state.joined().map(|joined| (joined.channel.clone(), joined.ready_by))
+        else {
+            return false;
+        };
         match outcome {
             Ok(Renewal { credentials, rights }) => {
                 let limits = &self.gateway.limits;
-                state.stage = Stage::Joined(Joined::new(channel, credentials, rights, limits, since_epoch()));
+                let mut renewed = Joined::new(channel, credentials, rights, limits, since_epoch());
+                renewed.ready_by = ready_by;
+                state.stage = Stage::Joined(renewed);
                 true
             }
             Err(message) => {

@@ -140,6 +140,10 @@ impl Serving {
                     self.client.policies_changed();
                     None
                 }
+                Ok(()) = self.client.database_messages.changed() => {
+                    self.client.announce_readiness().await;
+                    None
+                }
                 () = self.mailbox.drained.notified() => {
                     self.client.session.send(Command::Writable(self.client.session.id)).await;
                     None
