@@ -79,7 +79,6 @@ impl ProjectSettings {
 /// A project that is up. Dropping it does not stop it; [`Project::stop`] does.
 pub(crate) struct Project {
     pub(crate) engine: Engine,
-    pub(crate) verifier: Arc<Verifier>,
     pub(crate) health: Arc<Health>,
     pipeline: Pipeline,
     progress: Arc<Progress>,
@@ -91,6 +90,7 @@ impl Project {
     /// Starts a project; returns when changes flow. Its clients are to be sent to the router.
     pub(crate) async fn start(
         settings: &ProjectSettings,
+        verifier: Arc<Verifier>,
         operators: &Arc<OperatorKeys>,
         stopping: CancellationToken,
     ) -> Result<(Project, Router)> {
@@ -105,7 +105,6 @@ impl Project {
             tracing::warn!("{warning}");
         }
         let catalog = Catalog::connect(catalog_settings).await.context("the catalog can not be read")?;
-        let verifier = Arc::new(Verifier::new(settings.verifier.clone())?);
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         if let Err(error) = verifier.load_keys(now).await {
             tracing::warn!(%error, "the key set can not be read yet; it is tried again with the first token");
@@ -147,6 +146,7 @@ impl Project {
         );
         let sockets = walcast_server::gateway_router(gateway);
         let api = walcast_server::api::project_router(Arc::new(ProjectApi {
+            id: settings.id.to_string(),
             engine: engine.clone(),
             verifier: Arc::clone(&verifier),
             policies: Arc::clone(&catalog) as _,
@@ -160,13 +160,11 @@ impl Project {
         if let Some(secret) = settings.demo.clone() {
             let database = Arc::new(CatalogDemo(catalog));
             app = app.merge(walcast_server::demo::router(walcast_server::demo::Demo::new(
-                database,
-                Arc::clone(&verifier),
-                secret,
+                database, verifier, secret,
             )));
         }
         tracing::info!(project = %settings.id, slot, postgres = findings.server_version, "the project is up");
-        Ok((Project { engine, verifier, health, pipeline, progress, reading, poll }, app))
+        Ok((Project { engine, health, pipeline, progress, reading, poll }, app))
     }
 
     /// How the replication stream stands.

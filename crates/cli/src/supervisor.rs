@@ -25,6 +25,7 @@ pub(crate) struct Supervised {
     pub(crate) settings: ProjectSettings,
     pub(crate) door: Arc<Door>,
     live: ArcSwapOption<Live>,
+    pub(crate) verifier: Arc<Verifier>,
     operators: Arc<OperatorKeys>,
     stopping: CancellationToken,
     drain: Duration,
@@ -33,25 +34,28 @@ pub(crate) struct Supervised {
 /// What is asked of a project that is up.
 pub(crate) struct Live {
     pub(crate) engine: walcast_engine::Engine,
-    pub(crate) verifier: Arc<Verifier>,
     pub(crate) replication: tokio::sync::watch::Receiver<walcast_replication::StreamStatus>,
     pub(crate) progress: Arc<walcast_replication::Progress>,
     health: Arc<crate::health::Health>,
 }
 
 impl Supervised {
-    /// Starts the project for the first time.
-    pub(crate) async fn start(
+    /// A project that is not up yet.
+    pub(crate) fn new(
         settings: ProjectSettings,
+        verifier: Arc<Verifier>,
         operators: Arc<OperatorKeys>,
         stopping: CancellationToken,
         drain: Duration,
-    ) -> Result<(Arc<Self>, Project)> {
+    ) -> Arc<Self> {
         let door = Door::new(settings.id.clone(), settings.address.clone());
-        let supervised =
-            Supervised { settings, door, live: ArcSwapOption::empty(), operators, stopping, drain };
-        let project = supervised.bring_up().await?;
-        Ok((Arc::new(supervised), project))
+        let live = ArcSwapOption::empty();
+        Arc::new(Supervised { settings, door, live, verifier, operators, stopping, drain })
+    }
+
+    /// Starts the project for the first time.
+    pub(crate) async fn start(&self) -> Result<Project> {
+        self.bring_up().await
     }
 
     /// The project, while it is up.
@@ -60,11 +64,15 @@ impl Supervised {
     }
 
     async fn bring_up(&self) -> Result<Project> {
-        let (project, router) =
-            Box::pin(Project::start(&self.settings, &self.operators, self.stopping.clone())).await?;
+        let (project, router) = Box::pin(Project::start(
+            &self.settings,
+            Arc::clone(&self.verifier),
+            &self.operators,
+            self.stopping.clone(),
+        ))
+        .await?;
         self.live.store(Some(Arc::new(Live {
             engine: project.engine.clone(),
-            verifier: Arc::clone(&project.verifier),
             replication: project.replication(),
             progress: Arc::clone(project.progress()),
             health: Arc::clone(&project.health),

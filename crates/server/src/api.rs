@@ -44,6 +44,8 @@ pub use self::tenants::router as tenants_router;
 
 /// What the HTTP routes of one project work with.
 pub struct ProjectApi {
+    /// What the project is called in addresses.
+    pub id: String,
     /// Where broadcasts go, and what is asked about connections.
     pub engine: Engine,
     /// Verifies the tokens of users.

@@ -159,7 +159,8 @@ pub(super) static API_JWT_SECRET: Setting<Secret> = Setting::new(
     "auth.api_jwt_secret",
     parse::secret,
     "Secret of operators' tokens (HS256, HS384, HS512) for the projects, users and topics of the HTTP API, which is \
-     closed without it. Where it is also `auth.jwt_secret`, an operator's token has the role `service_role`.",
+     closed without it. Where it is also a key of a project's users, an operator's token has the role `service_role` \
+     and is good for that project only.",
 )
 .environment(&["API_JWT_SECRET"])
 .of_process()
