@@ -500,8 +500,8 @@ pub(super) static MAX_CLIENT_EVENTS: Setting<Option<NonZeroU32>> = Setting::new(
 pub(super) static MAX_PRESENCE_EVENTS: Setting<Option<NonZeroU32>> = Setting::new(
     "limits.max_presence_events_per_second",
     parse::rate,
-    "Tracks, and presence states sent at joins, per second, of all channels together; the channel with one more is \
-     closed. 0: any number.",
+    "Tracks, and presence states sent at joins, per second, of all channels together; what is more is refused. 0: any \
+     number.",
 )
 .environment(&["WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND"])
 .default("10000");

@@ -11,7 +11,7 @@ use walcast_wire::presence::TRACK_PAYLOAD_NOT_A_MAP;
 use walcast_wire::{Ref, Serializer, Status};
 
 use super::{ReplyTo, Shard};
-use crate::command::{Fanout, PeerCommand, PushKind, Target};
+use crate::command::{Fanout, PeerCommand, PushKind, SystemMessage, Target};
 use crate::ids::{ChannelId, ShardId};
 use crate::presence::{Diff, Presence, meta_members};
 use crate::topic::TopicKey;
@@ -63,8 +63,9 @@ impl Shard {
         let Ok(members) = meta_members(payload) else {
             return self.refuse_track(answer, sender);
         };
-        if !self.admit_presence(sender) {
-            return;
+        if let Err(reason) = self.admit_presence() {
+            let response = walcast_wire::reason_response(&reason);
+            return self.write(sender.session, &answer.frame(Status::Error, &response));
         }
         let Some(found) = self.sessions.get_mut(&sender.session) else {
             return;
@@ -101,25 +102,18 @@ impl Shard {
         self.write(sender.session, &answer.frame(Status::Error, &response));
     }
 
-    /// Takes a presence event from the project's budget; closes the channel where that is used up.
-    fn admit_presence(&mut self, sender: Target) -> bool {
-        match self.rates.admit_presence(&self.counters) {
-            Ok(()) => {
-                self.counters.presence_events.fetch_add(1, Relaxed);
-                true
-            }
-            Err(message) => {
-                tracing::info!(
-                    code = "PresenceRateLimitReached",
-                    "a channel was closed for its presence events"
-                );
-                self.close_channel(sender.session, sender.channel, &message);
-                false
-            }
-        }
+    /// Takes a presence event from the project's budget. Others may have used it up, so that nobody's channel ends for it;
+    /// the error is what the client is told.
+    fn admit_presence(&self) -> Result<(), String> {
+        self.rates.admit_presence(&self.counters).inspect_err(|reason| {
+            tracing::debug!(code = "PresenceRateLimitReached", reason, "a presence event was refused");
+        })?;
+        self.counters.presence_events.fetch_add(1, Relaxed);
+        Ok(())
     }
 
-    /// The channel is to be told who is present, as soon as it may be.
+    /// The channel is to be told who is present, as soon as it may be. Where there is too much presence it is told so, and
+    /// its next track asks again.
     pub(super) fn enable_presence(&mut self, target: Target) {
         let found = self.sessions.get_mut(&target.session);
         let Some(channel) = found.and_then(|found| found.channel_by_id_mut(target.channel)) else {
@@ -127,8 +121,16 @@ impl Shard {
         };
         channel.presence_mut().wanted = true;
         let topic = channel.key().clone();
-        if channel.rights.presence && self.admit_presence(target) {
-            self.want_state(&topic, target);
+        if !channel.rights.presence {
+            return;
+        }
+        match self.admit_presence() {
+            Ok(()) => self.want_state(&topic, target),
+            Err(message) => {
+                let (session, channel) = (target.session, target.channel);
+                let (extension, status) = ("system", Status::Error);
+                self.system(&SystemMessage { session, channel, extension, status, message });
+            }
         }
     }
 
