@@ -51,6 +51,8 @@ pub struct ProjectSettings {
     pub engine: EngineSettings,
     /// The gateway's limits.
     pub limits: Limits,
+    /// Messages of one batch over HTTP.
+    pub batch_messages_max: usize,
     /// Pages that may open a socket; empty stands for all.
     pub allowed_origins: Vec<AllowedOrigin>,
     /// Serve the demo page, whose people's tokens are signed with this secret. For development only.
@@ -70,6 +72,7 @@ impl ProjectSettings {
             verifier,
             engine: EngineSettings::default(),
             limits: Limits::default(),
+            batch_messages_max: 1_000,
             allowed_origins: Vec::new(),
             demo: None,
         }
@@ -151,6 +154,7 @@ impl Project {
             verifier: Arc::clone(&verifier),
             policies: Arc::clone(&catalog) as _,
             private_only: settings.limits.private_only,
+            batch_messages_max: settings.batch_messages_max,
             suspended: settings.limits.suspended,
             operators: Arc::clone(operators),
         }));

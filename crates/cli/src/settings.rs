@@ -221,6 +221,8 @@ pub struct Limits {
     pub payload_bytes_max: usize,
     /// Presence calls of one channel.
     pub presence_calls: RateLimit,
+    /// Messages of one batch over HTTP.
+    pub max_batch_messages: usize,
     /// Messages per second, of all clients.
     pub max_events_per_second: Option<NonZeroU32>,
     /// Messages per second of one socket.
@@ -469,6 +471,7 @@ fn limits(layers: &Layers<'_>) -> Result<Limits, SettingsError> {
         max_bindings_per_channel: layers.get(&definitions::MAX_BINDINGS)?,
         max_joins_per_second: layers.get(&definitions::MAX_JOINS)?,
         payload_bytes_max: layers.get(&definitions::PAYLOAD_BYTES_MAX)?,
+        max_batch_messages: layers.get(&definitions::MAX_BATCH_MESSAGES)?,
         presence_calls: RateLimit {
             calls: layers.get(&definitions::PRESENCE_CALLS)?,
             window: layers.get(&definitions::PRESENCE_WINDOW)?,

@@ -35,7 +35,7 @@ use walcast_auth::{OperatorKeys, Verifier};
 use walcast_engine::Engine;
 use walcast_policy::channel::ChannelPolicies;
 
-pub use self::batch::check_batch;
+pub use self::batch::{BatchLimits, check_batch};
 pub use self::openapi::{document as openapi_document, router as openapi_router};
 pub use self::project::{
     DatabaseDescription, ProjectDescription, ProjectDirectory, ProjectError, ProjectLimits,
@@ -54,6 +54,8 @@ pub struct ProjectApi {
     pub policies: Arc<dyn ChannelPolicies>,
     /// Public messages are refused.
     pub private_only: bool,
+    /// Messages of one batch.
+    pub batch_messages_max: usize,
     /// Nobody may send.
     pub suspended: bool,
     /// Verifies the tokens of operators.

@@ -468,6 +468,14 @@ pub(super) static PAYLOAD_BYTES_MAX: Setting<usize> = Setting::new(
 .environment(&["WALCAST_PAYLOAD_BYTES_MAX"])
 .default("3000500");
 
+pub(super) static MAX_BATCH_MESSAGES: Setting<usize> = Setting::new(
+    "limits.max_batch_messages",
+    parse::count::<1, 1_000_000>,
+    "Messages of one batch over HTTP; a larger one is refused.",
+)
+.environment(&["WALCAST_MAX_BATCH_MESSAGES"])
+.default("1000");
+
 pub(super) static PRESENCE_CALLS: Setting<u32> = Setting::new(
     "limits.presence_calls_max",
     parse::count32,
@@ -627,6 +635,7 @@ pub(super) static ALL: &[&About] = &[
     &MAX_BINDINGS.about,
     &MAX_JOINS.about,
     &PAYLOAD_BYTES_MAX.about,
+    &MAX_BATCH_MESSAGES.about,
     &PRESENCE_CALLS.about,
     &PRESENCE_WINDOW.about,
     &MAX_EVENTS.about,

@@ -58,6 +58,7 @@ impl Settings {
         settings.janitor = project.janitor;
         settings.engine = self.engine(project);
         settings.allowed_origins.clone_from(&project.auth.allowed_origins);
+        settings.batch_messages_max = project.limits.max_batch_messages;
         settings.limits.max_concurrent_users = project.limits.max_concurrent_users;
         settings.limits.max_channels_per_client = project.limits.max_channels_per_client;
         settings.limits.max_bindings_per_channel = project.limits.max_bindings_per_channel;
@@ -141,6 +142,7 @@ mod tests {
             ("WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND", "9"),
             ("WALCAST_PRESENCE_ENABLED", "true"),
             ("WALCAST_PRESENCE_GRACE_MS", "0"),
+            ("WALCAST_MAX_BATCH_MESSAGES", "77"),
         ])
         .serve();
         assert_eq!(serve.listen.port(), 4100);
@@ -149,6 +151,7 @@ mod tests {
         assert_eq!((serve.project.engine.shards, serve.project.engine.outbound_bytes_max), (2, 50_000_000));
         assert_eq!(serve.project.limits.max_channels_per_client, 7);
         assert_eq!(serve.project.limits.channel_error_backoff.as_millis(), 10);
+        assert_eq!(serve.project.batch_messages_max, 77);
         assert_eq!(serve.listener.head_bytes_max, 8192);
         let operations = serve.operations;
         assert_eq!(operations.secrets.len(), 1, "JWT_SECRET is for users");
