@@ -217,7 +217,7 @@ pub struct Limits {
     pub max_bindings_per_channel: usize,
     /// Joins per second, of all sockets.
     pub max_joins_per_second: u32,
-    /// Bytes of one broadcast or presence payload.
+    /// Bytes of one broadcast's payload.
     pub payload_bytes_max: usize,
     /// Presence calls of one channel.
     pub presence_calls: RateLimit,
@@ -238,6 +238,10 @@ pub struct PresenceSettings {
     pub enabled: bool,
     /// How long the presence of a lost socket stays.
     pub grace: Duration,
+    /// Bytes of one tracked payload.
+    pub payload_bytes_max: usize,
+    /// Bytes of all that is tracked on one topic.
+    pub topic_bytes_max: usize,
 }
 
 /// The log.

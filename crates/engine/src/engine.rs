@@ -194,7 +194,7 @@ impl Engine {
         &self.counters
     }
 
-    /// Bytes of one broadcast or presence payload.
+    /// Bytes of one broadcast's payload.
     pub fn payload_bytes_max(&self) -> usize {
         self.settings.payload_bytes_max
     }

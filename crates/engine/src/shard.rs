@@ -179,9 +179,8 @@ impl Shard {
         match command {
             PeerCommand::Broadcast(fanout) => self.fan_out(&fanout, None),
             PeerCommand::PresenceDiff(fanout) => self.fan_out_presence(&fanout),
-            PeerCommand::Track { topic, channel, key, members } => {
-                self.track_at_home(topic, channel, &key, members);
-            }
+            PeerCommand::Track(tracking) => self.track_at_home(*tracking),
+            PeerCommand::Tracked { target, answer, outcome } => self.tracked(target, &answer, outcome),
             PeerCommand::Untrack { topic, channel } => self.untrack_at_home(topic, channel),
             PeerCommand::Lost { topic, channel } => self.lost_at_home(topic, channel),
             PeerCommand::StateWanted { topic, target, shard } => self.state_at_home(&topic, target, shard),
@@ -226,7 +225,7 @@ async fn reached(moment: Option<Instant>) {
 }
 
 /// Where and how a push is answered.
-struct ReplyTo {
+pub(crate) struct ReplyTo {
     serializer: Serializer,
     join_ref: Ref,
     reference: Ref,

@@ -463,7 +463,7 @@ pub(super) static MAX_JOINS: Setting<u32> =
 pub(super) static PAYLOAD_BYTES_MAX: Setting<usize> = Setting::new(
     "limits.payload_bytes_max",
     parse::count::<1024, 100_000_000>,
-    "Bytes of one broadcast or presence payload.",
+    "Bytes of one broadcast's payload.",
 )
 .environment(&["WALCAST_PAYLOAD_BYTES_MAX"])
 .default("3000500");
@@ -530,6 +530,23 @@ pub(super) static PRESENCE_GRACE: Setting<Duration> = Setting::new(
 )
 .environment(&["WALCAST_PRESENCE_GRACE_MS"])
 .default("2000");
+
+pub(super) static PRESENCE_PAYLOAD_BYTES_MAX: Setting<usize> = Setting::new(
+    "presence.payload_bytes_max",
+    parse::count::<1024, 1_000_000>,
+    "Bytes of one tracked payload; a track with more closes its channel.",
+)
+.environment(&["WALCAST_PRESENCE_PAYLOAD_BYTES_MAX"])
+.default("65536");
+
+pub(super) static PRESENCE_TOPIC_BYTES_MAX: Setting<usize> = Setting::new(
+    "presence.topic_bytes_max",
+    parse::count::<1024, 1_000_000_000>,
+    "Bytes of all payloads that are tracked on one topic, with their keys; a track for which there is no room is \
+     refused. Everybody who joins with presence is sent all of it: keep it below `server.outbound_bytes_max`.",
+)
+.environment(&["WALCAST_PRESENCE_TOPIC_BYTES_MAX"])
+.default("4194304");
 
 pub(super) static ADDRESS_CONNECTIONS: Setting<u32> = Setting::new(
     "limits.max_connections_per_address",
@@ -643,6 +660,8 @@ pub(super) static ALL: &[&About] = &[
     &MAX_PRESENCE_EVENTS.about,
     &PRESENCE_ENABLED.about,
     &PRESENCE_GRACE.about,
+    &PRESENCE_PAYLOAD_BYTES_MAX.about,
+    &PRESENCE_TOPIC_BYTES_MAX.about,
     &ADDRESS_CONNECTIONS.about,
     &ADDRESS_HANDSHAKES.about,
     &LOG_LEVEL.about,

@@ -86,6 +86,8 @@ impl Settings {
             max_presence_events_per_second: project.limits.max_presence_events_per_second,
             presence_enabled: project.presence.enabled,
             presence_grace: project.presence.grace,
+            presence_payload_bytes_max: project.presence.payload_bytes_max,
+            presence_topic_bytes_max: project.presence.topic_bytes_max,
             deletes: project.changes.deletes,
             // One connection is left for joins.
             questions_max: project.database.pool_size.saturating_sub(1).max(1),
@@ -142,6 +144,8 @@ mod tests {
             ("WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND", "9"),
             ("WALCAST_PRESENCE_ENABLED", "true"),
             ("WALCAST_PRESENCE_GRACE_MS", "0"),
+            ("WALCAST_PRESENCE_PAYLOAD_BYTES_MAX", "2048"),
+            ("WALCAST_PRESENCE_TOPIC_BYTES_MAX", "9999"),
             ("WALCAST_MAX_BATCH_MESSAGES", "77"),
         ])
         .serve();
@@ -161,6 +165,7 @@ mod tests {
         let engine = serve.project.engine;
         assert_eq!(engine.max_client_events_per_second, None, "0 is no limit");
         assert_eq!(engine.max_presence_events_per_second.map(NonZero::get), Some(9));
+        assert_eq!((engine.presence_payload_bytes_max, engine.presence_topic_bytes_max), (2048, 9999));
         assert!(engine.presence_enabled && engine.presence_grace.is_zero());
     }
 }
