@@ -124,7 +124,14 @@ impl Project {
         let reading = CancellationToken::new();
         let streamed = catalog.streamed_publications().to_vec();
         let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
-        let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
+        let started = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await;
+        let pipeline = match started {
+            Ok(pipeline) => pipeline,
+            Err(error) => {
+                engine.end().await;
+                return Err(error);
+            }
+        };
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
         // Ends with `reading`; nothing waits for it.
         tokio::spawn(Arc::clone(&catalog).keep_messages_tidy(settings.janitor, reading.clone()));
@@ -190,6 +197,7 @@ impl Project {
     pub(crate) async fn stop(mut self, drain: Duration) -> Result<()> {
         self.send_away(drain).await;
         let ended = self.pipeline.ended().await;
+        self.engine.end().await;
         self.poll.abort();
         ended
     }
@@ -197,6 +205,7 @@ impl Project {
     /// The same after its end: nothing is left to wait for.
     pub(crate) async fn abandon(self, drain: Duration) {
         self.send_away(drain).await;
+        self.engine.end().await;
         self.poll.abort();
     }
 

@@ -93,6 +93,8 @@ pub enum Command {
     Operate(Operation),
     /// Close every session with this frame, and every later one at once.
     Shutdown(Frame),
+    /// Cut every session that is left, and end. What was sent before is handled first.
+    End,
 }
 
 /// How a connection has ended.
