@@ -205,14 +205,9 @@ impl Shard {
         if presence.is_empty() {
             self.presences.remove(&topic);
         }
-        let (outcome, diff) = match tracked {
+        let (outcome, diff) = match tracked.map_err(|TopicFull| no_room(limit)) {
             Ok(diff) => (Ok(()), diff),
-            Err(TopicFull) => {
-                let reason = format!(
-                    "The presence of this topic has no room for the payload (presence.topic_bytes_max = {limit})"
-                );
-                (Err(reason), None)
-            }
+            Err(reason) => (Err(reason), None),
         };
         self.tell(shard, PeerCommand::Tracked { target, answer, outcome });
         if let Some(payload) = before {
@@ -269,6 +264,11 @@ impl Shard {
             self.tell(ShardId::new(index), PeerCommand::PresenceDiff(Arc::clone(&fanout)));
         }
     }
+}
+
+/// What a track is told for which its topic has no room.
+fn no_room(limit: usize) -> String {
+    format!("The presence of this topic has no room for the payload (presence.topic_bytes_max = {limit})")
 }
 
 /// Presences whose connection was lost, in the order in which their grace ends: it is the same for all.
