@@ -72,7 +72,7 @@ pub struct SessionHandle {
 impl SessionHandle {
     /// Hands a command to the session's shard; waits while its inbox is full.
     pub async fn send(&self, command: Command) {
-        // A shard that has ended does so with the whole process.
+        // A shard that has ended has cut its sessions.
         let _ = self.commands.send(command).await;
     }
 
@@ -199,7 +199,7 @@ impl Engine {
         &self.counters
     }
 
-    /// Bytes of one broadcast or presence payload.
+    /// Bytes of one broadcast's payload.
     pub fn payload_bytes_max(&self) -> usize {
         self.settings.payload_bytes_max
     }
@@ -220,7 +220,13 @@ impl Engine {
         let commands = self.shards[shard.index()].commands.clone();
         let id = SessionId::fresh();
         let handle = SessionHandle { id, shard, serializer, commands };
-        handle.send(Command::Open { session: id, socket, serializer, subject }).await;
+        let late = Arc::clone(&socket);
+        let open = Command::Open { session: id, socket, serializer, subject };
+        if handle.commands.send(open).await.is_err() {
+            // The engine has ended meanwhile.
+            late.closing();
+            late.finish();
+        }
         handle
     }
 
@@ -391,6 +397,17 @@ impl Engine {
     pub async fn shut_down(&self, close: &Frame) {
         for shard in self.shards.iter() {
             let _ = shard.commands.send(Command::Shutdown(close.clone())).await;
+        }
+    }
+
+    /// Cuts the sessions that are left and ends the shards; the matcher ends with the log. Nothing is heard of the engine
+    /// after that.
+    pub async fn end(&self) {
+        for shard in self.shards.iter() {
+            let _ = shard.commands.send(Command::End).await;
+        }
+        for shard in self.shards.iter() {
+            shard.commands.closed().await;
         }
     }
 
