@@ -25,6 +25,7 @@ use crate::demo::CatalogDemo;
 use crate::health::Health;
 use crate::lag::{Lag, Positions};
 use crate::pipeline::Pipeline;
+use crate::readiness;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
 
 /// RFC 6455 §7.4.1 and its registry: "Service Restart"; clients reconnect.
@@ -143,7 +144,6 @@ impl Project {
             progress: Arc::clone(&progress),
             lag,
             catalog: Arc::clone(&catalog),
-            catalog_poll: settings.catalog_poll,
             stopping,
         });
 
@@ -153,6 +153,7 @@ impl Project {
             settings.limits.clone(),
             Arc::clone(&catalog) as _,
             catalog.channel_policies_changed(),
+            readiness::database_messages(pipeline.status.clone(), catalog.messages_in_log(), reading.clone()),
         );
         let sockets = walcast_server::gateway_router(gateway);
         let api = walcast_server::api::project_router(Arc::new(ProjectApi {

@@ -178,6 +178,8 @@ pub struct ServerSettings {
     pub connect_error_backoff: Duration,
     /// Delay of the answer to a refused join.
     pub channel_error_backoff: Duration,
+    /// How long a channel waits for messages from the database to arrive.
+    pub replication_ready_timeout: Duration,
     /// Where the process runs.
     pub region: Option<String>,
     /// The key of the `baggage` header under which a request has its name.
@@ -445,6 +447,7 @@ fn server_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<ServerSettin
         outbound_bytes_max: layers.get(&definitions::OUTBOUND_BYTES_MAX)?,
         connect_error_backoff: layers.get(&definitions::CONNECT_ERROR_BACKOFF)?,
         channel_error_backoff: layers.get(&definitions::CHANNEL_ERROR_BACKOFF)?,
+        replication_ready_timeout: layers.get(&definitions::REPLICATION_READY_TIMEOUT)?,
         region: layers.find(&definitions::REGION)?,
         request_id_baggage_key: layers.get(&definitions::REQUEST_ID_BAGGAGE_KEY)?,
     })

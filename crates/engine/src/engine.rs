@@ -32,6 +32,9 @@ use crate::topic::{Privacy, ReadRights, TopicKey};
 
 /// Commands that wait for a shard; senders wait when it is full.
 const SHARD_INBOX: usize = 1_024;
+/// The `system` message to a channel that asked when messages from the database arrive (docs/protocol.md §3.6).
+pub const REPLICATION_READY: &str = "Replication connection established";
+
 /// Joins that wait for the matcher.
 const SUBSCRIBE_INBOX: usize = 256;
 
@@ -96,6 +99,8 @@ pub struct JoinRequest {
     /// The stored messages to replay, oldest first; the error is the refusal's `reason`. It is awaited once every message
     /// that it may miss is being kept for the channel (docs/protocol.md §6.4).
     pub replay: Option<BoxFuture<'static, Result<Vec<StoredMessage>, String>>>,
+    /// Messages from the database arrive already: a join that asks is told so with its reply (docs/protocol.md §3.6).
+    pub replication_ready: bool,
 }
 
 /// A channel that has been joined, as its gateway holds it: what a new token must be applied to.
@@ -235,7 +240,8 @@ impl Engine {
         session: &SessionHandle,
         request: JoinRequest,
     ) -> Result<JoinedChannel, JoinRefused> {
-        let JoinRequest { topic, join_ref, reference, identity, payload, rights, replay } = request;
+        let JoinRequest { topic, join_ref, reference, identity, payload, rights, replay, replication_ready } =
+            request;
         if let Some(reason) = payload.replay_refusal() {
             return Err(JoinRefused(reason.to_owned()));
         }
@@ -275,8 +281,8 @@ impl Engine {
             system: Vec::new(),
             joined: None,
         });
-        if payload.broadcast.replication_ready {
-            joining.system.push(("system", Status::Ok, "Replication connection established".to_owned()));
+        if payload.broadcast.replication_ready && replication_ready {
+            joining.system.push(("system", Status::Ok, REPLICATION_READY.to_owned()));
         }
         if bindings.is_empty() {
             session.send(Command::Join(joining)).await;

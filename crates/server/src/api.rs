@@ -15,7 +15,7 @@
 //! * `openapi` — the description of every route, made of the code.
 
 mod batch;
-mod body;
+pub(crate) mod body;
 mod broadcast;
 mod caller;
 mod cors;

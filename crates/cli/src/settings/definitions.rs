@@ -302,6 +302,14 @@ pub(super) static CHANNEL_ERROR_BACKOFF: Setting<Duration> = Setting::new(
 .environment(&["CHANNEL_ERROR_BACKOFF_MS"])
 .default("5000");
 
+pub(super) static REPLICATION_READY_TIMEOUT: Setting<Duration> = Setting::new(
+    "server.replication_ready_timeout_ms",
+    parse::milliseconds,
+    "A channel that joined with `replication_ready` is closed when messages from the database do not arrive by then.",
+)
+.environment(&["WALCAST_REPLICATION_READY_TIMEOUT_MS"])
+.default("60000");
+
 pub(super) static PROJECT: Setting<ProjectId> = Setting::new(
     "server.project",
     parse::project,
@@ -630,6 +638,7 @@ pub(super) static ALL: &[&About] = &[
     &OUTBOUND_BYTES_MAX.about,
     &CONNECT_ERROR_BACKOFF.about,
     &CHANNEL_ERROR_BACKOFF.about,
+    &REPLICATION_READY_TIMEOUT.about,
     &PROJECT.about,
     &REGION.about,
     &REQUEST_ID_BAGGAGE_KEY.about,

@@ -67,6 +67,7 @@ impl Settings {
         settings.limits.token_recheck = project.auth.token_recheck;
         settings.limits.connect_error_backoff = self.server.connect_error_backoff;
         settings.limits.channel_error_backoff = self.server.channel_error_backoff;
+        settings.limits.replication_ready_timeout = self.server.replication_ready_timeout;
         settings.limits.private_only = project.auth.private_only;
         settings.limits.suspended = project.auth.suspended;
         settings
