@@ -39,8 +39,7 @@ async fn case_123_too_many_messages_close_the_channel_of_their_sender_and_not_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_165_too_many_presence_events_of_the_project_close_the_channel_that_tracks_or_wants_the_state()
--> Result<()> {
+async fn case_165_too_many_presence_events_of_the_project_are_refused_and_close_no_channel() -> Result<()> {
     const MESSAGE: &str = "Too many presence messages per second";
     let one = |settings: &mut ServeSettings| {
         settings.project.engine.max_presence_events_per_second = NonZeroU32::new(1);
@@ -49,34 +48,29 @@ async fn case_165_too_many_presence_events_of_the_project_close_the_channel_that
     on_both(async |version| {
         let topic = room();
         let mut tracking = member(&world, version, &topic, &json!({})).await?;
+        let mut last = String::new();
         for number in 0..10 {
-            tracking
-                .send(&topic, "presence", &json!({ "event": "track", "payload": { "n": number } }))
-                .await?;
+            let track = json!({ "event": "track", "payload": { "n": number } });
+            last = tracking.send(&topic, "presence", &track).await?;
         }
-        let message = end_of(&mut tracking, &topic).await?;
-        ensure!(message.starts_with(MESSAGE), "{message}");
+        let refused = tracking.reply(&last).await?;
+        ensure!(refused.reason().is_some_and(|reason| reason.starts_with(MESSAGE)), "{refused:?}");
+        ensure!(is_joined(&mut tracking, &topic).await?);
         let mut joining = connect(&world, version).await?;
         let payload = json!({ "config": { "presence": { "enabled": true } } });
         for _ in 0..10 {
             joining.send(&room(), "phx_join", &payload).await?;
         }
         let told = joining.expect(|message| message.event == "system").await?;
-        let message = end_of_told(&told)?;
-        ensure!(message.starts_with(MESSAGE), "{message}");
-        joining.expect(|message| message.is(&told.topic, "phx_close")).await?;
-        ensure!(!is_joined(&mut joining, &told.topic).await?);
+        let message = told.system("system");
+        ensure!(
+            message.is_some_and(|(status, text)| status == "error" && text.starts_with(MESSAGE)),
+            "{told:?}"
+        );
+        ensure!(is_joined(&mut joining, &told.topic).await?);
         Ok(())
     })
     .await
-}
-
-/// The message of a `system` error.
-fn end_of_told(told: &walcast_testkit::Received) -> Result<String> {
-    match told.system("system") {
-        Some(("error", message)) => Ok(message.to_owned()),
-        _ => anyhow::bail!("{:?}", told.raw),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
