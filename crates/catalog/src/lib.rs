@@ -60,5 +60,6 @@ mod visibility;
 pub use catalog::Catalog;
 pub use error::CatalogError;
 pub use quoting::{identifier, qualified};
+pub use read::MessagesInLog;
 pub use settings::{CatalogSettings, LOOKUP_PUBLICATION, MESSAGES_PUBLICATION};
 pub use slot::SlotState;

@@ -15,11 +15,6 @@ use crate::canary;
 use crate::lag::Lag;
 use crate::slot_care::SlotCare;
 
-/// A catalog that has not been confirmed for so many polls can not be relied on.
-const POLLS_MISSED_MAX: u32 = 6;
-/// The same for polls that are very frequent.
-const CATALOG_AGE_MIN: Duration = Duration::from_secs(30);
-
 /// Everything the report is made of.
 pub(crate) struct Health {
     pub(crate) replication: watch::Receiver<StreamStatus>,
@@ -30,7 +25,6 @@ pub(crate) struct Health {
     /// How often a canary is sent, if at all.
     pub(crate) canary: Option<Duration>,
     pub(crate) catalog: Arc<Catalog>,
-    pub(crate) catalog_poll: Duration,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -52,7 +46,7 @@ impl HealthSource for Health {
                 .canary
                 .and_then(|every| canary::overdue(&self.engine, every, std::time::Instant::now())),
             catalog_age: Some(self.catalog.age()),
-            catalog_age_max: (self.catalog_poll * POLLS_MISSED_MAX).max(CATALOG_AGE_MIN),
+            catalog_age_max: self.catalog.age_max(),
             stopping: self.stopping.is_cancelled(),
         }
     }

@@ -36,7 +36,7 @@ mod transaction;
 
 pub use canary::Canary;
 pub use command::{BroadcastPayload, Command, Departure, Push, PushKind, SystemMessage};
-pub use engine::{Engine, JoinRefused, JoinRequest, JoinedChannel, SessionHandle};
+pub use engine::{Engine, JoinRefused, JoinRequest, JoinedChannel, REPLICATION_READY, SessionHandle};
 pub use ids::{ChannelId, SessionId};
 pub use ingest::{CANARY_MESSAGE_PREFIX, Ingest, IngestError, LogBatch, LogEvent};
 pub use latency::LatencyHistogram;

@@ -17,11 +17,26 @@ pub(crate) struct Constants<'a> {
 
 /// The error that the planner meets in a condition on a table, given what the constants came to. Sub-selects are
 /// another matter; see [`looks_up_failing`].
+///
+/// What decides whether a row is taken is simplified before anything is estimated: an AND with a NULL in it takes none
+/// (PostgreSQL source, `find_duplicate_ors` in `prepqual.c`).
 pub(crate) fn raised<'a>(condition: &Expression, constants: Constants<'a>) -> Option<&'a str> {
-    let in_any = |operands: &[Expression]| operands.iter().find_map(|operand| raised(operand, constants));
     match condition {
-        Expression::And(operands) | Expression::Or(operands) => in_any(operands),
-        Expression::Not(operand) | Expression::IsTruth { operand, .. } => raised(operand, constants),
+        Expression::And(operands) if operands.contains(&Expression::Literal(None)) => None,
+        Expression::And(operands) | Expression::Or(operands) => {
+            operands.iter().find_map(|operand| raised(operand, constants))
+        }
+        other => estimated(other, constants),
+    }
+}
+
+/// The error of estimating a condition, or part of one.
+fn estimated<'a>(condition: &Expression, constants: Constants<'a>) -> Option<&'a str> {
+    match condition {
+        Expression::And(operands) | Expression::Or(operands) => {
+            operands.iter().find_map(|operand| estimated(operand, constants))
+        }
+        Expression::Not(operand) | Expression::IsTruth { operand, .. } => estimated(operand, constants),
         Expression::IsDistinct(left, right) => compared(left, right, constants),
         Expression::Call(operation, operands) if is_estimated(operation) => match operands.as_slice() {
             [left, right] => compared(left, right, constants),
