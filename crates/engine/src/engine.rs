@@ -235,6 +235,7 @@ impl Engine {
         }
         let response = walcast_wire::join_reply(&payload.bindings);
         let bindings = payload.bindings;
+        let tells_position = bindings.iter().flat_map(|binding| &binding.target).any(|target| target.resume);
         let (form, values) = Form::new(bindings.clone(), payload.legacy);
         let topic = TopicKey::new(topic, Privacy::of(payload.private));
         let asked = Asked { topic, form: self.alike.forms.share(Arc::new(form)), values };
@@ -302,8 +303,14 @@ impl Engine {
         };
         let (told, at_shard) = oneshot::channel();
         joining.joined = Some(told);
-        let joining = Some(joining);
-        let subscribing = Subscribing { membership, identity, resolved, snapshot_version, joining };
+        let subscribing = Subscribing {
+            membership,
+            identity,
+            resolved,
+            snapshot_version,
+            tells_position,
+            joining: Some(joining),
+        };
         let _ = self.subscribe.send(subscribing).await;
         if let Some(hold) = hold {
             hold.taken();
@@ -333,7 +340,14 @@ impl Engine {
                 return session.send(Command::CloseChannel { session: session.id, channel, message }).await;
             }
         };
-        let subscribing = Subscribing { membership, identity, resolved, snapshot_version, joining: None };
+        let subscribing = Subscribing {
+            membership,
+            identity,
+            resolved,
+            snapshot_version,
+            tells_position: false,
+            joining: None,
+        };
         let _ = self.subscribe.send(subscribing).await;
     }
 

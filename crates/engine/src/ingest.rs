@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use walcast_pgoutput::{DecodeError, Decoder, Lsn, Message, Oid, PgTimestamp, Relation, Xid};
+use walcast_wire::Position;
 
-use crate::position::Position;
 use crate::spill::SpillWriter;
 use crate::transaction::{Change, Changes, Chunk, RowChange, Transaction};
 
@@ -25,11 +25,20 @@ pub(crate) const DDL_MESSAGE_PREFIX: &str = "walcast.ddl";
 #[derive(Debug)]
 pub enum LogEvent {
     /// A new replication connection: a transaction that was open begins again.
-    Restarted,
+    Restarted(LogStart),
     /// One `pgoutput` message.
     Data(Bytes),
     /// Nothing more to read up to this LSN.
     KeepAlive(Lsn),
+}
+
+/// Where a replication connection begins in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogStart {
+    /// Whatever commits behind this LSN comes.
+    pub since: Lsn,
+    /// Something that committed before it has been lost.
+    pub gap: bool,
 }
 
 /// What the matcher works on, in log order.
@@ -39,6 +48,8 @@ pub enum LogBatch {
     Transaction(Transaction),
     /// The log holds nothing of interest up to this LSN.
     Idle(Lsn),
+    /// What follows comes over a new connection, and may have come before.
+    Restarted(LogStart),
 }
 
 /// The log can not be read on.
@@ -97,9 +108,9 @@ impl Ingest {
     /// Takes one event; gives a transaction when one is complete.
     pub async fn feed(&mut self, event: LogEvent) -> Result<Option<LogBatch>, IngestError> {
         match event {
-            LogEvent::Restarted => {
+            LogEvent::Restarted(start) => {
                 *self = Ingest::holding(self.held_bytes_max);
-                Ok(None)
+                Ok(Some(LogBatch::Restarted(start)))
             }
             LogEvent::KeepAlive(lsn) => Ok(self.open.is_none().then_some(LogBatch::Idle(lsn))),
             LogEvent::Data(payload) => self.message(payload).await,
@@ -234,6 +245,7 @@ mod tests {
     use crate::transaction::CHUNK_CHANGES_MAX;
 
     const TABLE: Oid = Oid(16_384);
+    const START: LogStart = LogStart { since: Lsn(90), gap: false };
 
     fn data(message: Message) -> LogEvent {
         LogEvent::Data(encode(&Decoded { xid: None, message }, 1))
@@ -299,7 +311,7 @@ mod tests {
     fn transaction(batch: &LogBatch) -> &Transaction {
         match batch {
             LogBatch::Transaction(transaction) => transaction,
-            LogBatch::Idle(lsn) => panic!("idle at {lsn}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -360,11 +372,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_connection_drops_the_transaction_that_was_open() {
-        let cut_off = [begin(100), relation(), insert("1"), LogEvent::Restarted];
+        let cut_off = [begin(100), relation(), insert("1"), LogEvent::Restarted(START)];
         let again = [begin(100), relation(), insert("1"), commit(100)];
         let found = batches(cut_off.into_iter().chain(again)).await;
-        assert_eq!(found.len(), 1);
-        assert_eq!(read(&found[0]).await.concat().len(), 1);
+        assert_eq!(found.len(), 2);
+        assert!(matches!(found[0], LogBatch::Restarted(START)));
+        assert_eq!(read(&found[1]).await.concat().len(), 1);
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ use self::judge::Judge;
 use self::messages::MessageTable;
 use self::receivers::{Form, SharedBinding};
 use self::ruling::{Receiver, Ruling, Rulings};
-use self::show::{Bodies, View};
+use self::show::{Bodies, Commit, View};
 use self::subscriptions::Parked;
 use self::window::{HeldChange, HeldMessages, Window};
 use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
@@ -69,6 +69,8 @@ pub(crate) struct Subscribing {
     pub(crate) resolved: Result<Resolved, String>,
     /// The catalog was this one, or a newer one, when they were resolved.
     pub(crate) snapshot_version: u64,
+    /// Whether the client is told from which position on it gets every change (docs/protocol.md §5.7).
+    pub(crate) tells_position: bool,
     /// The join to pass on to the shard; `None` where a joined channel gets a new token.
     pub(crate) joining: Option<Box<Joining>>,
 }
@@ -191,6 +193,7 @@ impl State {
         while let Some(Queued { batch, room }) = next {
             match batch {
                 LogBatch::Idle(lsn) => self.passed(lsn),
+                LogBatch::Restarted(start) => self.handled = self.handled.max(start.since),
                 LogBatch::Transaction(transaction) => self.transaction(&transaction).await?,
             }
             next = None;
@@ -219,10 +222,12 @@ impl State {
                 self.refresh().await;
             }
             self.copies.apply(transaction).await?;
+            let mut commit = Commit { time: transaction.commit_time, position: transaction.first };
             let mut changes = transaction.changes.reader();
             while let Some(chunk) = changes.next().await? {
                 for index in 0..chunk.changes.len() {
-                    self.change(&chunk, index, transaction.commit_time).await;
+                    self.change(&chunk, index, commit).await;
+                    commit.position = commit.position.next();
                     if !self.window.is_empty() {
                         self.window.count(1);
                         if self.window.is_full() {
@@ -250,9 +255,9 @@ impl State {
         }
     }
 
-    async fn change(&mut self, chunk: &Arc<Chunk>, index: usize, commit_time: PgTimestamp) {
+    async fn change(&mut self, chunk: &Arc<Chunk>, index: usize, commit: Commit) {
         let change = &chunk.changes[index];
-        self.message(change, commit_time).await;
+        self.message(change, commit.time).await;
         let Some(relation) = self.relation(&change.relation).await else {
             return;
         };
@@ -269,7 +274,7 @@ impl State {
             copies: &self.copies,
             relation: &relation,
             images: &images,
-            now: commit_time,
+            now: commit.time,
             settings,
             found: Found::default(),
             found_before: Found::default(),
@@ -280,10 +285,9 @@ impl State {
         }
         if !rulings.open.is_empty() || rulings.len() > 0 && !self.window.is_empty() {
             let chunk = Arc::clone(chunk);
-            self.window
-                .hold(HeldChange { relation, commit_time, chunk, index }, std::mem::take(&mut rulings));
+            self.window.hold(HeldChange { relation, commit, chunk, index }, std::mem::take(&mut rulings));
         } else {
-            self.show(&relation, &images, commit_time, &rulings.receivers);
+            self.show(&relation, &images, commit, &rulings.receivers);
         }
         rulings.clear();
         self.rulings = rulings;
@@ -315,7 +319,7 @@ impl State {
                 let opinion = opinion.answered(|| answers.next().unwrap_or(Verdict::Ask));
                 receivers.extend(self.judge.conclude(&change.relation.table, &opinion));
             }
-            self.show(&change.relation, images, change.commit_time, &receivers);
+            self.show(&change.relation, images, change.commit, &receivers);
             if (shown + 1) % SHOWN_MAX == 0 {
                 self.flush().await;
             }
@@ -328,14 +332,14 @@ impl State {
         &mut self,
         relation: &BoundRelation,
         images: &ChangeImages<'_>,
-        commit_time: PgTimestamp,
+        commit: Commit,
         receivers: &[Receiver],
     ) {
         let Some(audiences) = self.audiences.of(relation.table.oid) else {
             return;
         };
-        self.outgoing_since.get_or_insert(commit_time);
-        let mut bodies = Bodies::new(relation, images, commit_time, self.matcher.settings.record_bytes_max);
+        self.outgoing_since.get_or_insert(commit.time);
+        let mut bodies = Bodies::new(relation, images, commit, self.matcher.settings.record_bytes_max);
         let mut shared = SharedFrames::default();
         // Audiences of one person each mostly get the same bytes.
         let mut last: Option<(Form<&str>, View, Frame)> = None;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use walcast_pgoutput::{Lsn, OldTuple, PgTimestamp, Relation, Tuple, Xid};
+use walcast_wire::Position;
 
 use crate::ingest::IngestError;
-use crate::position::Position;
 use crate::spill::{Spill, SpillReader};
 
 /// What a change takes of memory beside its bytes, about.

@@ -40,6 +40,8 @@ pub struct BindingTarget {
     /// Whether an UPDATE that takes a row out of filter or policies is to be told as its DELETE, and one that brings it
     /// in as its INSERT. Upstream knows no such key.
     pub visibility: bool,
+    /// Whether the client wants to know the position from which on it gets every change (docs/protocol.md §5.7).
+    pub resume: bool,
 }
 
 /// The kinds of change a binding asks for.
@@ -76,9 +78,9 @@ pub enum BindingError {
         "Column selection is not supported for wildcard subscriptions. Provide an explicit schema and table name."
     )]
     SelectOnWildcard,
-    /// `visibility` is no boolean.
-    #[error("Error parsing `visibility` params: expected true or false")]
-    Visibility,
+    /// A switch of this name is no boolean.
+    #[error("Error parsing `{0}` params: expected true or false")]
+    Switch(&'static str),
     /// Neither schema nor table, one of them or the filter is not a string, or a filter without a table.
     #[error(
         "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: {0}"
@@ -175,13 +177,14 @@ impl BindingTarget {
         if select.is_some() && (schema == NamePattern::Any || table == NamePattern::Any) {
             return Err(BindingError::SelectOnWildcard);
         }
-        let visibility = match object.get("visibility") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(wanted)) => *wanted,
-            Some(_) => return Err(BindingError::Visibility),
+        let switch = |name| match object.get(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(wanted)) => Ok(*wanted),
+            Some(_) => Err(BindingError::Switch(name)),
         };
+        let (visibility, resume) = (switch("visibility")?, switch("resume")?);
         let event = BindingEvent::of(object.get("event"));
-        Ok(BindingTarget { event, schema, table, filter, select, visibility })
+        Ok(BindingTarget { event, schema, table, filter, select, visibility, resume })
     }
 }
 
@@ -386,6 +389,14 @@ mod tests {
             assert_eq!(refusal(json), expected);
         }
         assert!(binding(r#"{"schema":"*","select":[]}"#).target.is_ok());
+    }
+
+    #[test]
+    fn resume_is_true_or_false() {
+        let resume = |json: &str| target(&format!(r#"{{"schema":"s","resume":{json}}}"#)).resume;
+        assert_eq!((resume("true"), resume("false"), resume("null")), (true, false, false));
+        let expected = "Error parsing `resume` params: expected true or false";
+        assert_eq!(refusal(r#"{"schema":"s","resume":1}"#), expected);
     }
 
     #[test]

@@ -5,10 +5,17 @@ use std::sync::Arc;
 use walcast_pgoutput::PgTimestamp;
 use walcast_policy::Datum;
 use walcast_wire::change::{NO_PRIMARY_KEY, UNAUTHORIZED};
-use walcast_wire::{ChangeBody, ChangeKind, ColumnHead, Field};
+use walcast_wire::{ChangeBody, ChangeKind, ColumnHead, Field, Position};
 
 use super::image::{BoundRelation, ChangeImages};
 use super::ruling::Receiver;
+
+/// When and where a change was committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Commit {
+    pub(super) time: PgTimestamp,
+    pub(super) position: Position,
+}
 
 /// What a subscriber is shown of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,7 +42,7 @@ pub(super) enum OldRecord {
 pub(super) struct Bodies<'a> {
     pub(super) relation: &'a BoundRelation,
     pub(super) images: &'a ChangeImages<'a>,
-    pub(super) commit_time: PgTimestamp,
+    pub(super) commit: Commit,
     pub(super) record_bytes_max: usize,
     encoded: Vec<(View, Vec<u8>)>,
 }
@@ -44,10 +51,10 @@ impl<'a> Bodies<'a> {
     pub(super) fn new(
         relation: &'a BoundRelation,
         images: &'a ChangeImages<'a>,
-        commit_time: PgTimestamp,
+        commit: Commit,
         record_bytes_max: usize,
     ) -> Self {
-        Bodies { relation, images, commit_time, record_bytes_max, encoded: Vec::new() }
+        Bodies { relation, images, commit, record_bytes_max, encoded: Vec::new() }
     }
 
     /// The JSON of `data` for a view.
@@ -98,7 +105,8 @@ impl<'a> Bodies<'a> {
             schema: &table.schema,
             table: &table.name,
             kind: view.kind,
-            commit_time_unix_us: self.commit_time.unix_microseconds(),
+            commit_time_unix_us: self.commit.time.unix_microseconds(),
+            position: self.commit.position,
             columns: &columns,
             record: record.as_deref(),
             old_record: old_record.as_deref(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use walcast_policy::schema::Snapshot;
-use walcast_wire::{Binding, Status};
+use walcast_wire::{Binding, Position, Status};
 
 use super::entries::{Entry, Standing};
 use super::{Matcher, State, Subscribing};
@@ -20,6 +20,9 @@ use crate::subscription::{Identity, Resolved, SubscribeError, resolve_in};
 
 /// The text that tells a client that its bindings are live (docs/protocol.md §3.5).
 pub(crate) const SUBSCRIBED: &str = "Subscribed to PostgreSQL";
+
+/// The extension of what tells a client about positions (docs/protocol.md §5.7).
+const RESUME: &str = "resume";
 
 /// The text that tells it that they were, and that it is being tried to make them live again.
 const UNDECIDED: &str = "Realtime was unable to connect to the project database";
@@ -166,7 +169,8 @@ impl State {
     }
 
     async fn register(&mut self, subscribing: Subscribing) {
-        let Subscribing { membership, identity, resolved, snapshot_version, joining } = subscribing;
+        let Subscribing { membership, identity, resolved, snapshot_version, tells_position, joining } =
+            subscribing;
         if joining.is_none() && !self.entries.contains(membership.channel) {
             // The channel was left while its new token was being checked.
             return;
@@ -193,6 +197,10 @@ impl State {
                 Vec::new()
             }
         };
+        // What committed before has been handed on, to those who were here; what commits from here on is judged for
+        // this channel too.
+        let position = tells_position && standing.is_live();
+        let position = position.then(|| format!("position {}", Position::before(self.handled)));
         let bindings = membership.binding_count();
         self.matcher.counters.subscriptions.fetch_add(bindings as u64, Relaxed);
         self.entries.insert(Entry::new(Arc::clone(&membership), identity, standing));
@@ -200,6 +208,7 @@ impl State {
             Some(mut joining) => {
                 let system = system.into_iter().map(|(status, text)| ("postgres_changes", status, text));
                 joining.system.extend(system);
+                joining.system.extend(position.map(|text| (RESUME, Status::Ok, text)));
                 let shard = &self.matcher.shards[membership.shard.index()];
                 let _ = shard.commands.send(Command::Join(joining)).await;
             }

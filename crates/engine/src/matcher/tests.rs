@@ -17,13 +17,12 @@ use walcast_policy::schema::{
 use walcast_policy::{
     Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, TableCopy, TransactionSnapshot,
 };
-use walcast_wire::{Binding, Ref, Serializer, Status};
+use walcast_wire::{Binding, Position, Ref, Serializer, Status};
 
 use super::*;
 use crate::ids::{SessionId, ShardId};
 use crate::log_inbox::{LogSender, log_inbox};
 use crate::membership::{self, Asked};
-use crate::position::Position;
 use crate::subscription::resolve;
 use crate::topic::{Privacy, ReadRights, TopicKey};
 use crate::transaction::{Change, Changes, RowChange};
@@ -295,6 +294,7 @@ impl Scene {
         let identity = Arc::new(Identity { role: "reader".into(), claims, claims_json: "{}".into() });
         let binding = Binding::parse(binding).unwrap();
         let bindings = vec![binding];
+        let tells_position = bindings.iter().flat_map(|binding| &binding.target).any(|target| target.resume);
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
         let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
@@ -332,6 +332,7 @@ impl Scene {
             identity,
             resolved: resolved.map_err(|error| error.to_string()),
             snapshot_version,
+            tells_position,
             joining: Some(Box::new(joining)),
         };
         assert!(self.subscribe.send(subscribing).await.is_ok());
