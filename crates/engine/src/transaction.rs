@@ -111,6 +111,11 @@ impl Changes {
         self.bytes
     }
 
+    /// Bytes in the temporary file.
+    pub(crate) fn spilled_bytes(&self) -> usize {
+        self.spilled.as_ref().map_or(0, Spill::bytes)
+    }
+
     /// Adds a chunk that stays in memory.
     pub(crate) fn hold(&mut self, chunk: Chunk) {
         self.bytes += chunk.bytes;

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use walcast_pgoutput::PgTimestamp;
 use walcast_policy::Datum;
 use walcast_wire::change::{NO_PRIMARY_KEY, UNAUTHORIZED};
-use walcast_wire::{ChangeBody, ChangeKind, ColumnHead, Field, Position};
+use walcast_wire::{BindingId, ChangeBody, ChangeKind, ColumnHead, Field, Frame, Position, Serializer};
 
 use super::image::{BoundRelation, ChangeImages};
 use super::ruling::Receiver;
+use crate::ids::ChannelId;
+use crate::membership::Membership;
 
 /// When and where a change was committed.
 #[derive(Clone, Copy, Debug)]
@@ -140,5 +144,57 @@ pub(super) fn error(relation: &BoundRelation, kind: ChangeKind, reads_key: bool)
         Some(UNAUTHORIZED)
     } else {
         None
+    }
+}
+
+/// Frames of channels with several bindings on a table: one frame per channel and view, with all ids.
+#[derive(Default)]
+pub(super) struct SharedFrames {
+    frames: Vec<SharedFrame>,
+    /// By channel: the places of its frames, one for each view.
+    places: FxHashMap<ChannelId, SmallVec<[usize; 2]>>,
+}
+
+struct SharedFrame {
+    membership: Arc<Membership>,
+    view: View,
+    /// With the places of the bindings among the channel's.
+    ids: Vec<(usize, BindingId)>,
+}
+
+impl SharedFrames {
+    pub(super) fn add(&mut self, membership: &Arc<Membership>, view: View, binding: usize, id: BindingId) {
+        let places = self.places.entry(membership.channel).or_default();
+        if let Some(&place) = places.iter().find(|&&place| self.frames[place].view == view) {
+            self.frames[place].ids.push((binding, id));
+        } else {
+            places.push(self.frames.len());
+            let membership = Arc::clone(membership);
+            self.frames.push(SharedFrame { membership, view, ids: vec![(binding, id)] });
+        }
+    }
+
+    /// Ids in the reverse of the bindings' order (docs/protocol.md §4.1).
+    pub(super) fn into_frames(self) -> impl Iterator<Item = (Arc<Membership>, View, Vec<BindingId>)> {
+        self.frames.into_iter().map(|SharedFrame { membership, view, mut ids }| {
+            ids.sort_by_key(|&(binding, _)| std::cmp::Reverse(binding));
+            (membership, view, ids.into_iter().map(|(_, id)| id).collect())
+        })
+    }
+}
+
+/// The push of a change to one channel.
+pub(super) fn frame(
+    serializer: Serializer,
+    legacy: bool,
+    topic: &str,
+    ids: &[BindingId],
+    kind: ChangeKind,
+    data: &[u8],
+) -> Frame {
+    if legacy {
+        walcast_wire::legacy_change_frame(serializer, topic, kind, data)
+    } else {
+        walcast_wire::change_frame(serializer, topic, ids, data)
     }
 }
