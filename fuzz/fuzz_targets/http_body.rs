@@ -2,9 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use walcast_server::api::{BatchLimits, check_batch};
 
 fuzz_target!(|body: &[u8]| {
-    match walcast_server::api::check_batch(body, 1_000) {
+    let limits = BatchLimits { messages_max: 100, payload_bytes_max: 1_000 };
+    match check_batch(body, limits) {
         Ok(messages) => assert!(messages > 0, "an empty batch is refused"),
         Err(refusal) => assert!(!refusal.is_empty(), "a refusal says why"),
     }

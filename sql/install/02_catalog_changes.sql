@@ -24,7 +24,7 @@ BEGIN
         RETURN;
     ELSIF EXISTS (
         SELECT FROM pg_catalog.pg_event_trigger_ddl_commands()
-        HAVING count(*) > 0 AND bool_and(schema_name IS NOT DISTINCT FROM 'pg_temp')
+        HAVING pg_catalog.count(*) > 0 AND pg_catalog.bool_and(schema_name IS NOT DISTINCT FROM 'pg_temp')
     ) THEN
         RETURN;
     END IF;

@@ -87,7 +87,7 @@ $body$
         END IF;
         BEGIN
             EXECUTE wanted.definition;
-            EXECUTE format('COMMENT ON FUNCTION %s IS %L', wanted.signature, 'Made by walcast.');
+            EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', wanted.signature, 'Made by walcast.');
         EXCEPTION WHEN insufficient_privilege THEN
             RAISE NOTICE '% is left as it is: %', wanted.signature, SQLERRM;
         END;

@@ -36,7 +36,7 @@ BEGIN
             AND pg_catalog.obj_description(f.oid, 'pg_proc') = 'Made by walcast.'
     LOOP
         BEGIN
-            EXECUTE format('DROP FUNCTION %s', made.function);
+            EXECUTE pg_catalog.format('DROP FUNCTION %s', made.function);
         EXCEPTION WHEN dependent_objects_still_exist THEN
             RAISE NOTICE '% is left as it is: %', made.function, SQLERRM;
         END;

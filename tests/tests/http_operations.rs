@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use walcast::project::ProjectSettings;
 use walcast::serve::ServeSettings;
+use walcast::settings::{Environment, Flags, Purpose, Settings};
 use walcast_auth::{JwksSource, Secret};
 use walcast_server::front::Address;
 use walcast_testkit::{ProtocolClient, ProtocolVersion};
@@ -116,6 +117,56 @@ async fn where_users_and_operators_share_a_secret_a_user_may_only_ask_whether_th
     for path in [health, "/api/tenants", "/api/topics"] {
         assert_eq!(ask(&role("service_role"), path).await?, 200, "{path}");
     }
+    Ok(())
+}
+
+/// What the stock compose file gives the container, but for its database and its secrets.
+const STOCK: &[(&str, &str)] = &[
+    ("PORT", "4000"),
+    ("DB_AFTER_CONNECT_QUERY", "SET search_path TO _realtime"),
+    ("DB_ENC_KEY", "supabaserealtime"),
+    ("SECRET_KEY_BASE", "a base of keys that walcast has no use for, 64 letters are usual"),
+    ("METRICS_JWT_SECRET", SECRET),
+    ("API_JWT_SECRET", SECRET),
+    ("ERL_AFLAGS", "-proto_dist inet_tcp"),
+    ("DNS_NODES", "''"),
+    ("RLIMIT_NOFILE", "10000"),
+    ("APP_NAME", "realtime"),
+    ("SEED_SELF_HOST", "true"),
+    ("RUN_JANITOR", "true"),
+    ("DISABLE_HEALTHCHECK_LOGGING", "true"),
+];
+
+// docs/protocol.md §11.3.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_health_check_of_the_stock_stack_is_answered_with_its_settings_and_the_anonymous_key()
+-> Result<()> {
+    let database = walcast_testkit::database("stock_health").await;
+    let (_, place) = database.url().split_once("://").context("a URL")?;
+    let (user, rest) = place.split_once(':').context("a password")?;
+    let (password, rest) = rest.split_once('@').context("a host")?;
+    let (host, name) = rest.split_once('/').context("a name")?;
+    let (host, port) = host.split_once(':').context("a port")?;
+    let of_database = [
+        ("DB_HOST", host),
+        ("DB_PORT", port),
+        ("DB_USER", user),
+        ("DB_PASSWORD", password),
+        ("DB_NAME", name),
+    ];
+    let environment: Environment =
+        STOCK.iter().chain(&of_database).map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    let mut settings = Settings::load(&Flags::default(), &environment, Purpose::Serve)?.serve();
+    settings.listen = "127.0.0.1:0".parse()?;
+    settings.project.replication.slot = database.slot_name();
+    let world = World::in_database(database, "", |prepared| *prepared = settings).await?;
+    let bearer = format!("Bearer {}", token(&role("anon")));
+    let path = "/api/tenants/realtime-dev/health";
+    let answer = world.request("HEAD", path, &[("authorization", &bearer)], b"").await?;
+    assert_eq!((answer.status, &*answer.body), (200, ""));
+    assert_eq!(world.request("HEAD", path, &[], b"").await?.status, 403);
+    let mut client = world.connect(&person("ana")).await?;
+    ensure!(client.join("realtime:room", &json!({})).await?.is_ok(), "the secret is that of the users, too");
     Ok(())
 }
 

@@ -392,7 +392,7 @@ async fn a_channel_that_asked_for_no_presence_gets_none_until_it_tracks() -> Res
 // Case 159.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payload_over_the_limit_closes_the_channel_and_not_the_socket() -> Result<()> {
-    let small = |settings: &mut ServeSettings| settings.project.engine.payload_bytes_max = 1_000;
+    let small = |settings: &mut ServeSettings| settings.project.engine.presence_payload_bytes_max = 1_000;
     let world = World::with_settings("presence_oversize", "", small).await?;
     for version in BOTH {
         let (mut client, _) = follower(&world, version, "ana").await?;
@@ -403,12 +403,40 @@ async fn a_payload_over_the_limit_closes_the_channel_and_not_the_socket() -> Res
             .await?;
         assert_closed(
             &mut client,
-            "Track message size exceeded (limits.payload_bytes_max = 1000)",
+            "Track message size exceeded (presence.payload_bytes_max = 1000)",
             &reference,
         )
         .await?;
         let (_, state) = follower(&world, version, "later").await?;
         assert_eq!(state, json!({}), "whose channel is closed is gone");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_track_for_which_its_topic_has_no_room_is_refused_and_the_others_stay() -> Result<()> {
+    let small = |settings: &mut ServeSettings| {
+        settings.project.engine.presence_topic_bytes_max = 1_000;
+        // So that a topic's home is another shard than its members'.
+        settings.project.engine.shards = 2;
+    };
+    let world = World::with_settings("presence_topic_full", "", small).await?;
+    for version in BOTH {
+        let (mut ana, _) = follower(&world, version, "ana").await?;
+        let (mut ben, _) = follower(&world, version, "ben").await?;
+        track(&mut ana, &json!({ "x": "y".repeat(600) })).await?;
+        diff(&mut ben).await?;
+        let long = json!({ "event": "track", "payload": { "x": "y".repeat(600) } });
+        let reply = push(&mut ben, &long).await?;
+        let reason =
+            "The presence of this topic has no room for the payload (presence.topic_bytes_max = 1000)";
+        ensure!(reply.reason() == Some(reason), "{reply:?}");
+        track(&mut ben, &json!({ "x": "y" })).await?;
+        let joined = diff(&mut ben).await?;
+        ensure!(joined.payload["joins"]["ben"].is_object(), "{joined:?}");
+        for client in [ana, ben] {
+            client.close().await?;
+        }
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use walcast_testkit::database::test_settings;
 use walcast_testkit::{
     Cluster, ClusterSettings, Database, Handshake, HandshakeRefused, ProtocolClient, ProtocolVersion,
 };
-use walcast_tests::http::{UPGRADE, get};
+use walcast_tests::http::{UPGRADE, ask, get};
 use walcast_tests::{FOUNDATION, binding, person, settings};
 
 const ROOM: &str = "realtime:room";
@@ -300,6 +300,35 @@ async fn a_project_whose_server_is_another_one_is_started_again_and_the_other_do
     assert_eq!(next_row(&mut green).await?["id"], 7);
     write(&two.blue, 1, "blue").await?;
     assert_eq!(next_row(&mut blue).await?["id"], 1, "on the socket of before");
+    two.server.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_token_of_one_project_is_an_operators_of_that_project_only() -> Result<()> {
+    let shared =
+        |settings: &mut ServeSettings| settings.operations.secrets = vec![Secret::new(secret("blue"))];
+    let two = Two::start("projects_operators", shared).await?;
+    let token = token("blue", &json!({ "role": "service_role" }));
+    let headers = format!("host: anything\r\nauthorization: Bearer {token}\r\ncontent-length: 0\r\n");
+    for (method, target, status) in [
+        ("GET", "/api/tenants/blue", 200),
+        ("GET", "/blue/api/topics", 200),
+        ("GET", "/blue/api/users/ana", 200),
+        ("GET", "/api/tenants/green", 403),
+        ("GET", "/api/tenants/nowhere", 403),
+        ("POST", "/api/tenants/green/reload", 403),
+        ("POST", "/api/tenants/green/shutdown", 403),
+        ("GET", "/green/api/topics", 403),
+        ("GET", "/green/api/users/ana", 403),
+        ("DELETE", "/green/api/users/ana/connections", 403),
+        ("POST", "/api/tenants/blue/shutdown", 204),
+    ] {
+        let answer = ask(two.server.address(), method, target, &headers).await?;
+        assert_eq!(answer.status, status, "{method} {target}");
+    }
+    let all = get(two.server.address(), "/api/tenants", &headers).await?.json()?;
+    let listed: Vec<_> = all["data"].as_array().context("a list")?.iter().map(|one| &one["id"]).collect();
+    assert_eq!(listed, ["blue"]);
     two.server.stop().await
 }
 

@@ -49,9 +49,9 @@ async fn a_flood_closes_the_senders_channel_and_its_receivers_keep_theirs() -> R
     Ok(())
 }
 
-// Case 165.
+// Case 165, where we differ: nobody's channel is closed for what all together have used up.
 #[tokio::test(flavor = "multi_thread")]
-async fn more_presence_than_the_project_allows_closes_the_channel_that_brings_it() -> Result<()> {
+async fn more_presence_than_the_project_allows_is_refused_and_the_channel_stays() -> Result<()> {
     let one = |settings: &mut ServeSettings| {
         settings.project.engine.max_presence_events_per_second = NonZeroU32::new(1);
     };
@@ -59,12 +59,46 @@ async fn more_presence_than_the_project_allows_closes_the_channel_that_brings_it
     let message = "Too many presence messages per second (limits.max_presence_events_per_second = 1)";
     for version in BOTH {
         let mut client = member(&world, version).await?;
+        let mut last = String::new();
         for number in 0..5 {
-            client.send(ROOM, "presence", &json!({ "event": "track", "payload": { "n": number } })).await?;
+            let track = json!({ "event": "track", "payload": { "n": number } });
+            last = client.send(ROOM, "presence", &track).await?;
         }
-        let told = client.expect(|message| message.event == "system").await?;
-        ensure!(told.system("system") == Some(("error", message)), "{told:?}");
-        client.expect(|message| message.event == "phx_close").await?;
+        ensure!(client.reply(&last).await?.reason() == Some(message));
+        let reference = client.broadcast(ROOM, "e", &json!("mine")).await?;
+        ensure!(client.reply(&reference).await?.is_ok(), "the channel lives");
+    }
+    Ok(())
+}
+
+// Case 123: a flood of others closes nobody's channel.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_when_others_have_used_up_the_projects_rate_is_refused_and_keeps_the_channel() -> Result<()>
+{
+    const LIMIT: u32 = 5;
+    let few = |settings: &mut ServeSettings| {
+        settings.project.engine.max_events_per_second = NonZeroU32::new(LIMIT);
+    };
+    let world = World::with_settings("rate_project", "", few).await?;
+    let message = format!("Too many messages per second (limits.max_events_per_second = {LIMIT})");
+    for version in BOTH {
+        let mut innocent = member(&world, version).await?;
+        let mut flooder = member(&world, version).await?;
+        let mut references = Vec::new();
+        for number in 0..20 * LIMIT {
+            references.push(flooder.broadcast(ROOM, "e", &json!(number)).await?);
+        }
+        let last = references.last().map(String::as_str).unwrap_or_default();
+        ensure!(flooder.reply(last).await?.reason() == Some(message.as_str()));
+        // As soon as the rate allows it, also on the channel that was refused.
+        loop {
+            let reference = innocent.broadcast(ROOM, "mine", &json!(1)).await?;
+            let reply = innocent.reply(&reference).await?;
+            if reply.is_ok() {
+                break;
+            }
+            ensure!(reply.reason() == Some(message.as_str()), "{reply:?}");
+        }
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ mod verifier;
 pub use claims::Claims;
 pub use error::{KeyError, TokenError};
 pub use key_store::JwksSource;
-pub use operator::{OperatorKeys, OperatorSettings, Standing};
+pub use operator::{OperatorKeys, OperatorSettings, ProjectUsers, Standing};
 pub use secret::{Secret, WeakSecret, refuse_sample_secret};
 pub use signing::{SigningError, sign};
 pub use verifier::{Verifier, VerifierSettings};

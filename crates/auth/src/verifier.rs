@@ -74,6 +74,14 @@ impl Verifier {
         self.signed(token, now_unix_seconds).await.map(|token| token.payload)
     }
 
+    /// Whether one of the keys signed the token, or may have: a key set that has not been read yet may hold any key that
+    /// the token names. Waits as [`Self::verify`].
+    pub(crate) async fn may_have_signed(&self, token: &str, now_unix_seconds: f64) -> bool {
+        let Ok(token) = CompactToken::parse(token) else { return false };
+        self.check_signature(&token, now_unix_seconds).await.is_ok()
+            || token.key_id.is_some() && self.keys.as_ref().is_some_and(|keys| keys.is_empty())
+    }
+
     /// A token whose signature verifies and whose present claims are right.
     async fn signed(&self, token: &str, now_unix_seconds: f64) -> Result<CompactToken, TokenError> {
         let token = CompactToken::parse(token)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,7 +17,7 @@ use crate::fingerprint::{self, Fingerprint, Watch};
 use crate::pool::{Lease, Pool, milliseconds, within};
 use crate::publication;
 use crate::quoting::RoleName;
-use crate::read::{self, ChannelLook, Content, Messages, Scope};
+use crate::read::{self, ChannelLook, Content, Messages, MessagesInLog, Scope};
 use crate::settings::CatalogSettings;
 
 /// A look at the catalog may take this long even where policies must be faster.
@@ -39,7 +40,14 @@ pub struct Catalog {
     pub(crate) messages: MessagesWatch,
     /// Held while the catalog is read, so that snapshots follow each other in order.
     reading: Mutex<Reading>,
+    /// How old what is known may be, in milliseconds; set by whoever looks regularly.
+    age_max_ms: AtomicU64,
 }
+
+/// What has not been confirmed for so many polls can not be relied on.
+const POLLS_MISSED_MAX: u32 = 6;
+/// The same for polls that are very frequent.
+const AGE_MIN: Duration = Duration::from_secs(30);
 
 /// `realtime.messages` as the last look found it.
 #[derive(Default)]
@@ -47,11 +55,13 @@ pub(crate) struct MessagesWatch {
     pub(crate) current: ArcSwapOption<Messages>,
     /// Counts the changes.
     pub(crate) changes: watch::Sender<u64>,
+    in_log: watch::Sender<MessagesInLog>,
     pub(crate) plans: Plans,
 }
 
 impl MessagesWatch {
     fn set(&self, found: ChannelLook) {
+        self.in_log.send_if_modified(|known| std::mem::replace(known, found.in_log) != found.in_log);
         let before = self.current.load_full();
         let after = found.after(before.as_ref());
         let same = match (&before, &after) {
@@ -106,6 +116,7 @@ impl Catalog {
             looked_at: std::sync::Mutex::new(Instant::now()),
             messages: MessagesWatch::default(),
             reading: Mutex::default(),
+            age_max_ms: AtomicU64::new(u64::MAX),
         };
         catalog.look_again().await?;
         Ok(Arc::new(catalog))
@@ -122,16 +133,28 @@ impl Catalog {
         self.changes.subscribe()
     }
 
+    /// Whether messages from the database come with the log, now and at every change of that.
+    pub fn messages_in_log(&self) -> watch::Receiver<MessagesInLog> {
+        self.messages.in_log.subscribe()
+    }
+
     /// How long ago the snapshot was last known to be right.
     pub fn age(&self) -> Duration {
         // The instant is replaced in one step, so that a panic elsewhere can not have spoilt it.
         self.looked_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed()
     }
 
+    /// How old the snapshot may get: several intervals of [`Catalog::poll`], or any age where nobody polls.
+    pub fn age_max(&self) -> Duration {
+        Duration::from_millis(self.age_max_ms.load(Ordering::Relaxed))
+    }
+
     /// Looks for changes at every interval until cancelled. The only source of changes where no event
     /// trigger may be installed, and of role memberships anywhere: event triggers do not fire for them
     /// (PostgreSQL docs, "Overview of Event Trigger Behavior").
     pub async fn poll(self: Arc<Self>, every: Duration, cancel: CancellationToken) {
+        let age_max = (every * POLLS_MISSED_MAX).max(AGE_MIN).as_millis();
+        self.age_max_ms.store(u64::try_from(age_max).unwrap_or(u64::MAX), Ordering::Relaxed);
         let mut ticks = tokio::time::interval(every.max(Duration::from_millis(10)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;

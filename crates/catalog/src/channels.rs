@@ -87,7 +87,8 @@ impl Catalog {
         self.channel_rights_by_asking(action, request, extensions).await
     }
 
-    /// What the compiled policies allow, or `None` where PostgreSQL has to be asked.
+    /// What the compiled policies allow, or `None` where PostgreSQL has to be asked, as it has to be while the catalog
+    /// can not be read.
     ///
     /// # Errors
     /// The role does not exist, or `realtime.messages` does not or can not be used.
@@ -99,6 +100,10 @@ impl Catalog {
     ) -> Result<Option<ChannelRights>, ChannelPolicyError> {
         self.know_role(&request.role).await.map_err(failure)?;
         let messages = self.usable_messages().await?;
+        // A policy may have been revoked since anybody could look: then it is PostgreSQL's to say, or nobody's.
+        if self.age() > self.age_max() {
+            return Ok(None);
+        }
         Ok(self.messages.plans.decide(&messages, action, request, extensions))
     }
 

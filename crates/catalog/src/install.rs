@@ -16,6 +16,8 @@ pub const MESSAGE_PREFIX: &str = "walcast.ddl";
 /// The name that the SQL files use for the publication.
 const PUBLICATION: &str = "supabase_realtime";
 
+/// Opens the transaction, in which no name is looked for in schemas that others may write to.
+const TRANSACTION_SQL: &str = include_str!("../../../sql/install/00_transaction.sql");
 const PUBLICATION_SQL: &str = include_str!("../../../sql/install/01_publication.sql");
 const CATALOG_CHANGES_SQL: &str = include_str!("../../../sql/install/02_catalog_changes.sql");
 const LOOKUP_PUBLICATION_SQL: &str = include_str!("../../../sql/install/03_lookup_publication.sql");
@@ -26,15 +28,16 @@ const MESSAGES_SQL: [&str; 5] = [
     include_str!("../../../sql/install/07_message_functions.sql"),
     include_str!("../../../sql/install/08_messages_publication.sql"),
 ];
-/// The functions that the janitor calls.
-pub(crate) const MESSAGE_PARTITIONS_SQL: &str =
-    include_str!("../../../sql/install/05_message_partitions.sql");
+const MESSAGE_PARTITIONS_SQL: &str = include_str!("../../../sql/install/05_message_partitions.sql");
 const UNINSTALL_SQL: &str = include_str!("../../../sql/install/uninstall.sql");
 
-/// The SQL that installs everything, for `publications`.
+/// The SQL that installs everything, for `publications`, in one transaction.
 pub fn sql(publications: &[String]) -> String {
-    let mut sql: String =
-        publications.iter().map(|publication| publication_sql(publication) + "\n").collect();
+    let mut sql = format!("{TRANSACTION_SQL}\n");
+    for publication in publications {
+        sql.push_str(&publication_sql(publication));
+        sql.push('\n');
+    }
     sql.push_str(CATALOG_CHANGES_SQL);
     sql.push('\n');
     sql.push_str(LOOKUP_PUBLICATION_SQL);
@@ -42,12 +45,13 @@ pub fn sql(publications: &[String]) -> String {
         sql.push('\n');
         sql.push_str(part);
     }
+    sql.push_str("\nCOMMIT;");
     sql
 }
 
-/// The SQL that takes it back, except for publications and slots.
-pub fn uninstall_sql() -> &'static str {
-    UNINSTALL_SQL
+/// The SQL that makes the functions that the janitor calls, in one transaction that is left open.
+pub(crate) fn message_partitions_sql() -> String {
+    format!("{TRANSACTION_SQL}\n{MESSAGE_PARTITIONS_SQL}")
 }
 
 /// What [`apply`] found when it was done.
@@ -64,22 +68,28 @@ pub struct Installed {
 
 /// What of the schema `realtime` is not walcast's, by the comments.
 const LEFT: &str = "\
-    SELECT coalesce(array_agg(name ORDER BY place, name), '{}') FROM ( \
+    SELECT coalesce(pg_catalog.array_agg(name ORDER BY place, name), '{}') FROM ( \
         SELECT 1, 'table realtime.messages' WHERE coalesce( \
-            obj_description(to_regclass('realtime.messages'), 'pg_class'), '') <> 'Made by walcast.' \
+            pg_catalog.obj_description(pg_catalog.to_regclass('realtime.messages'), 'pg_class'), '') \
+            <> 'Made by walcast.' \
         UNION ALL \
-        SELECT 2, 'function ' || signature FROM unnest(ARRAY[ \
+        SELECT 2, 'function ' || signature FROM pg_catalog.unnest(ARRAY[ \
             'realtime.topic()', 'realtime.send(jsonb, text, text, boolean)', \
             'realtime.send_binary(bytea, text, text, boolean)', \
             'realtime.broadcast_changes(text, text, text, text, text, record, record, text)' \
         ]) AS wanted(signature) \
-        WHERE coalesce(obj_description(to_regprocedure(signature), 'pg_proc'), '') <> 'Made by walcast.' \
+        WHERE coalesce(pg_catalog.obj_description(pg_catalog.to_regprocedure(signature), 'pg_proc'), '') \
+            <> 'Made by walcast.' \
     ) AS listed(place, name)";
 
 /// Whether the publication has the table.
 const PUBLISHED: &str = "\
-    SELECT EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid \
-        WHERE p.pubname = 'walcast_messages' AND r.prrelid = to_regclass('realtime.messages'))";
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_publication_rel AS r \
+        JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid \
+        WHERE p.pubname = 'walcast_messages' AND r.prrelid = pg_catalog.to_regclass('realtime.messages'))";
+
+/// For what is asked when the transaction is over.
+const TRUSTED_NAMES: &str = "SET search_path = ''";
 
 /// Installs everything, in one transaction. Applied twice it changes nothing.
 ///
@@ -87,13 +97,13 @@ const PUBLISHED: &str = "\
 /// No connection, or PostgreSQL refuses (no right to create the publication or the schema).
 pub async fn apply(settings: &CatalogSettings) -> Result<Installed, CatalogError> {
     let connection = Connection::open(settings).await?;
-    let sql = format!("BEGIN;\n{}\nCOMMIT", sql(&settings.publications));
     // The connection is not used again, so an error needs no roll-back of its own.
-    connection.client.batch_execute(&sql).await?;
+    connection.client.batch_execute(&sql(&settings.publications)).await?;
+    connection.client.batch_execute(TRUSTED_NAMES).await?;
     let row = connection
         .client
         .query_one(
-            "SELECT count(*) = 2 FROM pg_catalog.pg_event_trigger \
+            "SELECT pg_catalog.count(*) = 2 FROM pg_catalog.pg_event_trigger \
              WHERE evtname IN ('walcast_ddl', 'walcast_drop') AND evtenabled <> 'D'",
             &[],
         )
@@ -113,7 +123,7 @@ pub async fn apply(settings: &CatalogSettings) -> Result<Installed, CatalogError
 /// No connection, or PostgreSQL refuses.
 pub async fn remove(settings: &CatalogSettings) -> Result<(), CatalogError> {
     let connection = Connection::open(settings).await?;
-    connection.client.batch_execute(&format!("BEGIN;\n{UNINSTALL_SQL}\nCOMMIT")).await?;
+    connection.client.batch_execute(&format!("{TRANSACTION_SQL}\n{UNINSTALL_SQL}\nCOMMIT")).await?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::error::CatalogError;
-use crate::install::MESSAGE_PARTITIONS_SQL;
+use crate::install::message_partitions_sql;
 use crate::pool::{Connection, milliseconds, within};
 
 /// How many days ahead partitions are made, and for how many past ones they are kept, today apart.
@@ -109,6 +109,8 @@ impl Catalog {
         let work = async {
             // One of its own: it may wait for locks, and nobody is to wait for it.
             let connection = Connection::open(self.pool.settings()).await?;
+            // No function of somebody else's is taken for one of PostgreSQL's.
+            connection.client.batch_execute("SET search_path = ''").await?;
             tidy(&connection.client, today(now), enabled).await
         };
         Box::pin(within(PATIENCE, work)).await
@@ -163,8 +165,8 @@ async fn tidy(
 ) -> Result<Result<Done, Idle>, CatalogError> {
     let table = client
         .query_opt(
-            "SELECT pg_has_role(current_user, c.relowner, 'USAGE'), \
-                (SELECT count(*) = 3 \
+            "SELECT pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE'), \
+                (SELECT pg_catalog.count(*) = 3 \
                  FROM pg_catalog.pg_proc AS f JOIN pg_catalog.pg_namespace AS n ON n.oid = f.pronamespace \
                  WHERE n.nspname = 'walcast' AND f.proname IN \
                     ('make_messages_partition', 'drop_messages_partition', 'delete_default_messages')) \
@@ -181,8 +183,7 @@ async fn tidy(
     let mut done = Done::default();
     if !installed {
         // A table that was there before walcast: its functions alone are missing.
-        let sql = format!("BEGIN; {MESSAGE_PARTITIONS_SQL}");
-        if let Err(error) = settled(client, client.batch_execute(&sql).await).await? {
+        if let Err(error) = settled(client, client.batch_execute(&message_partitions_sql()).await).await? {
             let step = "make the functions of the schema walcast".to_owned();
             done.failed.push(Failed { code: "PartitionCreationFailed", step, error });
             return Ok(Ok(done));
@@ -200,8 +201,8 @@ async fn tidy(
 
 /// Days as PostgreSQL writes them, from days since 1970-01-01; both ends are in.
 async fn days(client: &Client, first: i64, last: i64) -> Result<Vec<String>, CatalogError> {
-    let sql = "SELECT to_char(timestamp '1970-01-01' + n * interval '1 day', 'YYYY-MM-DD') \
-               FROM generate_series($1::int8, $2::int8) AS n";
+    let sql = "SELECT pg_catalog.to_char(timestamp '1970-01-01' + n * interval '1 day', 'YYYY-MM-DD') \
+               FROM pg_catalog.generate_series($1::int8, $2::int8) AS n";
     let rows = client.query(sql, &[&first, &last]).await?;
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }

@@ -58,4 +58,5 @@ mod visibility;
 pub use catalog::Catalog;
 pub use error::CatalogError;
 pub use quoting::{identifier, qualified};
+pub use read::MessagesInLog;
 pub use settings::{CatalogSettings, LOOKUP_PUBLICATION, MESSAGES_PUBLICATION};

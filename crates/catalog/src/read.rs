@@ -18,6 +18,7 @@ use tokio_postgres::Client;
 use walcast_pgoutput::Oid;
 use walcast_policy::schema::{Function, LookupTable, Role, Snapshot, Table, Types};
 
+pub use self::channel::MessagesInLog;
 pub(crate) use self::channel::{ChannelLook, Messages, look as look_at_channels};
 use self::reach::Reached;
 use crate::error::CatalogError;

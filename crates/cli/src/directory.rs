@@ -70,9 +70,10 @@ impl ProjectDirectory for Directory {
     fn reload<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), ProjectError>> {
         Box::pin(async move {
             // A project that is being started again reads its keys by itself, and has no sockets.
-            if let Some(live) = self.find(id)?.live() {
+            let project = self.find(id)?;
+            if let Some(live) = project.live() {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-                let loaded = live.verifier.load_keys(now).await;
+                let loaded = project.verifier.load_keys(now).await;
                 loaded.map_err(|error| ProjectError::Keys(error.to_string()))?;
                 disconnect_all(id, &live.engine, "its keys were read again").await;
             }

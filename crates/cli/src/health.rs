@@ -1,7 +1,6 @@
 //! What `/readyz` and `/metrics` say of the database's side.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -12,18 +11,12 @@ use walcast_server::health::{HealthReport, HealthSource, ReplicationHealth};
 
 use crate::lag::Lag;
 
-/// A catalog that has not been confirmed for so many polls can not be relied on.
-const POLLS_MISSED_MAX: u32 = 6;
-/// The same for polls that are very frequent.
-const CATALOG_AGE_MIN: Duration = Duration::from_secs(30);
-
 /// Everything the report is made of.
 pub(crate) struct Health {
     pub(crate) replication: watch::Receiver<StreamStatus>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) lag: Arc<Lag>,
     pub(crate) catalog: Arc<Catalog>,
-    pub(crate) catalog_poll: Duration,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -40,7 +33,7 @@ impl HealthSource for Health {
             lag_bytes: (received.0 > 0).then(|| received.0.saturating_sub(confirmed.0)),
             lag: self.lag.age(Instant::now()),
             catalog_age: Some(self.catalog.age()),
-            catalog_age_max: (self.catalog_poll * POLLS_MISSED_MAX).max(CATALOG_AGE_MIN),
+            catalog_age_max: self.catalog.age_max(),
             stopping: self.stopping.is_cancelled(),
         }
     }

@@ -19,6 +19,7 @@ pub mod logging;
 pub mod open_files;
 pub mod pipeline;
 pub mod project;
+mod readiness;
 pub mod serve;
 pub mod settings;
 pub mod signal;

@@ -25,6 +25,7 @@ use crate::demo::CatalogDemo;
 use crate::health::Health;
 use crate::lag::{Lag, Positions};
 use crate::pipeline::Pipeline;
+use crate::readiness;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
 
 /// RFC 6455 §7.4.1 and its registry: "Service Restart"; clients reconnect.
@@ -51,6 +52,8 @@ pub struct ProjectSettings {
     pub engine: EngineSettings,
     /// The gateway's limits.
     pub limits: Limits,
+    /// Messages of one batch over HTTP.
+    pub batch_messages_max: usize,
     /// Pages that may open a socket; empty stands for all.
     pub allowed_origins: Vec<AllowedOrigin>,
     /// Serve the demo page, whose people's tokens are signed with this secret. For development only.
@@ -70,6 +73,7 @@ impl ProjectSettings {
             verifier,
             engine: EngineSettings::default(),
             limits: Limits::default(),
+            batch_messages_max: 1_000,
             allowed_origins: Vec::new(),
             demo: None,
         }
@@ -79,7 +83,6 @@ impl ProjectSettings {
 /// A project that is up. Dropping it does not stop it; [`Project::stop`] does.
 pub(crate) struct Project {
     pub(crate) engine: Engine,
-    pub(crate) verifier: Arc<Verifier>,
     pub(crate) health: Arc<Health>,
     pipeline: Pipeline,
     progress: Arc<Progress>,
@@ -91,6 +94,7 @@ impl Project {
     /// Starts a project; returns when changes flow. Its clients are to be sent to the router.
     pub(crate) async fn start(
         settings: &ProjectSettings,
+        verifier: Arc<Verifier>,
         operators: &Arc<OperatorKeys>,
         stopping: CancellationToken,
     ) -> Result<(Project, Router)> {
@@ -105,7 +109,6 @@ impl Project {
             tracing::warn!("{warning}");
         }
         let catalog = Catalog::connect(catalog_settings).await.context("the catalog can not be read")?;
-        let verifier = Arc::new(Verifier::new(settings.verifier.clone())?);
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         if let Err(error) = verifier.load_keys(now).await {
             tracing::warn!(%error, "the key set can not be read yet; it is tried again with the first token");
@@ -122,7 +125,14 @@ impl Project {
         let reading = CancellationToken::new();
         let streamed = catalog.streamed_publications().to_vec();
         let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
-        let pipeline = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await?;
+        let started = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await;
+        let pipeline = match started {
+            Ok(pipeline) => pipeline,
+            Err(error) => {
+                engine.end().await;
+                return Err(error);
+            }
+        };
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
         // Ends with `reading`; nothing waits for it.
         tokio::spawn(Arc::clone(&catalog).keep_messages_tidy(settings.janitor, reading.clone()));
@@ -134,7 +144,6 @@ impl Project {
             progress: Arc::clone(&progress),
             lag,
             catalog: Arc::clone(&catalog),
-            catalog_poll: settings.catalog_poll,
             stopping,
         });
 
@@ -144,13 +153,16 @@ impl Project {
             settings.limits.clone(),
             Arc::clone(&catalog) as _,
             catalog.channel_policies_changed(),
+            readiness::database_messages(pipeline.status.clone(), catalog.messages_in_log(), reading.clone()),
         );
         let sockets = walcast_server::gateway_router(gateway);
         let api = walcast_server::api::project_router(Arc::new(ProjectApi {
+            id: settings.id.to_string(),
             engine: engine.clone(),
             verifier: Arc::clone(&verifier),
             policies: Arc::clone(&catalog) as _,
             private_only: settings.limits.private_only,
+            batch_messages_max: settings.batch_messages_max,
             suspended: settings.limits.suspended,
             operators: Arc::clone(operators),
         }));
@@ -160,13 +172,11 @@ impl Project {
         if let Some(secret) = settings.demo.clone() {
             let database = Arc::new(CatalogDemo(catalog));
             app = app.merge(walcast_server::demo::router(walcast_server::demo::Demo::new(
-                database,
-                Arc::clone(&verifier),
-                secret,
+                database, verifier, secret,
             )));
         }
         tracing::info!(project = %settings.id, slot, postgres = findings.server_version, "the project is up");
-        Ok((Project { engine, verifier, health, pipeline, progress, reading, poll }, app))
+        Ok((Project { engine, health, pipeline, progress, reading, poll }, app))
     }
 
     /// How the replication stream stands.
@@ -188,6 +198,7 @@ impl Project {
     pub(crate) async fn stop(mut self, drain: Duration) -> Result<()> {
         self.send_away(drain).await;
         let ended = self.pipeline.ended().await;
+        self.engine.end().await;
         self.poll.abort();
         ended
     }
@@ -195,6 +206,7 @@ impl Project {
     /// The same after its end: nothing is left to wait for.
     pub(crate) async fn abandon(self, drain: Duration) {
         self.send_away(drain).await;
+        self.engine.end().await;
         self.poll.abort();
     }
 

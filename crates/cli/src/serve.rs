@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use walcast_auth::{OperatorKeys, OperatorSettings, Secret, VerifierSettings};
+use walcast_auth::{OperatorKeys, OperatorSettings, ProjectUsers, Secret, Verifier, VerifierSettings};
 use walcast_replication::{Progress, StreamStatus};
 use walcast_server::front::Address;
 use walcast_server::health::HealthSource;
@@ -78,18 +78,15 @@ impl Default for OperationsSettings {
 
 impl OperationsSettings {
     /// Keys of the operators of these projects.
-    fn operators<'a>(&self, projects: impl Iterator<Item = &'a ProjectSettings>) -> Result<OperatorKeys> {
-        Ok(OperatorKeys::new(&OperatorSettings {
-            secrets: self.secrets.clone(),
-            blocked: self.blocked.clone(),
-            shared_with_users: projects.filter_map(|project| project.verifier.secret.clone()).collect(),
-        })?)
+    fn operators(&self, users: Vec<ProjectUsers>) -> Result<OperatorKeys> {
+        let settings = OperatorSettings { secrets: self.secrets.clone(), blocked: self.blocked.clone() };
+        Ok(OperatorKeys::new(&settings, users)?)
     }
 
     fn metrics(&self) -> Result<MetricsSettings> {
         let keys = |secret: &Secret| {
             let (secrets, blocked) = (vec![secret.clone()], self.metrics_blocked.clone());
-            OperatorKeys::new(&OperatorSettings { secrets, blocked, shared_with_users: Vec::new() })
+            OperatorKeys::new(&OperatorSettings { secrets, blocked }, Vec::new())
         };
         let readers = self.metrics_secret.as_ref().map(keys).transpose()?;
         Ok(MetricsSettings { region: self.region.clone(), readers })
@@ -135,11 +132,15 @@ impl Server {
         let tls = settings.tls.map(Tls::load).transpose()?;
         let operations = &settings.operations;
         let metrics = operations.metrics()?;
-        let all = std::iter::once(&settings.project).chain(&settings.others);
-        let operators = Arc::new(operations.operators(all)?);
+        let all = std::iter::once(settings.project).chain(settings.others);
+        let keyed = all.map(with_verifier).collect::<Result<Vec<_>>>()?;
+        let users = keyed.iter().map(|(project, verifier)| ProjectUsers {
+            project: project.id.to_string(),
+            verifier: Arc::clone(verifier),
+        });
+        let operators = Arc::new(operations.operators(users.collect())?);
         let stopping = CancellationToken::new();
-        let started =
-            start_projects(settings.project, settings.others, &operators, &stopping, settings.drain).await?;
+        let started = start_projects(keyed, &operators, &stopping, settings.drain).await?;
         let projects: Vec<_> = started.iter().map(|(supervised, _)| Arc::clone(supervised)).collect();
 
         let doors: Vec<_> = projects.iter().map(|project| Arc::clone(&project.door)).collect();
@@ -226,27 +227,38 @@ impl Server {
     }
 }
 
+/// What verifies the project's tokens, over all its restarts.
+fn with_verifier(project: ProjectSettings) -> Result<(ProjectSettings, Arc<Verifier>)> {
+    let verifier =
+        Verifier::new(project.verifier.clone()).map_err(|error| can_not_start(&project, error.into()))?;
+    Ok((project, Arc::new(verifier)))
+}
+
+/// The error names the project where there may be several.
+fn can_not_start(settings: &ProjectSettings, error: anyhow::Error) -> anyhow::Error {
+    if settings.address == Address::Everything {
+        return error;
+    }
+    error.context(format!("the project `{}` can not start", settings.id))
+}
+
 type Started = Vec<(Arc<Supervised>, Project)>;
 
 /// Starts one after the other. One that can not start is named, and those before it are stopped.
 async fn start_projects(
-    first: ProjectSettings,
-    others: Vec<ProjectSettings>,
+    projects: Vec<(ProjectSettings, Arc<Verifier>)>,
     operators: &Arc<OperatorKeys>,
     stopping: &CancellationToken,
     drain: Duration,
 ) -> Result<Started> {
-    let mut started = Vec::with_capacity(1 + others.len());
-    for settings in std::iter::once(first).chain(others) {
-        let name = (settings.address != Address::Everything).then(|| settings.id.clone());
-        match Supervised::start(settings, Arc::clone(operators), stopping.clone(), drain).await {
-            Ok(project) => started.push(project),
+    let mut started = Vec::with_capacity(projects.len());
+    for (settings, verifier) in projects {
+        let supervised = Supervised::new(settings, verifier, Arc::clone(operators), stopping.clone(), drain);
+        match supervised.start().await {
+            Ok(project) => started.push((supervised, project)),
             Err(error) => {
                 stop_started(started, drain).await;
-                return Err(match name {
-                    Some(name) => error.context(format!("the project `{name}` can not start")),
-                    None => error,
-                });
+                return Err(can_not_start(&supervised.settings, error));
             }
         }
     }

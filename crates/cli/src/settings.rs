@@ -178,6 +178,8 @@ pub struct ServerSettings {
     pub connect_error_backoff: Duration,
     /// Delay of the answer to a refused join.
     pub channel_error_backoff: Duration,
+    /// How long a channel waits for messages from the database to arrive.
+    pub replication_ready_timeout: Duration,
     /// Where the process runs.
     pub region: Option<String>,
     /// The key of the `baggage` header under which a request has its name.
@@ -221,10 +223,12 @@ pub struct Limits {
     pub max_bindings_per_channel: usize,
     /// Joins per second, of all sockets.
     pub max_joins_per_second: u32,
-    /// Bytes of one broadcast or presence payload.
+    /// Bytes of one broadcast's payload.
     pub payload_bytes_max: usize,
     /// Presence calls of one channel.
     pub presence_calls: RateLimit,
+    /// Messages of one batch over HTTP.
+    pub max_batch_messages: usize,
     /// Messages per second, of all clients.
     pub max_events_per_second: Option<NonZeroU32>,
     /// Messages per second of one socket.
@@ -240,6 +244,10 @@ pub struct PresenceSettings {
     pub enabled: bool,
     /// How long the presence of a lost socket stays.
     pub grace: Duration,
+    /// Bytes of one tracked payload.
+    pub payload_bytes_max: usize,
+    /// Bytes of all that is tracked on one topic.
+    pub topic_bytes_max: usize,
 }
 
 /// The log.
@@ -443,6 +451,7 @@ fn server_settings(layers: &Layers<'_>, purpose: Purpose) -> Result<ServerSettin
         outbound_bytes_max: layers.get(&definitions::OUTBOUND_BYTES_MAX)?,
         connect_error_backoff: layers.get(&definitions::CONNECT_ERROR_BACKOFF)?,
         channel_error_backoff: layers.get(&definitions::CHANNEL_ERROR_BACKOFF)?,
+        replication_ready_timeout: layers.get(&definitions::REPLICATION_READY_TIMEOUT)?,
         region: layers.find(&definitions::REGION)?,
         request_id_baggage_key: layers.get(&definitions::REQUEST_ID_BAGGAGE_KEY)?,
     })
@@ -473,6 +482,7 @@ fn limits(layers: &Layers<'_>) -> Result<Limits, SettingsError> {
         max_bindings_per_channel: layers.get(&definitions::MAX_BINDINGS)?,
         max_joins_per_second: layers.get(&definitions::MAX_JOINS)?,
         payload_bytes_max: layers.get(&definitions::PAYLOAD_BYTES_MAX)?,
+        max_batch_messages: layers.get(&definitions::MAX_BATCH_MESSAGES)?,
         presence_calls: RateLimit {
             calls: layers.get(&definitions::PRESENCE_CALLS)?,
             window: layers.get(&definitions::PRESENCE_WINDOW)?,

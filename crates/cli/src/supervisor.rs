@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use walcast_auth::{OperatorKeys, Verifier};
 use walcast_engine::Counters;
@@ -20,11 +21,40 @@ use crate::project::{Project, ProjectSettings};
 /// Pauses between tries to start a project again: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// A project that has been up for so long is well: its next pause is the first again.
+const WELL_AFTER: Duration = Duration::from_mins(1);
+
+/// The pauses of one project: each twice as long as the one before, also where a start went well but did not last.
+struct Pauses {
+    next: Duration,
+}
+
+impl Pauses {
+    fn new() -> Self {
+        Pauses { next: PAUSES.0 }
+    }
+
+    /// The project has been up for so long.
+    fn was_up(&mut self, time: Duration) {
+        if time >= WELL_AFTER {
+            self.next = PAUSES.0;
+        }
+    }
+
+    /// How long to wait now.
+    fn take(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(PAUSES.1);
+        pause
+    }
+}
+
 /// A project as the rest of the server sees it, over all its restarts.
 pub(crate) struct Supervised {
     pub(crate) settings: ProjectSettings,
     pub(crate) door: Arc<Door>,
     live: ArcSwapOption<Live>,
+    pub(crate) verifier: Arc<Verifier>,
     operators: Arc<OperatorKeys>,
     stopping: CancellationToken,
     drain: Duration,
@@ -33,25 +63,28 @@ pub(crate) struct Supervised {
 /// What is asked of a project that is up.
 pub(crate) struct Live {
     pub(crate) engine: walcast_engine::Engine,
-    pub(crate) verifier: Arc<Verifier>,
     pub(crate) replication: tokio::sync::watch::Receiver<walcast_replication::StreamStatus>,
     pub(crate) progress: Arc<walcast_replication::Progress>,
     health: Arc<crate::health::Health>,
 }
 
 impl Supervised {
-    /// Starts the project for the first time.
-    pub(crate) async fn start(
+    /// A project that is not up yet.
+    pub(crate) fn new(
         settings: ProjectSettings,
+        verifier: Arc<Verifier>,
         operators: Arc<OperatorKeys>,
         stopping: CancellationToken,
         drain: Duration,
-    ) -> Result<(Arc<Self>, Project)> {
+    ) -> Arc<Self> {
         let door = Door::new(settings.id.clone(), settings.address.clone());
-        let supervised =
-            Supervised { settings, door, live: ArcSwapOption::empty(), operators, stopping, drain };
-        let project = supervised.bring_up().await?;
-        Ok((Arc::new(supervised), project))
+        let live = ArcSwapOption::empty();
+        Arc::new(Supervised { settings, door, live, verifier, operators, stopping, drain })
+    }
+
+    /// Starts the project for the first time.
+    pub(crate) async fn start(&self) -> Result<Project> {
+        self.bring_up().await
     }
 
     /// The project, while it is up.
@@ -60,11 +93,15 @@ impl Supervised {
     }
 
     async fn bring_up(&self) -> Result<Project> {
-        let (project, router) =
-            Box::pin(Project::start(&self.settings, &self.operators, self.stopping.clone())).await?;
+        let (project, router) = Box::pin(Project::start(
+            &self.settings,
+            Arc::clone(&self.verifier),
+            &self.operators,
+            self.stopping.clone(),
+        ))
+        .await?;
         self.live.store(Some(Arc::new(Live {
             engine: project.engine.clone(),
-            verifier: Arc::clone(&project.verifier),
             replication: project.replication(),
             progress: Arc::clone(project.progress()),
             health: Arc::clone(&project.health),
@@ -75,7 +112,9 @@ impl Supervised {
 
     /// Runs until the server stops; earlier, and with the reason, when the only project can not go on.
     pub(crate) async fn run(self: Arc<Self>, mut project: Project) -> Result<()> {
+        let mut pauses = Pauses::new();
         loop {
+            let up_since = Instant::now();
             let ended = tokio::select! {
                 ended = project.ended() => ended,
                 () = self.stopping.cancelled() => return project.stop(self.drain).await,
@@ -88,18 +127,18 @@ impl Supervised {
             tracing::error!(project = %self.settings.id, reason, "a project can not go on and is started again");
             self.door.close();
             self.live.store(None);
+            pauses.was_up(up_since.elapsed());
             project.abandon(self.drain).await;
-            match self.stopping.run_until_cancelled(self.restarted()).await {
+            match self.stopping.run_until_cancelled(self.restarted(&mut pauses)).await {
                 Some(again) => project = again,
                 None => return Ok(()),
             }
         }
     }
 
-    async fn restarted(&self) -> Project {
-        let mut pause = PAUSES.0;
+    async fn restarted(&self, pauses: &mut Pauses) -> Project {
         loop {
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pauses.take()).await;
             match self.bring_up().await {
                 Ok(project) => return project,
                 Err(error) => {
@@ -107,7 +146,6 @@ impl Supervised {
                     tracing::error!(project = %self.settings.id, reason, "a project can not be started yet");
                 }
             }
-            pause = (pause * 2).min(PAUSES.1);
         }
     }
 }
@@ -133,5 +171,23 @@ impl CountersSource for Supervised {
         if let Some(live) = self.live() {
             show(live.engine.counters());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_that_fails_soon_after_each_start_waits_longer_each_time_until_it_has_been_well() {
+        let mut pauses = Pauses::new();
+        let mut seconds = Vec::new();
+        for _ in 0..8 {
+            pauses.was_up(Duration::from_secs(59));
+            seconds.push(pauses.take().as_secs_f64());
+        }
+        assert_eq!(seconds, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
+        pauses.was_up(Duration::from_mins(1));
+        assert_eq!(pauses.take(), Duration::from_millis(500));
     }
 }

@@ -13,6 +13,7 @@ use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::operations::Operation;
 use crate::outbound::Socket;
+use crate::shard::ReplyTo;
 use crate::subscription::Identity;
 use crate::topic::{ReadRights, TopicKey};
 
@@ -92,6 +93,8 @@ pub enum Command {
     Operate(Operation),
     /// Close every session with this frame, and every later one at once.
     Shutdown(Frame),
+    /// Cut every session that is left, and end. What was sent before is handled first.
+    End,
 }
 
 /// How a connection has ended.
@@ -290,7 +293,9 @@ pub(crate) enum PeerCommand {
     /// A presence diff for the members of a topic that follow it.
     PresenceDiff(Arc<Fanout>),
     /// To the topic's home: track.
-    Track { topic: TopicKey, channel: ChannelId, key: String, members: String },
+    Track(Box<Tracking>),
+    /// To the channel's shard: how its track is answered. The error is the reply's `reason`.
+    Tracked { target: Target, answer: Box<ReplyTo>, outcome: Result<(), String> },
     /// To the topic's home: untrack.
     Untrack { topic: TopicKey, channel: ChannelId },
     /// To the topic's home: the channel's connection was lost, and its client may come back.
@@ -298,9 +303,22 @@ pub(crate) enum PeerCommand {
     /// To the topic's home: send the state to this channel.
     StateWanted { topic: TopicKey, target: Target, shard: crate::ids::ShardId },
     /// To the channel's shard: the state.
-    State { target: Target, payload: String },
+    State { target: Target, payload: Arc<str> },
     /// The join that a [`Command::Hold`] announced will not come.
     Release(Arc<Membership>),
+}
+
+/// A payload that a channel tracks.
+pub(crate) struct Tracking {
+    pub(crate) target: Target,
+    /// The channel's shard.
+    pub(crate) shard: crate::ids::ShardId,
+    pub(crate) answer: Box<ReplyTo>,
+    pub(crate) key: String,
+    /// The payload's members as they stand in JSON, without the braces.
+    pub(crate) members: String,
+    /// The channel begins to follow with this, and wants the state.
+    pub(crate) wants_state: bool,
 }
 
 /// A message to all members of a topic, encoded once for each serializer.

@@ -32,6 +32,9 @@ use crate::topic::{Privacy, ReadRights, TopicKey};
 
 /// Commands that wait for a shard; senders wait when it is full.
 const SHARD_INBOX: usize = 1_024;
+/// The `system` message to a channel that asked when messages from the database arrive (docs/protocol.md §3.6).
+pub const REPLICATION_READY: &str = "Replication connection established";
+
 /// Joins that wait for the matcher.
 const SUBSCRIBE_INBOX: usize = 256;
 
@@ -69,7 +72,7 @@ pub struct SessionHandle {
 impl SessionHandle {
     /// Hands a command to the session's shard; waits while its inbox is full.
     pub async fn send(&self, command: Command) {
-        // A shard that has ended does so with the whole process.
+        // A shard that has ended has cut its sessions.
         let _ = self.commands.send(command).await;
     }
 
@@ -96,6 +99,8 @@ pub struct JoinRequest {
     /// The stored messages to replay, oldest first; the error is the refusal's `reason`. It is awaited once every message
     /// that it may miss is being kept for the channel (docs/protocol.md §6.4).
     pub replay: Option<BoxFuture<'static, Result<Vec<StoredMessage>, String>>>,
+    /// Messages from the database arrive already: a join that asks is told so with its reply (docs/protocol.md §3.6).
+    pub replication_ready: bool,
 }
 
 /// A channel that has been joined, as its gateway holds it: what a new token must be applied to.
@@ -194,7 +199,7 @@ impl Engine {
         &self.counters
     }
 
-    /// Bytes of one broadcast or presence payload.
+    /// Bytes of one broadcast's payload.
     pub fn payload_bytes_max(&self) -> usize {
         self.settings.payload_bytes_max
     }
@@ -215,7 +220,13 @@ impl Engine {
         let commands = self.shards[shard.index()].commands.clone();
         let id = SessionId::fresh();
         let handle = SessionHandle { id, shard, serializer, commands };
-        handle.send(Command::Open { session: id, socket, serializer, subject }).await;
+        let late = Arc::clone(&socket);
+        let open = Command::Open { session: id, socket, serializer, subject };
+        if handle.commands.send(open).await.is_err() {
+            // The engine has ended meanwhile.
+            late.closing();
+            late.finish();
+        }
         handle
     }
 
@@ -229,7 +240,8 @@ impl Engine {
         session: &SessionHandle,
         request: JoinRequest,
     ) -> Result<JoinedChannel, JoinRefused> {
-        let JoinRequest { topic, join_ref, reference, identity, payload, rights, replay } = request;
+        let JoinRequest { topic, join_ref, reference, identity, payload, rights, replay, replication_ready } =
+            request;
         if let Some(reason) = payload.replay_refusal() {
             return Err(JoinRefused(reason.to_owned()));
         }
@@ -270,8 +282,8 @@ impl Engine {
             system: Vec::new(),
             joined: None,
         });
-        if payload.broadcast.replication_ready {
-            joining.system.push(("system", Status::Ok, "Replication connection established".to_owned()));
+        if payload.broadcast.replication_ready && replication_ready {
+            joining.system.push(("system", Status::Ok, REPLICATION_READY.to_owned()));
         }
         if bindings.is_empty() {
             session.send(Command::Join(joining)).await;
@@ -387,6 +399,17 @@ impl Engine {
     pub async fn shut_down(&self, close: &Frame) {
         for shard in self.shards.iter() {
             let _ = shard.commands.send(Command::Shutdown(close.clone())).await;
+        }
+    }
+
+    /// Cuts the sessions that are left and ends the shards; the matcher ends with the log. Nothing is heard of the engine
+    /// after that.
+    pub async fn end(&self) {
+        for shard in self.shards.iter() {
+            let _ = shard.commands.send(Command::End).await;
+        }
+        for shard in self.shards.iter() {
+            shard.commands.closed().await;
         }
     }
 

@@ -33,7 +33,7 @@ mod topic;
 mod transaction;
 
 pub use command::{BroadcastPayload, Command, Departure, Push, PushKind, SystemMessage};
-pub use engine::{Engine, JoinRefused, JoinRequest, JoinedChannel, SessionHandle};
+pub use engine::{Engine, JoinRefused, JoinRequest, JoinedChannel, REPLICATION_READY, SessionHandle};
 pub use ids::{ChannelId, SessionId};
 pub use ingest::{Ingest, IngestError, LogBatch, LogEvent, LogStart};
 pub use latency::LatencyHistogram;

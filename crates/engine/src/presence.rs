@@ -43,7 +43,15 @@ pub(crate) struct Presence {
     places: FxHashMap<ChannelId, (Arc<str>, u64)>,
     /// Counts what comes.
     next: u64,
+    /// Bytes of all metas, each with its key.
+    bytes: usize,
+    /// The payload of `presence_state`, once it has been asked for, until something changes.
+    state: Option<Arc<str>>,
 }
+
+/// The topic has no room for so many bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TopicFull;
 
 /// What changed, as the payload of `presence_diff`.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,22 +92,29 @@ impl Presence {
     }
 
     /// Tracks or updates a channel's payload. `None` when it is what was tracked already. A channel that has not tracked
-    /// yet takes over what one of the same key has left behind whose connection was lost.
+    /// yet takes over what one of the same key has left behind whose connection was lost. Nothing is tracked that would
+    /// take the topic over `bytes_max`, unless it takes less than what it stands for.
     pub(crate) fn track(
         &mut self,
         channel: ChannelId,
         key: &str,
         members: String,
         reference: String,
-    ) -> Option<Diff> {
+        bytes_max: usize,
+    ) -> Result<Option<Diff>, TopicFull> {
         if self.places.contains_key(&channel) || self.take_over(channel, key) {
-            return self.update(channel, members, reference);
+            return self.update(channel, members, reference, bytes_max);
         }
-        let place = self.next;
-        self.next += 1;
         let meta = Meta { channel, members, reference, previous: None };
         let mut joins = String::new();
         append_entry(&mut joins, key, [&meta]);
+        if self.bytes + joins.len() > bytes_max {
+            return Err(TopicFull);
+        }
+        self.bytes += joins.len();
+        self.state = None;
+        let place = self.next;
+        self.next += 1;
         let key: Arc<str> = key.into();
         let order = &mut self.order;
         let entry = self.entries.entry(Arc::clone(&key)).or_insert_with(|| {
@@ -108,7 +123,7 @@ impl Presence {
         });
         entry.metas.insert(place, meta);
         self.places.insert(channel, (key, place));
-        Some(Diff::new(&joins, ""))
+        Ok(Some(Diff::new(&joins, "")))
     }
 
     /// Forgets a channel's payload. `None` when there was none.
@@ -123,6 +138,8 @@ impl Presence {
         }
         let mut leaves = String::new();
         append_entry(&mut leaves, &key, [&meta]);
+        self.bytes -= leaves.len();
+        self.state = None;
         Some(Diff::new("", &leaves))
     }
 
@@ -134,7 +151,16 @@ impl Presence {
     }
 
     /// The payload of `presence_state`.
-    pub(crate) fn state(&self) -> String {
+    pub(crate) fn state(&mut self) -> Arc<str> {
+        if let Some(state) = &self.state {
+            return Arc::clone(state);
+        }
+        let state: Arc<str> = self.written_state().into();
+        self.state = Some(Arc::clone(&state));
+        state
+    }
+
+    fn written_state(&self) -> String {
         let mut entries = String::new();
         for key in self.order.values() {
             if let Some(entry) = self.entries.get(key) {
@@ -156,19 +182,29 @@ impl Presence {
         true
     }
 
-    fn update(&mut self, channel: ChannelId, members: String, reference: String) -> Option<Diff> {
-        let (key, place) = self.places.get(&channel)?;
-        let meta = self.entries.get_mut(key)?.metas.get_mut(place)?;
-        if meta.members == members {
-            return None;
-        }
+    fn update(
+        &mut self,
+        channel: ChannelId,
+        members: String,
+        reference: String,
+        bytes_max: usize,
+    ) -> Result<Option<Diff>, TopicFull> {
+        let Some((key, place)) = self.places.get(&channel) else { return Ok(None) };
+        let meta = self.entries.get_mut(key).and_then(|entry| entry.metas.get_mut(place));
+        let Some(meta) = meta.filter(|meta| meta.members != members) else { return Ok(None) };
         let mut leaves = String::new();
         append_entry(&mut leaves, key, [&*meta]);
-        let previous = Some(meta.reference.clone());
-        *meta = Meta { channel, members, reference, previous };
+        let updated = Meta { channel, members, reference, previous: Some(meta.reference.clone()) };
         let mut joins = String::new();
-        append_entry(&mut joins, key, [&*meta]);
-        Some(Diff::new(&joins, &leaves))
+        append_entry(&mut joins, key, [&updated]);
+        let bytes = self.bytes - leaves.len() + joins.len();
+        if bytes > bytes_max && bytes > self.bytes {
+            return Err(TopicFull);
+        }
+        *meta = updated;
+        self.bytes = bytes;
+        self.state = None;
+        Ok(Some(Diff::new(&joins, &leaves)))
     }
 }
 
@@ -205,6 +241,19 @@ fn json_string(text: &str) -> String {
 mod tests {
     use super::*;
 
+    const ROOM_ENOUGH: usize = 10_000;
+
+    /// Tracks where there is room.
+    fn track(
+        presence: &mut Presence,
+        channel: u64,
+        key: &str,
+        members: String,
+        reference: &str,
+    ) -> Option<Diff> {
+        presence.track(ChannelId(channel), key, members, reference.to_owned(), ROOM_ENOUGH).unwrap()
+    }
+
     fn members(json: &str) -> String {
         meta_members(json).unwrap()
     }
@@ -216,12 +265,12 @@ mod tests {
     #[test]
     fn a_track_joins_an_update_joins_and_leaves_an_untrack_leaves() {
         let mut presence = Presence::default();
-        let first = presence.track(ChannelId(1), "ana", members(r#"{"on":1}"#), "r1".into()).unwrap();
+        let first = track(&mut presence, 1, "ana", members(r#"{"on":1}"#), "r1").unwrap();
         assert_eq!(
             json(&first.payload),
             json(r#"{"joins":{"ana":{"metas":[{"on":1,"phx_ref":"r1"}]}},"leaves":{}}"#)
         );
-        let second = presence.track(ChannelId(1), "ana", members(r#"{"on":2}"#), "r2".into()).unwrap();
+        let second = track(&mut presence, 1, "ana", members(r#"{"on":2}"#), "r2").unwrap();
         assert_eq!(
             json(&second.payload),
             json(
@@ -237,15 +286,15 @@ mod tests {
     #[test]
     fn the_same_payload_again_is_no_diff() {
         let mut presence = Presence::default();
-        presence.track(ChannelId(1), "a", members(r#"{"x":1,"y":2}"#), "r1".into());
-        assert_eq!(presence.track(ChannelId(1), "a", members(r#"{"y":2, "x":1}"#), "r2".into()), None);
+        track(&mut presence, 1, "a", members(r#"{"x":1,"y":2}"#), "r1");
+        assert_eq!(track(&mut presence, 1, "a", members(r#"{"y":2, "x":1}"#), "r2"), None);
     }
 
     #[test]
     fn two_channels_under_one_key_are_two_metas_and_one_may_leave() {
         let mut presence = Presence::default();
-        presence.track(ChannelId(1), "a", String::new(), "r1".into());
-        presence.track(ChannelId(2), "a", String::new(), "r2".into());
+        track(&mut presence, 1, "a", String::new(), "r1");
+        track(&mut presence, 2, "a", String::new(), "r2");
         assert_eq!(json(&presence.state())["a"]["metas"].as_array().unwrap().len(), 2);
         presence.untrack(ChannelId(1));
         assert_eq!(json(&presence.state()), json(r#"{"a":{"metas":[{"phx_ref":"r2"}]}}"#));
@@ -255,17 +304,17 @@ mod tests {
     fn keys_and_metas_stay_in_the_order_in_which_they_came_whoever_goes_and_changes() {
         let mut presence = Presence::default();
         for (channel, key) in [(1, "b"), (2, "a"), (3, "b"), (4, "c"), (5, "b")] {
-            presence.track(ChannelId(channel), key, format!("\"n\":{channel}"), format!("r{channel}"));
+            track(&mut presence, channel, key, format!("\"n\":{channel}"), &format!("r{channel}"));
         }
-        presence.track(ChannelId(1), "b", "\"n\":9".to_owned(), "r9".to_owned());
+        track(&mut presence, 1, "b", "\"n\":9".to_owned(), "r9");
         presence.untrack(ChannelId(3));
         presence.untrack(ChannelId(2));
-        presence.track(ChannelId(2), "a", String::new(), "r6".to_owned());
+        track(&mut presence, 2, "a", String::new(), "r6");
         let expected = concat!(
             r#"{"b":{"metas":[{"n":9,"phx_ref":"r9","phx_ref_prev":"r1"},{"n":5,"phx_ref":"r5"}]},"#,
             r#""c":{"metas":[{"n":4,"phx_ref":"r4"}]},"a":{"metas":[{"phx_ref":"r6"}]}}"#
         );
-        assert_eq!(presence.state(), expected);
+        assert_eq!(&*presence.state(), expected);
         for channel in [1, 2, 4, 5] {
             assert!(presence.untrack(ChannelId(channel)).is_some());
         }
@@ -276,7 +325,7 @@ mod tests {
     fn a_lost_payload_is_taken_over_once_and_only_by_a_channel_that_has_none() {
         let mut presence = Presence::default();
         let track = |presence: &mut Presence, channel, key| {
-            presence.track(ChannelId(channel), key, "\"n\":1".to_owned(), format!("r{channel}"))
+            track(presence, channel, key, "\"n\":1".to_owned(), &format!("r{channel}"))
         };
         track(&mut presence, 1, "a");
         track(&mut presence, 2, "a");
@@ -287,6 +336,28 @@ mod tests {
         assert_eq!(presence.untrack(ChannelId(1)), None, "it is not the lost one's any more");
         assert!(track(&mut presence, 5, "a").is_some(), "there was one");
         assert!(presence.untrack(ChannelId(4)).is_some());
+    }
+
+    #[test]
+    fn a_topic_takes_so_many_bytes_and_gets_them_back_whoever_goes_and_changes() {
+        let mut presence = Presence::default();
+        let long = |length: usize| format!("\"n\":\"{}\"", "x".repeat(length));
+        let track = |presence: &mut Presence, channel, length| {
+            presence.track(ChannelId(channel), "k", long(length), "r".to_owned(), 400)
+        };
+        assert!(track(&mut presence, 1, 100).is_ok());
+        assert!(track(&mut presence, 2, 100).is_ok());
+        let before = presence.state();
+        assert_eq!(track(&mut presence, 3, 200), Err(TopicFull));
+        assert_eq!(track(&mut presence, 1, 300), Err(TopicFull), "an update");
+        assert!(Arc::ptr_eq(&before, &presence.state()), "nothing has changed, so it is not written again");
+        assert!(track(&mut presence, 1, 20).is_ok(), "less than it was");
+        assert_eq!(json(&presence.state())["k"]["metas"][0]["n"], "x".repeat(20), "it is written again");
+        assert!(track(&mut presence, 3, 100).is_ok());
+        for channel in [1, 2, 3] {
+            assert!(presence.untrack(ChannelId(channel)).is_some());
+        }
+        assert_eq!((presence.bytes, &*presence.state()), (0, "{}"));
     }
 
     #[test]

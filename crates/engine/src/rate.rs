@@ -20,6 +20,15 @@ pub struct EventRateExceeded {
     pub limit: NonZeroU32,
 }
 
+/// Whose rate refuses a client's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientEventRefused {
+    /// The session's own: it sends too much.
+    Sender(EventRateExceeded),
+    /// The project's, which others may have used up.
+    Project(EventRateExceeded),
+}
+
 /// How much of a rate is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventBudget {
@@ -79,19 +88,20 @@ impl Rates {
         &self,
         bucket: &mut Bucket,
         counters: &Counters,
-    ) -> Result<(), EventRateExceeded> {
+    ) -> Result<(), ClientEventRefused> {
         if let Some(limit) = self.client_events {
             let Some(full_at) = take(bucket.0, self.now(), 1, limit) else {
                 counters.client_events_refused.fetch_add(1, Relaxed);
-                return Err(EventRateExceeded { setting: "limits.max_client_events_per_second", limit });
+                let setting = "limits.max_client_events_per_second";
+                return Err(ClientEventRefused::Sender(EventRateExceeded { setting, limit }));
             };
             bucket.0 = full_at;
         }
-        self.admit_events(1, counters)
+        self.admit_events(1, counters).map_err(ClientEventRefused::Project)
     }
 
-    /// Takes one from the project's budget of presence events; the error is what the channel is told
-    /// (docs/protocol.md §10.1).
+    /// Takes one from the project's budget of presence events; the error is what the client is told
+    /// (docs/protocol.md §7.2).
     pub(crate) fn admit_presence(&self, counters: &Counters) -> Result<(), String> {
         self.presence.take(self.now(), 1).map_err(|limit| {
             counters.presence_refused.fetch_add(1, Relaxed);
@@ -167,11 +177,16 @@ mod tests {
         let (mut one, mut other) = (Bucket::default(), Bucket::default());
         assert_eq!(rates.admit_client_event(&mut one, &counters), Ok(()));
         assert_eq!(rates.admit_client_event(&mut one, &counters), Ok(()));
-        let refused = rates.admit_client_event(&mut one, &counters).unwrap_err();
+        let Err(ClientEventRefused::Sender(refused)) = rates.admit_client_event(&mut one, &counters) else {
+            panic!("it is the sender who has sent too much");
+        };
         let expected = "Too many messages per second (limits.max_client_events_per_second = 2)";
         assert_eq!(refused.to_string(), expected);
         assert_eq!(rates.admit_client_event(&mut other, &counters), Ok(()));
-        let refused = rates.admit_client_event(&mut other, &counters).unwrap_err();
+        let Err(ClientEventRefused::Project(refused)) = rates.admit_client_event(&mut other, &counters)
+        else {
+            panic!("all of them together have sent too much");
+        };
         assert_eq!(refused.to_string(), "Too many messages per second (limits.max_events_per_second = 3)");
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
         assert_eq!(rates.admit_client_event(&mut one, &counters), Ok(()));

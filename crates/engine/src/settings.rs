@@ -15,8 +15,12 @@ pub struct EngineSettings {
     pub shards: usize,
     /// Bytes queued for one socket before it is closed as too slow.
     pub outbound_bytes_max: usize,
-    /// Bytes of one broadcast or presence payload.
+    /// Bytes of one broadcast's payload.
     pub payload_bytes_max: usize,
+    /// Bytes of one tracked payload.
+    pub presence_payload_bytes_max: usize,
+    /// Bytes of all metas of one topic, each with its key, as JSON.
+    pub presence_topic_bytes_max: usize,
     /// Bytes of one change as JSON before its large columns are left out (docs/protocol.md §4.4).
     pub record_bytes_max: usize,
     /// Presence calls per channel.
@@ -49,6 +53,8 @@ impl Default for EngineSettings {
             shards: 1,
             outbound_bytes_max: 16 << 20,
             payload_bytes_max: 3_000_500,
+            presence_payload_bytes_max: 64 << 10,
+            presence_topic_bytes_max: 4 << 20,
             record_bytes_max: 1 << 20,
             presence_calls: RateLimit { calls: 100, window: Duration::from_secs(30) },
             max_presence_events_per_second: NonZeroU32::new(10_000),

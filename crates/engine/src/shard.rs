@@ -64,6 +64,7 @@ pub(crate) struct Shard {
     overflowed: Vec<SessionId>,
     references: PresenceReferences,
     shutdown: Option<Frame>,
+    ended: bool,
 }
 
 impl Shard {
@@ -90,10 +91,11 @@ impl Shard {
             overflowed: Vec::new(),
             references: PresenceReferences::new(),
             shutdown: None,
+            ended: false,
         }
     }
 
-    /// Runs until every sender of commands is gone.
+    /// Runs until [`Command::End`]: every shard can send to every other, so that the senders are never all gone.
     pub(crate) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
@@ -131,6 +133,13 @@ impl Shard {
             }
             self.end_absences();
             self.write_out();
+            if self.ended {
+                commands.close();
+                while let Ok(command) = commands.try_recv() {
+                    self.handle(command);
+                }
+                return self.cut_all();
+            }
         }
     }
 
@@ -172,6 +181,7 @@ impl Shard {
             Command::Publish(fanout) => self.fan_out(&fanout, None),
             Command::Operate(operation) => self.operate(operation),
             Command::Shutdown(frame) => self.shut_down(frame),
+            Command::End => self.ended = true,
         }
     }
 
@@ -179,9 +189,8 @@ impl Shard {
         match command {
             PeerCommand::Broadcast(fanout) => self.fan_out(&fanout, None),
             PeerCommand::PresenceDiff(fanout) => self.fan_out_presence(&fanout),
-            PeerCommand::Track { topic, channel, key, members } => {
-                self.track_at_home(topic, channel, &key, members);
-            }
+            PeerCommand::Track(tracking) => self.track_at_home(*tracking),
+            PeerCommand::Tracked { target, answer, outcome } => self.tracked(target, &answer, outcome),
             PeerCommand::Untrack { topic, channel } => self.untrack_at_home(topic, channel),
             PeerCommand::Lost { topic, channel } => self.lost_at_home(topic, channel),
             PeerCommand::StateWanted { topic, target, shard } => self.state_at_home(&topic, target, shard),
@@ -226,7 +235,7 @@ async fn reached(moment: Option<Instant>) {
 }
 
 /// Where and how a push is answered.
-struct ReplyTo {
+pub(crate) struct ReplyTo {
     serializer: Serializer,
     join_ref: Ref,
     reference: Ref,

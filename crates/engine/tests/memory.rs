@@ -196,6 +196,7 @@ fn request(identity: &Arc<Identity>, topic: &str, filter: &str) -> JoinRequest {
         identity: Arc::clone(identity),
         rights: ReadRights::ALL,
         replay: None,
+        replication_ready: true,
     }
 }
 

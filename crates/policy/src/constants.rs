@@ -129,12 +129,15 @@ fn foregone(expression: &Expression) -> Option<Expression> {
             fixed.then(|| (**body).clone())
         }
         Expression::Coalesce(operands) => {
-            let mut left = operands.iter().filter(|operand| **operand != null);
-            let first = left.next();
-            match first {
+            let left: Vec<&Expression> = operands.iter().filter(|operand| **operand != null).collect();
+            match left.first() {
                 None => Some(null),
-                Some(Expression::Literal(_)) => first.cloned(),
-                Some(_) => left.next().is_none().then(|| first.cloned()).flatten(),
+                Some(Expression::Literal(value)) => Some(Expression::Literal(value.clone())),
+                // Of a COALESCE with one operand left the planner estimates nothing: it stays one.
+                Some(_) if left.len() < operands.len() => {
+                    Some(Expression::Coalesce(left.into_iter().cloned().collect()))
+                }
+                Some(_) => None,
             }
         }
         Expression::Case { branches, otherwise } => {

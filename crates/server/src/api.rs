@@ -15,7 +15,7 @@
 //! * `openapi` — the description of every route, made of the code.
 
 mod batch;
-mod body;
+pub(crate) mod body;
 mod broadcast;
 mod caller;
 mod cors;
@@ -35,7 +35,7 @@ use walcast_auth::{OperatorKeys, Verifier};
 use walcast_engine::Engine;
 use walcast_policy::channel::ChannelPolicies;
 
-pub use self::batch::check_batch;
+pub use self::batch::{BatchLimits, check_batch};
 pub use self::openapi::{document as openapi_document, router as openapi_router};
 pub use self::project::{
     DatabaseDescription, ProjectDescription, ProjectDirectory, ProjectError, ProjectLimits,
@@ -44,6 +44,8 @@ pub use self::tenants::router as tenants_router;
 
 /// What the HTTP routes of one project work with.
 pub struct ProjectApi {
+    /// What the project is called in addresses.
+    pub id: String,
     /// Where broadcasts go, and what is asked about connections.
     pub engine: Engine,
     /// Verifies the tokens of users.
@@ -52,6 +54,8 @@ pub struct ProjectApi {
     pub policies: Arc<dyn ChannelPolicies>,
     /// Public messages are refused.
     pub private_only: bool,
+    /// Messages of one batch.
+    pub batch_messages_max: usize,
     /// Nobody may send.
     pub suspended: bool,
     /// Verifies the tokens of operators.

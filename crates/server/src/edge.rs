@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{Method, Request, StatusCode, Uri, header};
 
 use crate::addresses::{AddressLimitReached, Addresses, Network, Seat, client_of};
-use crate::gateway::TOKEN_HEADER;
+use crate::gateway::names_session;
 use crate::listener::ListenerSettings;
 use crate::origins::is_socket_path;
 
@@ -112,38 +112,45 @@ impl Edge {
         if head > self.head_bytes_max {
             return Err(Refusal::Head { bytes: head, max: self.head_bytes_max });
         }
-        if !opens_a_socket(request) {
-            return Ok(());
-        }
-        let seat = match peer {
-            Peer::Client { address, seat, first } => {
+        let Some(opening) = opening(request) else { return Ok(()) };
+        let connect = |address| {
+            let seat = self.addresses.connect(address, Instant::now()).map_err(Refusal::Address)?;
+            Ok::<_, Refusal>(AddressSeat(Arc::new(seat)))
+        };
+        let seat = match (peer, opening) {
+            (Peer::Client { address, seat, first }, Opening::WebSocket) => {
                 if !first.swap(false, Ordering::Relaxed) {
                     self.addresses.handshake(*address, Instant::now()).map_err(Refusal::Address)?;
                 }
                 seat.clone()
             }
-            Peer::Proxy(proxy) => {
-                let client = client_of(*proxy, request.headers(), &self.trusted_proxies);
-                AddressSeat(Arc::new(self.addresses.connect(client, Instant::now())?))
-            }
+            // One connection may open any number of sessions, each of which outlives it.
+            (Peer::Client { address, .. }, Opening::LongPoll) => connect(*address)?,
+            (Peer::Proxy(proxy), _) => connect(client_of(*proxy, request.headers(), &self.trusted_proxies))?,
         };
         request.extensions_mut().insert(seat);
         Ok(())
     }
 }
 
-/// A handshake of a WebSocket, or the first request of a long-polling session: one without the session's token
-/// (docs/protocol.md §1.7).
-fn opens_a_socket<B>(request: &Request<B>) -> bool {
-    if !is_socket_path(request.uri().path()) {
-        return false;
+/// What a request opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    WebSocket,
+    LongPoll,
+}
+
+/// What a request opens: a WebSocket, or a long-polling session if it has no session's token (docs/protocol.md §1.7).
+fn opening<B>(request: &Request<B>) -> Option<Opening> {
+    let path = request.uri().path();
+    // The router takes HEAD where it takes GET.
+    if !is_socket_path(path) || !(request.method() == Method::GET || request.method() == Method::HEAD) {
+        return None;
     }
-    let has_token = || {
-        let query = request.uri().query().unwrap_or_default();
-        request.headers().contains_key(TOKEN_HEADER)
-            || query.split('&').any(|pair| pair.starts_with("token="))
-    };
-    request.method() == Method::GET && !has_token()
+    if path.ends_with("/websocket") {
+        return Some(Opening::WebSocket);
+    }
+    (!names_session(request.uri(), request.headers())).then_some(Opening::LongPoll)
 }
 
 /// Bytes of a request's target as it was sent; most have no authority.
@@ -190,6 +197,29 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_takes_its_place_whatever_its_query_says_and_a_session_of_long_polling_one_of_its_own() {
+        let opened = |method: &str, target: &str| {
+            opening(&Request::builder().method(method).uri(target).body(()).unwrap())
+        };
+        for target in ["/socket/websocket", "/socket/websocket?token=x", "/blue/realtime/v1/websocket"] {
+            assert_eq!(opened("GET", target), Some(Opening::WebSocket), "{target}");
+            assert_eq!(opened("HEAD", target), Some(Opening::WebSocket), "{target}");
+        }
+        for target in ["/socket/longpoll", "/socket/longpoll?token=", "/socket/longpoll?token=null"] {
+            assert_eq!(opened("GET", target), Some(Opening::LongPoll), "{target}");
+        }
+        assert_eq!(opened("GET", "/socket/longpoll?token=x"), None);
+        assert_eq!(opened("POST", "/socket/longpoll"), None);
+
+        let edge = edge(2);
+        let client = edge.peer(ip("192.0.2.1")).ok().unwrap();
+        let mut sessions = [(), ()].map(|()| Request::builder().uri("/socket/longpoll").body(()).unwrap());
+        let [first, second] = &mut sessions;
+        edge.admit(&client, first).unwrap();
+        assert!(edge.admit(&client, second).is_err(), "the connection and the first session are two");
+    }
+
+    #[test]
     fn a_stranger_is_not_believed_who_it_comes_for() {
         let edge = edge(1);
         let stranger = edge.peer(ip("192.0.2.1")).ok().unwrap();
@@ -223,8 +253,8 @@ mod tests {
         let mut opening = request("GET", "/socket/longpoll?vsn=2.0.0");
         edge.admit(&client, &mut opening).unwrap();
         assert!(opening.extensions().get::<AddressSeat>().is_some());
-        edge.admit(&client, &mut request("GET", "/socket/longpoll?vsn=2.0.0")).unwrap();
-        assert!(edge.admit(&client, &mut request("GET", "/socket/longpoll?vsn=2.0.0")).is_err());
+        let third = edge.admit(&client, &mut request("GET", "/socket/longpoll?vsn=2.0.0"));
+        assert!(third.is_err(), "after the connection and the first session");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The Phoenix gateway: WebSockets in the protocol of docs/protocol.md, translated to the engine's
 //! sessions. In reading order: [`handshake`], [`client`] (one client and the way of its messages), [`channel`]
 //! (one topic of it), [`joins`], [`renewals`] (its tokens), [`private`] and [`sending`] (what policies allow it),
-//! [`push`] (its messages).
+//! [`push`] (its messages), [`readiness`] (messages from the database).
 //!
 //! What carries the messages: [`connection`] (a WebSocket), [`socket`] (its bytes), [`farewell`] (its end);
 //! [`long_poll`] (HTTP requests, for networks that break WebSockets).
@@ -16,6 +16,7 @@ mod limits;
 mod long_poll;
 mod private;
 mod push;
+mod readiness;
 mod renewals;
 mod sending;
 mod socket;
@@ -27,7 +28,7 @@ use std::sync::atomic::Ordering;
 use axum::Router;
 use axum::routing::get;
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use walcast_auth::Verifier;
 use walcast_engine::Engine;
@@ -36,8 +37,12 @@ use walcast_policy::channel::ChannelPolicies;
 pub(crate) use self::limits::Admission;
 pub use self::limits::Limits;
 use self::long_poll::Sessions;
-pub(crate) use self::long_poll::TOKEN_HEADER;
 pub use self::long_poll::check_long_poll_body;
+pub(crate) use self::long_poll::names_session;
+pub use self::readiness::DatabaseMessages;
+
+/// Channels whose rights are asked again at a time.
+const RECHECKS_AT_ONCE: usize = 16;
 
 /// What every connection shares.
 pub struct Gateway {
@@ -47,9 +52,12 @@ pub struct Gateway {
     pub(crate) policies: Arc<dyn ChannelPolicies>,
     /// Another number whenever what `policies` answers may have changed by itself.
     pub(crate) policies_changed: watch::Receiver<u64>,
+    pub(crate) database_messages: watch::Receiver<DatabaseMessages>,
     pub(crate) admission: Arc<Admission>,
     /// Sessions without a socket.
     polls: Sessions,
+    /// Turns of channels that are looked at again, so that thousands of them leave the database to others, too.
+    rechecks: Semaphore,
 }
 
 /// A client's message as what carries it has it.
@@ -89,16 +97,29 @@ impl Incoming {
 
 impl Gateway {
     /// A gateway in front of an engine. `policies_changed` tells another number whenever what `policies` answers
-    /// may have changed by itself, so that open private channels are judged anew.
+    /// may have changed by itself, so that open private channels are judged anew; `database_messages` whether what is
+    /// inserted into `realtime.messages` arrives.
     pub fn new(
         engine: Engine,
         verifier: Arc<Verifier>,
         limits: Limits,
         policies: Arc<dyn ChannelPolicies>,
         policies_changed: watch::Receiver<u64>,
+        database_messages: watch::Receiver<DatabaseMessages>,
     ) -> Arc<Self> {
         let (admission, polls) = (Arc::default(), Sessions::default());
-        Arc::new(Gateway { engine, verifier, limits, policies, policies_changed, admission, polls })
+        let rechecks = Semaphore::new(RECHECKS_AT_ONCE);
+        Arc::new(Gateway {
+            engine,
+            verifier,
+            limits,
+            policies,
+            policies_changed,
+            database_messages,
+            admission,
+            polls,
+            rechecks,
+        })
     }
 }
 

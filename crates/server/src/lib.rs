@@ -25,7 +25,7 @@ mod tls;
 pub use axum::Router;
 
 pub use addresses::{AddressLimits, Network, NotANetwork};
-pub use gateway::{Gateway, Limits, check_long_poll_body, router as gateway_router};
+pub use gateway::{DatabaseMessages, Gateway, Limits, check_long_poll_body, router as gateway_router};
 pub use listener::{ListenerSettings, serve};
 pub use request_log::{HealthRequests, logged};
 pub use tls::{Tls, TlsError, TlsFiles};

@@ -183,8 +183,8 @@ mod tests {
     fn metrics(secret: Option<&str>, blocked: &[&str]) -> Arc<Metrics> {
         let readers = secret.map(|secret| {
             let blocked = blocked.iter().map(|token| Secret::new(*token)).collect();
-            let settings = OperatorSettings { secrets: vec![secret.into()], blocked, ..Default::default() };
-            OperatorKeys::new(&settings).unwrap()
+            let settings = OperatorSettings { secrets: vec![secret.into()], blocked };
+            OperatorKeys::new(&settings, Vec::new()).unwrap()
         });
         Metrics::new(
             vec![project("blue", None)],

@@ -1,14 +1,15 @@
 //! Cases 294 to 296 and 299: what clients rely on and the reference server's own tests do not ask.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use walcast::serve::ServeSettings;
 use walcast_testkit::ProtocolVersion;
-use walcast_tests::{World, binding};
+use walcast_tests::{World, binding, role};
 
 use crate::changes::with;
+use crate::private_channels::{Door, world_with_door};
 use crate::scene::{
     acknowledged, connect, member, next_broadcast, nothing_else, on_both, refused, room, world,
 };
@@ -123,5 +124,37 @@ async fn case_299_a_waiting_join_is_answered_when_its_bindings_stand_or_with_wha
         ensure!(reply.is_ok(), "{}", reply.response);
         Ok(())
     })
-    .await
+    .await?;
+    timed_out().await
+}
+
+/// A join whose bindings do not stand in time, because the only connection to the database is taken.
+async fn timed_out() -> Result<()> {
+    let world = world_with_door("conformance_299", Duration::from_secs(5), |settings| {
+        settings.project.database.pool_size = 1;
+        settings.project.catalog_poll = Duration::from_mins(10);
+        settings.project.janitor.enabled = Some(false);
+    })
+    .await?;
+    for (version, unknown_yet) in
+        [(ProtocolVersion::V1, "authenticated"), (ProtocolVersion::V2, "service_role")]
+    {
+        let mut taking = world.connect_as(&role("anon"), version).await?;
+        let door = Door::shut(&world).await?;
+        let (topic, payload) = (room(), json!({ "config": { "private": true } }));
+        let reference = taking.send(&topic, "phx_join", &payload).await?;
+        door.somebody_waits().await?;
+        // A role that is not known has to be asked for.
+        let mut client = world.connect_as(&role(unknown_yet), version).await?;
+        let payload = json!({ "config": { "postgres_changes": [binding("*", "door")],
+            "postgres_changes_options": { "wait": true, "timeout": 150 } } });
+        let started = Instant::now();
+        let reason = refused(&mut client, &room(), &payload).await?;
+        ensure!(started.elapsed() >= Duration::from_millis(150), "{:?}", started.elapsed());
+        let expected = "PostgresChangesSubscribeTimeout: Timed out after 150ms waiting for the postgres_changes subscription";
+        ensure!(reason == expected, "{reason}");
+        door.open().await?;
+        ensure!(taking.reply(&reference).await?.is_ok());
+    }
+    Ok(())
 }

@@ -240,12 +240,21 @@ async fn case_119_the_metadata_of_a_push_is_read_past_and_not_passed_on() -> Res
 #[tokio::test(flavor = "multi_thread")]
 async fn case_120_what_is_too_large_is_dropped_and_with_ack_an_error() -> Result<()> {
     let small = |settings: &mut ServeSettings| settings.project.engine.payload_bytes_max = 1_000;
-    let world = World::with_settings("conformance_120", "", small).await?;
+    let policy = "create policy open on realtime.messages for all to authenticated using (true)";
+    let world = World::installed("conformance_120", policy, small).await?;
+    for private in [false, true] {
+        too_large(&world, private).await.with_context(|| format!("private: {private}"))?;
+    }
+    Ok(())
+}
+
+async fn too_large(world: &World, private: bool) -> Result<()> {
     on_both(async |version| {
         let topic = room();
-        let mut listener = member(&world, version, &topic, &json!({})).await?;
-        let mut asking = member(&world, version, &topic, &json!({ "broadcast": { "ack": true } })).await?;
-        let mut silent = member(&world, version, &topic, &json!({})).await?;
+        let with = |ack: bool| json!({ "private": private, "broadcast": { "ack": ack } });
+        let mut listener = member(world, version, &topic, &with(false)).await?;
+        let mut asking = member(world, version, &topic, &with(true)).await?;
+        let mut silent = member(world, version, &topic, &with(false)).await?;
         // `{"x":"…"}` is eight bytes more than its text.
         let (fits, too_much) = (json!({ "x": "y".repeat(992) }), json!({ "x": "y".repeat(993) }));
         let reference = asking.send(&topic, "broadcast", &too_much).await?;

@@ -1,4 +1,4 @@
-//! Cases 245 to 276, those of today: HTTP, and what an operator sees.
+//! Cases 245, 262 and 276: the health check, and a socket that stops reading.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -14,11 +14,21 @@ use crate::scene::{member, on_both, room, world};
 static ASKING: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_245_healthcheck_answers_ok() -> Result<()> {
+async fn case_245_healthcheck_answers_ok_whoever_asks() -> Result<()> {
     let world = world().await?;
     let _asking = ASKING.lock().await;
-    let answer = http::ask(world.server.address(), "GET", "/healthcheck", "").await?;
-    ensure!((answer.status, answer.body.as_str()) == (200, "ok"), "{answer:?}");
+    for headers in ["", "authorization: Bearer potato\r\n", "x-forwarded-host: nobody.example\r\n"] {
+        let answer = http::ask(world.server.address(), "GET", "/healthcheck", headers).await?;
+        ensure!((answer.status, answer.body.as_str()) == (200, "ok"), "{answer:?}");
+        ensure!(
+            answer.content_type.as_deref().is_some_and(|kind| kind.starts_with("text/plain")),
+            "{answer:?}"
+        );
+    }
+    let head = world.request("HEAD", "/healthcheck", &[], b"").await?;
+    ensure!((head.status, head.body.as_str()) == (200, ""), "{head:?}");
+    let post = world.request("POST", "/healthcheck", &[], b"").await?;
+    ensure!(post.status == 405, "{post:?}");
     Ok(())
 }
 

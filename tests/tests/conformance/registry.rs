@@ -2,25 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 /// How many cases docs/protocol.md §15 has.
 const CASES: u16 = 300;
-
-/// Cases whose behaviour is not built yet, by what builds it. The end of this list is the end of the work.
-const TO_COME: &[(&str, &[RangeInclusive<u16>])] = &[
-    ("several projects", &[9..=10, 20..=21, 114..=114]),
-    ("rates", &[123..=123, 165..=165, 226..=226]),
-    ("private channels", &[44..=44, 82..=82, 85..=108, 115..=115, 121..=122, 166..=166, 169..=172]),
-    ("REST", &[124..=135]),
-    ("broadcast from the database", &[136..=139, 146..=146, 266..=272]),
-    ("replay", &[140..=145]),
-    ("presence", &[168..=168]),
-    ("HTTP and operations", &[22..=22, 246..=256, 258..=258, 260..=260, 263..=265, 274..=274]),
-];
 
 const DIFFERENCES: &str = "### Cases with a difference";
 const NOT_APPLICABLE: &str = "### Cases that do not apply";
@@ -77,31 +64,24 @@ fn every_case_is_a_test_or_stands_in_the_compatibility_page() -> Result<()> {
     let page = fs::read_to_string(page)?;
     let (tests, differences) = (tests()?, listed(&page, DIFFERENCES)?);
     let not_applicable = listed(&page, NOT_APPLICABLE)?;
-    let mut to_come = BTreeSet::new();
-    for (reason, numbers) in TO_COME {
-        for number in numbers.iter().flat_map(Clone::clone) {
-            ensure!(to_come.insert(number), "case {number} is to come twice: {reason}");
-        }
-    }
     let mut missing = Vec::new();
     for number in 1..=CASES {
-        let places =
-            [tests.contains_key(&number), not_applicable.contains(&number), to_come.contains(&number)];
-        match places.iter().filter(|there| **there).count() {
-            0 => missing.push(number),
-            1 => {}
-            _ => anyhow::bail!("case {number}: of test, page and list to come more than one has it"),
+        match (tests.contains_key(&number), not_applicable.contains(&number)) {
+            (false, false) => missing.push(number),
+            (true, true) => {
+                anyhow::bail!("case {number} is a test, and on the page as one that does not apply")
+            }
+            _ => {}
         }
     }
     ensure!(missing.is_empty(), "neither a test nor in docs/compatibility.md: {missing:?}");
     let known = 1..=CASES;
-    let strange = tests.keys().chain(&not_applicable).chain(&to_come).find(|number| !known.contains(number));
+    let strange = tests.keys().chain(&not_applicable).find(|number| !known.contains(number));
     ensure!(strange.is_none(), "there is no case {strange:?}");
     let unproved: Vec<_> = differences.iter().filter(|number| !tests.contains_key(number)).collect();
     ensure!(unproved.is_empty(), "differences that no test shows: {unproved:?}");
-    let still = if to_come.is_empty() { String::new() } else { format!(", {} still to come", to_come.len()) };
     println!(
-        "conformance: {CASES} cases: {} tests, {} listed as not applicable{still}",
+        "conformance: {CASES} cases: {} tests, {} listed as not applicable",
         tests.len(),
         not_applicable.len()
     );

@@ -77,8 +77,7 @@ async fn what_can_not_be_guessed_refuses_the_join_with_a_reason_that_names_it() 
     let world = World::with_sql("joins_refused", "").await?;
     let private = |got: &str| format!("InvalidJoinPayload: config.private must be true or false, got {got}");
     let with = |config: Value| json!({ "config": config });
-    let later = "Unauthorized: private channels are not available on this server yet; \
-        join with config.private = false";
+    let without_table = "UnableToSetPolicies: private channels need the table realtime.messages";
     let replay = "UnableToReplayMessages: Replay is not allowed for public channels";
     let table = [
         (json!([]), "UnknownErrorOnChannel: the join payload must be an object, got ".to_owned()),
@@ -97,8 +96,8 @@ async fn what_can_not_be_guessed_refuses_the_join_with_a_reason_that_names_it() 
         (with(json!({ "private": 1 })), private("1")),
         (with(json!({ "private": "" })), private("\"\"")),
         (with(json!({ "private": {} })), private("{}")),
-        (with(json!({ "private": true })), later.to_owned()),
-        (with(json!({ "private": "True" })), later.to_owned()),
+        (with(json!({ "private": true })), without_table.to_owned()),
+        (with(json!({ "private": "True" })), without_table.to_owned()),
         (with(json!({ "broadcast": { "replay": { "since": 1, "limit": 2 } } })), replay.to_owned()),
         (with(json!({ "broadcast": { "replay": "all" } })), replay.to_owned()),
     ];

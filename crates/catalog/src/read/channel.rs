@@ -14,11 +14,25 @@ use crate::fingerprint::Watch;
 use crate::publication::MESSAGES_OPTIONS;
 use crate::quoting::identifier;
 
+/// Whether the log that walcast reads carries the rows of `realtime.messages` (docs/protocol.md §6.5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MessagesInLog {
+    /// It does.
+    Carried,
+    /// There is no such table.
+    #[default]
+    NoTable,
+    /// No publication that the stream reads has the table.
+    NotPublished,
+}
+
 /// What a look found of `realtime.messages`.
 #[derive(Default)]
 pub(crate) struct ChannelLook {
     /// `None` where there is no such relation.
     found: Option<Found>,
+    /// Whether the stream has its rows.
+    pub(crate) in_log: MessagesInLog,
     /// What the look depended on.
     pub(crate) watch: Watch,
     /// The statement that walcast's publication of it is due.
@@ -114,7 +128,11 @@ pub(crate) async fn look(
 ) -> Result<ChannelLook, CatalogError> {
     let (search_path, found) = try_join!(
         async { client.query_one("SELECT current_setting('walcast.search_path')", &[]).await },
-        async { client.query_opt(include_str!("channel.sql"), &[&publication, &scope.roles]).await },
+        async {
+            client
+                .query_opt(include_str!("channel.sql"), &[&publication, &scope.roles, &scope.streamed])
+                .await
+        },
     )?;
     let relation_names = (vec!["realtime".to_owned()], vec!["messages".to_owned()]);
     let mut watch = Watch { relation_names, ..Watch::default() };
@@ -127,6 +145,7 @@ pub(crate) async fn look(
         lacking => Some(format!("it lacks the usual {}", lacking.join(", "))),
     };
     let (published, exists): (bool, bool) = (row.try_get(11)?, row.try_get(14)?);
+    let in_log = if row.try_get(15)? { MessagesInLog::Carried } else { MessagesInLog::NotPublished };
     let due = publication.filter(|_| !published && is_table).map(|own| publish(own, exists));
     let facts = Facts {
         flaw,
@@ -152,7 +171,7 @@ pub(crate) async fn look(
     watch.add(std::mem::take(&mut content.watch));
     watch.relations.push(oid.0);
     watch.relations.extend(parts);
-    Ok(ChannelLook { found: Some(Found { content, table: oid, writing, facts }), watch, due })
+    Ok(ChannelLook { found: Some(Found { content, table: oid, writing, facts }), in_log, watch, due })
 }
 
 /// The statement that has the log carry messages.

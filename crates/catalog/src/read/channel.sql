@@ -1,5 +1,5 @@
 -- realtime.messages, where it exists, with what a check of a private channel has to know of it. $1 is walcast's
--- publication of it, $2 the roles.
+-- publication of it, $2 the roles, $3 the publications that the stream reads.
 --
 -- An INSERT of a probe row may fail for other reasons than a policy: triggers, rules, constraints. Where there may be
 -- such, only PostgreSQL can say whether a role may write. Partitions may have triggers of their own.
@@ -59,5 +59,12 @@ SELECT m.oid, 'realtime', m.relname, m.relowner, m.relrowsecurity, m.relforcerow
         ORDER BY r.oid
     ),
     ARRAY(SELECT relid::oid FROM parts ORDER BY 1),
-    EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = $1::text)
+    EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = $1::text),
+    EXISTS (
+        SELECT FROM pg_publication_tables AS t
+        JOIN pg_publication AS p ON p.pubname = t.pubname AND p.pubinsert
+        JOIN pg_namespace AS n ON n.nspname = t.schemaname
+        JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.tablename
+        WHERE t.pubname = ANY ($3::text[]) AND c.oid IN (SELECT relid FROM parts)
+    )
 FROM messages AS m

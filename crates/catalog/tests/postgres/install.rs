@@ -142,3 +142,67 @@ async fn what_was_installed_can_be_taken_back() {
         .unwrap();
     assert_eq!((left.get::<_, i64>(0), left.get(1), left.get::<_, i64>(2)), (0, true, 3));
 }
+
+/// Better fits than PostgreSQL's own for how these functions are called without their schema, and what tells that one
+/// of them was called.
+const PLANTED: &str = "
+    CREATE TABLE public.called (name text);
+    CREATE FUNCTION public.format(text, name) RETURNS text LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO public.called VALUES ('format'); RETURN pg_catalog.format($1, $2); END $$;
+    CREATE FUNCTION public.format(text, text, text) RETURNS text LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO public.called VALUES ('format'); RETURN pg_catalog.format($1, $2, $3); END $$;
+    CREATE FUNCTION public.format(text, regprocedure) RETURNS text LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO public.called VALUES ('format'); RETURN pg_catalog.format($1, $2); END $$;
+    CREATE FUNCTION public.obj_description(regclass, name) RETURNS text LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO public.called VALUES ('obj_description'); RETURN 'Made by walcast.'; END $$;
+    CREATE FUNCTION public.obj_description(regprocedure, name) RETURNS text LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO public.called VALUES ('obj_description'); RETURN 'Made by walcast.'; END $$;
+    CREATE FUNCTION public.times(bigint, interval) RETURNS interval LANGUAGE plpgsql AS
+        $$ BEGIN INSERT INTO public.called VALUES ('*'); RETURN $1::float8 * $2; END $$;
+    CREATE OPERATOR public.* (LEFTARG = bigint, RIGHTARG = interval, FUNCTION = public.times)";
+
+#[tokio::test]
+async fn functions_that_somebody_has_planted_in_public_are_not_called() {
+    let fixture = Fixture::new("install_planted", PLANTED).await;
+    fixture.run("DO $$ BEGIN CREATE ROLE anon; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$").await;
+    for _ in 0..2 {
+        install::apply(&fixture.settings()).await.unwrap();
+        fixture.run(&install::sql(&["supabase_realtime".to_owned()])).await;
+    }
+    let now = std::time::SystemTime::now();
+    let tidied = fixture.catalog().await.tidy_messages(now, None).await.unwrap().unwrap();
+    assert_eq!(tidied.failed, []);
+    install::remove(&fixture.settings()).await.unwrap();
+    let called = fixture.admin.query("SELECT name FROM public.called", &[]).await.unwrap();
+    assert_eq!(called.iter().map(|row| row.get(0)).collect::<Vec<String>>(), [""; 0]);
+}
+
+#[tokio::test]
+async fn who_holds_a_table_is_not_waited_for() {
+    let fixture = installed("install_locked").await;
+    let holder = fixture.database.client().await;
+    holder.batch_execute("BEGIN; LOCK TABLE realtime.messages IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let started = std::time::Instant::now();
+    let error = install::remove(&fixture.settings()).await.unwrap_err();
+    assert_eq!(error.code(), Some("55P03"), "{error}");
+    assert!(started.elapsed() < crate::support::SOON);
+}
+
+#[tokio::test]
+async fn what_an_administrator_has_revoked_stays_revoked() {
+    let fixture = Fixture::new("install_revoked", "").await;
+    fixture.run("DO $$ BEGIN CREATE ROLE anon; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$").await;
+    let rights = async || {
+        let sql = "SELECT has_schema_privilege('anon', 'realtime', 'USAGE'), \
+                          has_table_privilege('anon', 'realtime.messages', 'INSERT')";
+        let row = fixture.admin.query_one(sql, &[]).await.unwrap();
+        (row.get::<_, bool>(0), row.get::<_, bool>(1))
+    };
+    install::apply(&fixture.settings()).await.unwrap();
+    assert_eq!(rights().await, (true, true));
+    fixture
+        .run("REVOKE USAGE ON SCHEMA realtime FROM anon; REVOKE INSERT ON realtime.messages FROM anon")
+        .await;
+    install::apply(&fixture.settings()).await.unwrap();
+    assert_eq!(rights().await, (false, false));
+}

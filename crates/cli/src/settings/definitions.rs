@@ -159,7 +159,8 @@ pub(super) static API_JWT_SECRET: Setting<Secret> = Setting::new(
     "auth.api_jwt_secret",
     parse::secret,
     "Secret of operators' tokens (HS256, HS384, HS512) for the projects, users and topics of the HTTP API, which is \
-     closed without it. Where it is also `auth.jwt_secret`, an operator's token has the role `service_role`.",
+     closed without it. Where it is also a key of a project's users, an operator's token has the role `service_role` \
+     and is good for that project only.",
 )
 .environment(&["API_JWT_SECRET"])
 .of_process()
@@ -300,6 +301,14 @@ pub(super) static CHANNEL_ERROR_BACKOFF: Setting<Duration> = Setting::new(
 )
 .environment(&["CHANNEL_ERROR_BACKOFF_MS"])
 .default("5000");
+
+pub(super) static REPLICATION_READY_TIMEOUT: Setting<Duration> = Setting::new(
+    "server.replication_ready_timeout_ms",
+    parse::milliseconds,
+    "A channel that joined with `replication_ready` is closed when messages from the database do not arrive by then.",
+)
+.environment(&["WALCAST_REPLICATION_READY_TIMEOUT_MS"])
+.default("60000");
 
 pub(super) static PROJECT: Setting<ProjectId> = Setting::new(
     "server.project",
@@ -476,10 +485,18 @@ pub(super) static MAX_JOINS: Setting<u32> =
 pub(super) static PAYLOAD_BYTES_MAX: Setting<usize> = Setting::new(
     "limits.payload_bytes_max",
     parse::count::<1024, 100_000_000>,
-    "Bytes of one broadcast or presence payload.",
+    "Bytes of one broadcast's payload.",
 )
 .environment(&["WALCAST_PAYLOAD_BYTES_MAX"])
 .default("3000500");
+
+pub(super) static MAX_BATCH_MESSAGES: Setting<usize> = Setting::new(
+    "limits.max_batch_messages",
+    parse::count::<1, 1_000_000>,
+    "Messages of one batch over HTTP; a larger one is refused.",
+)
+.environment(&["WALCAST_MAX_BATCH_MESSAGES"])
+.default("1000");
 
 pub(super) static PRESENCE_CALLS: Setting<u32> = Setting::new(
     "limits.presence_calls_max",
@@ -513,8 +530,8 @@ pub(super) static MAX_CLIENT_EVENTS: Setting<Option<NonZeroU32>> = Setting::new(
 pub(super) static MAX_PRESENCE_EVENTS: Setting<Option<NonZeroU32>> = Setting::new(
     "limits.max_presence_events_per_second",
     parse::rate,
-    "Tracks, and presence states sent at joins, per second, of all channels together; the channel with one more is \
-     closed. 0: any number.",
+    "Tracks, and presence states sent at joins, per second, of all channels together; what is more is refused. 0: any \
+     number.",
 )
 .environment(&["WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND"])
 .default("10000");
@@ -535,6 +552,23 @@ pub(super) static PRESENCE_GRACE: Setting<Duration> = Setting::new(
 )
 .environment(&["WALCAST_PRESENCE_GRACE_MS"])
 .default("2000");
+
+pub(super) static PRESENCE_PAYLOAD_BYTES_MAX: Setting<usize> = Setting::new(
+    "presence.payload_bytes_max",
+    parse::count::<1024, 1_000_000>,
+    "Bytes of one tracked payload; a track with more closes its channel.",
+)
+.environment(&["WALCAST_PRESENCE_PAYLOAD_BYTES_MAX"])
+.default("65536");
+
+pub(super) static PRESENCE_TOPIC_BYTES_MAX: Setting<usize> = Setting::new(
+    "presence.topic_bytes_max",
+    parse::count::<1024, 1_000_000_000>,
+    "Bytes of all payloads that are tracked on one topic, with their keys; a track for which there is no room is \
+     refused. Everybody who joins with presence is sent all of it: keep it below `server.outbound_bytes_max`.",
+)
+.environment(&["WALCAST_PRESENCE_TOPIC_BYTES_MAX"])
+.default("4194304");
 
 pub(super) static ADDRESS_CONNECTIONS: Setting<u32> = Setting::new(
     "limits.max_connections_per_address",
@@ -618,6 +652,7 @@ pub(super) static ALL: &[&About] = &[
     &OUTBOUND_BYTES_MAX.about,
     &CONNECT_ERROR_BACKOFF.about,
     &CHANNEL_ERROR_BACKOFF.about,
+    &REPLICATION_READY_TIMEOUT.about,
     &PROJECT.about,
     &REGION.about,
     &REQUEST_ID_BAGGAGE_KEY.about,
@@ -642,6 +677,7 @@ pub(super) static ALL: &[&About] = &[
     &MAX_BINDINGS.about,
     &MAX_JOINS.about,
     &PAYLOAD_BYTES_MAX.about,
+    &MAX_BATCH_MESSAGES.about,
     &PRESENCE_CALLS.about,
     &PRESENCE_WINDOW.about,
     &MAX_EVENTS.about,
@@ -649,6 +685,8 @@ pub(super) static ALL: &[&About] = &[
     &MAX_PRESENCE_EVENTS.about,
     &PRESENCE_ENABLED.about,
     &PRESENCE_GRACE.about,
+    &PRESENCE_PAYLOAD_BYTES_MAX.about,
+    &PRESENCE_TOPIC_BYTES_MAX.about,
     &ADDRESS_CONNECTIONS.about,
     &ADDRESS_HANDSHAKES.about,
     &LOG_LEVEL.about,

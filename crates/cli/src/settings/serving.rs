@@ -58,6 +58,7 @@ impl Settings {
         settings.janitor = project.janitor;
         settings.engine = self.engine(project);
         settings.allowed_origins.clone_from(&project.auth.allowed_origins);
+        settings.batch_messages_max = project.limits.max_batch_messages;
         settings.limits.max_concurrent_users = project.limits.max_concurrent_users;
         settings.limits.max_channels_per_client = project.limits.max_channels_per_client;
         settings.limits.max_bindings_per_channel = project.limits.max_bindings_per_channel;
@@ -66,6 +67,7 @@ impl Settings {
         settings.limits.token_recheck = project.auth.token_recheck;
         settings.limits.connect_error_backoff = self.server.connect_error_backoff;
         settings.limits.channel_error_backoff = self.server.channel_error_backoff;
+        settings.limits.replication_ready_timeout = self.server.replication_ready_timeout;
         settings.limits.private_only = project.auth.private_only;
         settings.limits.suspended = project.auth.suspended;
         settings
@@ -87,6 +89,8 @@ impl Settings {
             max_presence_events_per_second: project.limits.max_presence_events_per_second,
             presence_enabled: project.presence.enabled,
             presence_grace: project.presence.grace,
+            presence_payload_bytes_max: project.presence.payload_bytes_max,
+            presence_topic_bytes_max: project.presence.topic_bytes_max,
             deletes: project.changes.deletes,
             // One connection is left for joins.
             questions_max: project.database.pool_size.saturating_sub(1).max(1),
@@ -143,6 +147,9 @@ mod tests {
             ("WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND", "9"),
             ("WALCAST_PRESENCE_ENABLED", "true"),
             ("WALCAST_PRESENCE_GRACE_MS", "0"),
+            ("WALCAST_PRESENCE_PAYLOAD_BYTES_MAX", "2048"),
+            ("WALCAST_PRESENCE_TOPIC_BYTES_MAX", "9999"),
+            ("WALCAST_MAX_BATCH_MESSAGES", "77"),
         ])
         .serve();
         assert_eq!(serve.listen.port(), 4100);
@@ -151,6 +158,7 @@ mod tests {
         assert_eq!((serve.project.engine.shards, serve.project.engine.outbound_bytes_max), (2, 50_000_000));
         assert_eq!(serve.project.limits.max_channels_per_client, 7);
         assert_eq!(serve.project.limits.channel_error_backoff.as_millis(), 10);
+        assert_eq!(serve.project.batch_messages_max, 77);
         assert_eq!(serve.listener.head_bytes_max, 8192);
         let operations = serve.operations;
         assert_eq!(operations.secrets.len(), 1, "JWT_SECRET is for users");
@@ -160,6 +168,7 @@ mod tests {
         let engine = serve.project.engine;
         assert_eq!(engine.max_client_events_per_second, None, "0 is no limit");
         assert_eq!(engine.max_presence_events_per_second.map(NonZero::get), Some(9));
+        assert_eq!((engine.presence_payload_bytes_max, engine.presence_topic_bytes_max), (2048, 9999));
         assert!(engine.presence_enabled && engine.presence_grace.is_zero());
     }
 }

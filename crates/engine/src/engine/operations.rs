@@ -64,7 +64,7 @@ impl Engine {
         }
         let mut answers = Vec::with_capacity(pending.len());
         for answered in pending {
-            // A shard that has ended does so with the whole process.
+            // One that has ended has nothing to tell.
             answers.extend(answered.await.ok());
         }
         answers

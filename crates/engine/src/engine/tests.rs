@@ -179,6 +179,7 @@ impl Join {
             payload: JoinPayload::parse(sub_topic(self.topic).unwrap(), &config).unwrap(),
             rights: self.rights,
             replay: self.replay,
+            replication_ready: true,
         }
     }
 }

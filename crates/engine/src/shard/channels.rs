@@ -8,6 +8,7 @@ use walcast_wire::{Ref, Serializer, Status};
 use super::{ReplyTo, Shard};
 use crate::command::{Departure, Joining, PeerCommand, Push, PushKind, SystemMessage, Target};
 use crate::ids::{ChannelId, SessionId};
+use crate::rate::ClientEventRefused;
 use crate::session::Channel;
 use crate::subscription::Identity;
 use crate::topic::ReadRights;
@@ -108,29 +109,33 @@ impl Shard {
             }
             kind => {
                 let answer = ReplyTo::new(channel, push.reference, serializer);
-                self.presence(&answer, target, kind);
+                self.presence(answer, target, kind);
             }
         }
     }
 
-    /// Takes a message from the budgets of its sender and of the project. Where they are used up, the sender is told
-    /// and its channel ends; receivers are never made to pay (docs/protocol.md §10.2).
+    /// Takes a message from the budgets of its sender and of the project. Where its own is used up, the sender is told
+    /// and its channel ends. Others may have used up the project's, so that refuses the message alone
+    /// (docs/protocol.md §10.2).
     fn admit_event(&mut self, answer: &ReplyTo, sender: Target, acknowledge: bool) -> bool {
         let Some(found) = self.sessions.get_mut(&sender.session) else { return false };
-        let Err(exceeded) = self.rates.admit_client_event(&mut found.events, &self.counters) else {
-            return true;
+        let (exceeded, closes) = match self.rates.admit_client_event(&mut found.events, &self.counters) {
+            Ok(()) => return true,
+            Err(ClientEventRefused::Sender(exceeded)) => (exceeded, true),
+            Err(ClientEventRefused::Project(exceeded)) => (exceeded, false),
         };
         let message = exceeded.to_string();
-        tracing::info!(
-            code = "MessagePerSecondRateLimitReached",
-            reason = message,
-            "a channel was closed for what it sent"
-        );
         if acknowledge {
             let response = walcast_wire::reason_response(&message);
             self.write(sender.session, &answer.frame(Status::Error, &response));
         }
-        self.close_channel(sender.session, sender.channel, &message);
+        let code = "MessagePerSecondRateLimitReached";
+        if closes {
+            tracing::info!(code, reason = message, "a channel was closed for what it sent");
+            self.close_channel(sender.session, sender.channel, &message);
+        } else {
+            tracing::debug!(code, reason = message, "a message was refused");
+        }
         false
     }
 

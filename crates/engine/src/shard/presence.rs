@@ -11,13 +11,13 @@ use walcast_wire::presence::TRACK_PAYLOAD_NOT_A_MAP;
 use walcast_wire::{Ref, Serializer, Status};
 
 use super::{ReplyTo, Shard};
-use crate::command::{Fanout, PeerCommand, PushKind, Target};
+use crate::command::{Fanout, PeerCommand, PushKind, SystemMessage, Target, Tracking};
 use crate::ids::{ChannelId, ShardId};
-use crate::presence::{Diff, Presence, meta_members};
+use crate::presence::{Diff, Presence, TopicFull, meta_members};
 use crate::topic::TopicKey;
 
 impl Shard {
-    pub(super) fn presence(&mut self, answer: &ReplyTo, sender: Target, kind: PushKind) {
+    pub(super) fn presence(&mut self, answer: ReplyTo, sender: Target, kind: PushKind) {
         let Some(found) = self.sessions.get_mut(&sender.session) else {
             return;
         };
@@ -45,26 +45,27 @@ impl Shard {
                 let tracked = channel.presence().is_some_and(|presence| presence.tracked);
                 self.write(sender.session, &answer.frame(Status::Ok, "{}"));
                 if tracked {
-                    self.untrack(answer, sender);
+                    self.untrack(&answer, sender);
                 }
             }
-            PushKind::TrackNotAnObject => self.refuse_track(answer, sender),
+            PushKind::TrackNotAnObject => self.refuse_track(&answer, sender),
             PushKind::EmptyPresence => self.write(sender.session, &answer.frame(Status::Ok, "{}")),
             _ => self.write(sender.session, &answer.frame(Status::Error, "{}")),
         }
     }
 
-    fn track(&mut self, answer: &ReplyTo, sender: Target, payload: &str) {
-        let limit = self.settings.payload_bytes_max;
+    fn track(&mut self, answer: ReplyTo, sender: Target, payload: &str) {
+        let limit = self.settings.presence_payload_bytes_max;
         if payload.len() > limit {
-            let message = format!("Track message size exceeded (limits.payload_bytes_max = {limit})");
+            let message = format!("Track message size exceeded (presence.payload_bytes_max = {limit})");
             return self.close_channel(sender.session, sender.channel, &message);
         }
         let Ok(members) = meta_members(payload) else {
-            return self.refuse_track(answer, sender);
+            return self.refuse_track(&answer, sender);
         };
-        if !self.admit_presence(sender) {
-            return;
+        if let Err(reason) = self.admit_presence() {
+            let response = walcast_wire::reason_response(&reason);
+            return self.write(sender.session, &answer.frame(Status::Error, &response));
         }
         let Some(found) = self.sessions.get_mut(&sender.session) else {
             return;
@@ -74,16 +75,29 @@ impl Shard {
         };
         let may_follow = channel.rights.presence;
         let presence = channel.presence_mut();
+        // Also where it will be refused: forgetting what is not there is nothing.
         presence.tracked = true;
         presence.wanted = true;
-        let (key, follows) = (presence.key().to_owned(), presence.follows);
-        let topic = answer.topic.clone();
-        self.write(sender.session, &answer.frame(Status::Ok, "{}"));
-        if may_follow && !follows {
-            // docs/protocol.md §7.3: clients apply diffs only once they have a state.
-            self.want_state(&topic, sender);
+        // docs/protocol.md §7.3: clients apply diffs only once they have a state.
+        let wants_state = may_follow && !presence.follows;
+        presence.follows |= wants_state;
+        let key = presence.key().to_owned();
+        let (home, answer, shard) = (self.home(&answer.topic), Box::new(answer), self.id);
+        let tracking = Tracking { target: sender, shard, answer, key, members, wants_state };
+        self.tell(home, PeerCommand::Track(Box::new(tracking)));
+    }
+
+    /// Answers a track as its topic's home says.
+    pub(super) fn tracked(&mut self, target: Target, answer: &ReplyTo, outcome: Result<(), String>) {
+        let found = self.sessions.get(&target.session);
+        if found.and_then(|found| found.channel_by_id(target.channel)).is_none() {
+            return;
         }
-        self.tell(self.home(&topic), PeerCommand::Track { topic, channel: sender.channel, key, members });
+        let frame = match outcome {
+            Ok(()) => answer.frame(Status::Ok, "{}"),
+            Err(reason) => answer.frame(Status::Error, &walcast_wire::reason_response(&reason)),
+        };
+        self.write(target.session, &frame);
     }
 
     fn untrack(&mut self, answer: &ReplyTo, sender: Target) {
@@ -101,25 +115,18 @@ impl Shard {
         self.write(sender.session, &answer.frame(Status::Error, &response));
     }
 
-    /// Takes a presence event from the project's budget; closes the channel where that is used up.
-    fn admit_presence(&mut self, sender: Target) -> bool {
-        match self.rates.admit_presence(&self.counters) {
-            Ok(()) => {
-                self.counters.presence_events.fetch_add(1, Relaxed);
-                true
-            }
-            Err(message) => {
-                tracing::info!(
-                    code = "PresenceRateLimitReached",
-                    "a channel was closed for its presence events"
-                );
-                self.close_channel(sender.session, sender.channel, &message);
-                false
-            }
-        }
+    /// Takes a presence event from the project's budget. Others may have used it up, so that nobody's channel ends for it;
+    /// the error is what the client is told.
+    fn admit_presence(&self) -> Result<(), String> {
+        self.rates.admit_presence(&self.counters).inspect_err(|reason| {
+            tracing::debug!(code = "PresenceRateLimitReached", reason, "a presence event was refused");
+        })?;
+        self.counters.presence_events.fetch_add(1, Relaxed);
+        Ok(())
     }
 
-    /// The channel is to be told who is present, as soon as it may be.
+    /// The channel is to be told who is present, as soon as it may be. Where there is too much presence it is told so, and
+    /// its next track asks again.
     pub(super) fn enable_presence(&mut self, target: Target) {
         let found = self.sessions.get_mut(&target.session);
         let Some(channel) = found.and_then(|found| found.channel_by_id_mut(target.channel)) else {
@@ -127,8 +134,16 @@ impl Shard {
         };
         channel.presence_mut().wanted = true;
         let topic = channel.key().clone();
-        if channel.rights.presence && self.admit_presence(target) {
-            self.want_state(&topic, target);
+        if !channel.rights.presence {
+            return;
+        }
+        match self.admit_presence() {
+            Ok(()) => self.want_state(&topic, target),
+            Err(message) => {
+                let (session, channel) = (target.session, target.channel);
+                let (extension, status) = ("system", Status::Error);
+                self.system(&SystemMessage { session, channel, extension, status, message });
+            }
         }
     }
 
@@ -178,10 +193,26 @@ impl Shard {
 
     // At the topic's home.
 
-    pub(super) fn track_at_home(&mut self, topic: TopicKey, channel: ChannelId, key: &str, members: String) {
+    /// The answer goes out first, then the state where it is wanted, then the diff.
+    pub(super) fn track_at_home(&mut self, tracking: Tracking) {
+        let Tracking { target, shard, answer, key, members, wants_state } = tracking;
+        let topic = answer.topic.clone();
+        let limit = self.settings.presence_topic_bytes_max;
         let reference = self.references.next();
         let presence = self.presences.entry(topic.clone()).or_default();
-        let diff = presence.track(channel, key, members, reference);
+        let before = wants_state.then(|| presence.state());
+        let tracked = presence.track(target.channel, &key, members, reference, limit);
+        if presence.is_empty() {
+            self.presences.remove(&topic);
+        }
+        let (outcome, diff) = match tracked.map_err(|TopicFull| no_room(limit)) {
+            Ok(diff) => (Ok(()), diff),
+            Err(reason) => (Err(reason), None),
+        };
+        self.tell(shard, PeerCommand::Tracked { target, answer, outcome });
+        if let Some(payload) = before {
+            self.tell(shard, PeerCommand::State { target, payload });
+        }
         self.publish_diff(topic, diff);
     }
 
@@ -217,7 +248,7 @@ impl Shard {
     }
 
     pub(super) fn state_at_home(&mut self, topic: &TopicKey, target: Target, shard: ShardId) {
-        let payload = self.presences.get(topic).map_or_else(|| "{}".to_owned(), Presence::state);
+        let payload = self.presences.get_mut(topic).map_or_else(|| "{}".into(), Presence::state);
         self.tell(shard, PeerCommand::State { target, payload });
     }
 
@@ -233,6 +264,11 @@ impl Shard {
             self.tell(ShardId::new(index), PeerCommand::PresenceDiff(Arc::clone(&fanout)));
         }
     }
+}
+
+/// What a track is told for which its topic has no room.
+fn no_room(limit: usize) -> String {
+    format!("The presence of this topic has no room for the payload (presence.topic_bytes_max = {limit})")
 }
 
 /// Presences whose connection was lost, in the order in which their grace ends: it is the same for all.

@@ -64,6 +64,13 @@ impl Shard {
         self.shutdown = Some(frame);
     }
 
+    pub(super) fn cut_all(&mut self) {
+        let left: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for session in left {
+            self.gone(session, Departure::Closed);
+        }
+    }
+
     pub(super) fn write_out(&mut self) {
         while let Some(session) = self.overflowed.pop() {
             let limit = self.settings.outbound_bytes_max;

@@ -2,7 +2,7 @@
 //! apart: they go out as the text that came in.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use serde::Deserialize;
@@ -23,10 +23,22 @@ pub(super) struct Message<'a> {
     pub(super) id: Option<Cow<'a, str>>,
 }
 
+/// How much one batch may be.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Messages.
+    pub messages_max: usize,
+    /// Bytes of one payload.
+    pub payload_bytes_max: usize,
+}
+
+/// How many private topics one batch may name: the policies are asked about each, one after the other.
+const PRIVATE_TOPICS_MAX: usize = 100;
+
 /// Checks the body of a batch as the server does before it sends any of it, and tells how many messages it has, or
 /// the body of the refusal.
-pub fn check_batch(body: &[u8], payload_bytes_max: usize) -> Result<usize, String> {
-    let messages = Message::parse_all(body, payload_bytes_max);
+pub fn check_batch(body: &[u8], limits: BatchLimits) -> Result<usize, String> {
+    let messages = Message::parse_all(body, limits);
     messages.map(|messages| messages.len()).map_err(|refusal| refusal.to_string())
 }
 
@@ -42,7 +54,7 @@ pub(super) const OVERSIZED: &str = "Payload size exceeds tenant limit";
 
 impl<'a> Message<'a> {
     /// Reads `{"messages": […]}`. Where anything is wrong, all that is wrong is told, and nothing is sent.
-    pub(super) fn parse_all(body: &'a [u8], payload_bytes_max: usize) -> Result<Vec<Message<'a>>, Refusal> {
+    pub(super) fn parse_all(body: &'a [u8], limits: BatchLimits) -> Result<Vec<Message<'a>>, Refusal> {
         let text = std::str::from_utf8(body).map_err(|error| Refusal::NotJson(error.to_string()))?;
         let parts: HashMap<Cow<'a, str>, &'a RawValue> = match serde_json::from_str(text) {
             Ok(parts) => parts,
@@ -58,17 +70,27 @@ impl<'a> Message<'a> {
         if list.is_empty() {
             return Err(Refusal::invalid("messages", BLANK));
         }
+        let limit = limits.messages_max;
+        if list.len() > limit {
+            let problem = format!("may have {limit} entries (limits.max_batch_messages)");
+            return Err(Refusal::invalid("messages", &problem));
+        }
         let mut messages = Vec::with_capacity(list.len());
         let mut problems = Vec::with_capacity(list.len());
         for parts in &list {
-            let (message, found) = Message::parse(parts, payload_bytes_max);
+            let (message, found) = Message::parse(parts, limits.payload_bytes_max);
             messages.extend(message);
             problems.push(Value::Object(found));
         }
-        if messages.len() == list.len() {
-            return Ok(messages);
+        if messages.len() < list.len() {
+            return Err(Refusal::Invalid(json!({ "messages": problems })));
         }
-        Err(Refusal::Invalid(json!({ "messages": problems })))
+        let private = messages.iter().filter(|message| message.private).map(|message| &*message.topic);
+        if private.collect::<HashSet<_>>().len() > PRIVATE_TOPICS_MAX {
+            let problem = format!("may name {PRIVATE_TOPICS_MAX} different private topics");
+            return Err(Refusal::invalid("messages", &problem));
+        }
+        Ok(messages)
     }
 
     /// The message, or what is wrong with which part.
@@ -145,8 +167,10 @@ fn text_of(value: &RawValue) -> Option<Cow<'_, str>> {
 mod tests {
     use super::*;
 
+    const LIMITS: BatchLimits = BatchLimits { messages_max: 150, payload_bytes_max: 25 };
+
     fn parse(body: &str) -> Result<Vec<Message<'_>>, Value> {
-        Message::parse_all(body.as_bytes(), 25).map_err(|refusal| match refusal {
+        Message::parse_all(body.as_bytes(), LIMITS).map_err(|refusal| match refusal {
             Refusal::Invalid(errors) => errors,
             other => json!(other.to_string()),
         })
@@ -214,6 +238,28 @@ mod tests {
             let told = parse(body).unwrap_err();
             assert!(told.as_str().unwrap().starts_with("the body is not JSON: "), "{told}");
         }
-        assert!(matches!(Message::parse_all(b"\"\xff\"", 9), Err(Refusal::NotJson(_))));
+        assert!(matches!(Message::parse_all(b"\"\xff\"", LIMITS), Err(Refusal::NotJson(_))));
+    }
+
+    /// A batch of so many messages, each to a topic of its own.
+    fn of_topics(count: usize, private: bool) -> String {
+        let message = |number| json!({ "topic": format!("t{number}"), "event": "e", "payload": {}, "private": private });
+        json!({ "messages": (0..count).map(message).collect::<Vec<_>>() }).to_string()
+    }
+
+    #[test]
+    fn a_batch_has_so_many_messages_and_the_setting_is_named() {
+        assert_eq!(parse(&of_topics(150, false)).unwrap().len(), 150);
+        let told = json!({ "messages": ["may have 150 entries (limits.max_batch_messages)"] });
+        assert_eq!(parse(&of_topics(151, false)).unwrap_err(), told);
+    }
+
+    #[test]
+    fn a_batch_names_a_hundred_private_topics_at_most() {
+        assert_eq!(parse(&of_topics(100, true)).unwrap().len(), 100);
+        let told = json!({ "messages": ["may name 100 different private topics"] });
+        assert_eq!(parse(&of_topics(101, true)).unwrap_err(), told);
+        let one_topic = of_topics(101, true).replace("\"t100\"", "\"t7\"");
+        assert_eq!(parse(&one_topic).unwrap().len(), 101, "each topic is asked about once");
     }
 }

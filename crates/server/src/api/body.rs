@@ -15,7 +15,7 @@ pub(super) const BODY_BYTES_MAX: usize = 8_000_000;
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads the whole body.
-pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
+pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > BODY_BYTES_MAX as u64) {
         return Err(Refusal::BodyTooLarge);

@@ -20,7 +20,7 @@ use walcast_policy::channel::ChannelExtension;
 use walcast_wire::Encoding;
 
 use super::ProjectApi;
-use super::batch::{BLANK, Message, OVERSIZED};
+use super::batch::{BLANK, BatchLimits, Message, OVERSIZED};
 use super::body;
 use super::caller::Caller;
 use super::refusal::Refusal;
@@ -80,7 +80,8 @@ struct BatchMessage {
         (status = 401, description = "No token, or one that is not good; `www-authenticate` says why"),
         (status = 403, description = "A public message where the project only allows private channels"),
         (status = 413, description = "More than 8,000,000 bytes"),
-        (status = 422, description = "What is wrong with which message; nothing was sent"),
+        (status = 422, description = "What is wrong with which message, or more than `limits.max_batch_messages`, or more \
+                                      than 100 private topics; nothing was sent"),
         (status = 429, description = "More messages than `limits.max_events_per_second` has left"),
     )
 )]
@@ -91,7 +92,11 @@ async fn broadcast_batch(
     let (parts, body) = request.into_parts();
     let caller = project.caller(&parts.headers).await?;
     let body = body::read(&parts.headers, body).await?;
-    let messages = Message::parse_all(&body, project.engine.payload_bytes_max())?;
+    let limits = BatchLimits {
+        messages_max: project.batch_messages_max,
+        payload_bytes_max: project.engine.payload_bytes_max(),
+    };
+    let messages = Message::parse_all(&body, limits)?;
     if project.private_only && messages.iter().any(|message| !message.private) {
         return Err(Refusal::PrivateOnly);
     }

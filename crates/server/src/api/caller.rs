@@ -13,7 +13,7 @@ use crate::clock::unix_seconds;
 /// A caller whose token was verified.
 pub(super) struct Caller {
     claims: Claims,
-    /// All headers of the request, as policies read them.
+    /// The headers of the request that policies may read.
     headers: Arc<str>,
 }
 
@@ -60,10 +60,14 @@ fn token_of(headers: &HeaderMap) -> Result<&str, Refusal> {
     }
 }
 
-/// A JSON object of header names and values; values of one name are joined (RFC 9110 §5.3).
+/// Headers that carry keys and tokens. A policy, and whatever logs its statement, has the claims instead.
+const SECRET_HEADERS: [&str; 4] = ["authorization", "apikey", "cookie", "x-api-key"];
+
+/// A JSON object of header names and values, without those that are secret; values of one name are joined
+/// (RFC 9110 §5.3).
 fn as_json(headers: &HeaderMap) -> String {
     let mut object = Map::new();
-    for name in headers.keys() {
+    for name in headers.keys().filter(|name| !SECRET_HEADERS.contains(&name.as_str())) {
         let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
         let joined = values.collect::<Vec<_>>().join(", ");
         object.insert(name.as_str().to_owned(), Value::String(joined));
@@ -105,8 +109,16 @@ mod tests {
     }
 
     #[test]
-    fn policies_get_every_header() {
-        let found = as_json(&headers(&[("x-room", "7"), ("accept", "a"), ("accept", "b")]));
+    fn policies_get_every_header_but_keys_and_tokens() {
+        let found = as_json(&headers(&[
+            ("x-room", "7"),
+            ("Authorization", "Bearer a.b.c"),
+            ("apikey", "a.b.c"),
+            ("cookie", "session=1"),
+            ("X-Api-Key", "a.b.c"),
+            ("accept", "a"),
+            ("accept", "b"),
+        ]));
         assert_eq!(found, r#"{"accept":"a, b","x-room":"7"}"#);
     }
 }

@@ -12,7 +12,7 @@ use super::body::{BODY_BYTES_MAX, BODY_TIMEOUT};
 
 /// Why nothing was sent.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     #[error("{0}")]
     Token(#[from] TokenError),
     #[error("send the token as `Authorization: Bearer <token>`, or in the header `apikey`")]

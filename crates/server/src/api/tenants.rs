@@ -14,7 +14,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterE
 use utoipa_axum::routes;
 use walcast_auth::OperatorKeys;
 
-use super::operator::{Onlooker, Operator};
+use super::operator::{Closed, Onlooker, Operator};
 use super::project::{ProjectDescription, ProjectDirectory, ProjectError};
 use crate::health::ReplicationHealth;
 
@@ -117,11 +117,12 @@ struct Data<T> {
     data: T,
 }
 
-/// All projects.
+/// All projects of which the caller is an operator.
 #[utoipa::path(get, path = "/api/tenants", tag = "Projects", security(("operator" = [])), responses(
     (status = 200, body = Data<Vec<Tenant>>), (status = 403, description = "No token of an operator")))]
-async fn list_projects(_operator: Operator, State(tenants): State<Arc<Tenants>>) -> Json<Data<Vec<Tenant>>> {
-    Json(Data { data: tenants.projects.list().into_iter().map(Tenant::from).collect() })
+async fn list_projects(operator: Operator, State(tenants): State<Arc<Tenants>>) -> Json<Data<Vec<Tenant>>> {
+    let own = tenants.projects.list().into_iter().filter(|project| operator.operates(&project.id));
+    Json(Data { data: own.map(Tenant::from).collect() })
 }
 
 /// One project.
@@ -129,10 +130,11 @@ async fn list_projects(_operator: Operator, State(tenants): State<Arc<Tenants>>)
     (status = 200, body = Data<Tenant>), (status = 403, description = "No token of an operator"),
     (status = 404, description = "There is none with this id")))]
 async fn get_project(
-    _operator: Operator,
+    operator: Operator,
     State(tenants): State<Arc<Tenants>>,
     Path(id): Path<String>,
-) -> Result<Json<Data<Tenant>>, ProjectError> {
+) -> Result<Json<Data<Tenant>>, TenantRefusal> {
+    operator.of(&id)?;
     let project = tenants.projects.get(&id).ok_or(ProjectError::NotFound)?;
     Ok(Json(Data { data: Tenant::from(project) }))
 }
@@ -167,10 +169,11 @@ async fn project_health(
     (status = 404, description = "There is none with this id"),
     (status = 500, description = "The keys can not be read; nothing was changed")))]
 async fn reload_project(
-    _operator: Operator,
+    operator: Operator,
     State(tenants): State<Arc<Tenants>>,
     Path(id): Path<String>,
-) -> Result<StatusCode, ProjectError> {
+) -> Result<StatusCode, TenantRefusal> {
+    operator.of(&id)?;
     tenants.projects.reload(&id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -180,12 +183,40 @@ async fn reload_project(
     (status = 204, description = "Done"), (status = 403, description = "No token of an operator"),
     (status = 404, description = "There is none with this id")))]
 async fn shut_down_project(
-    _operator: Operator,
+    operator: Operator,
     State(tenants): State<Arc<Tenants>>,
     Path(id): Path<String>,
-) -> Result<StatusCode, ProjectError> {
+) -> Result<StatusCode, TenantRefusal> {
+    operator.of(&id)?;
     tenants.projects.shutdown(&id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Why an operator was refused.
+pub(super) enum TenantRefusal {
+    Closed(Closed),
+    Project(ProjectError),
+}
+
+impl From<Closed> for TenantRefusal {
+    fn from(closed: Closed) -> Self {
+        Self::Closed(closed)
+    }
+}
+
+impl From<ProjectError> for TenantRefusal {
+    fn from(error: ProjectError) -> Self {
+        Self::Project(error)
+    }
+}
+
+impl IntoResponse for TenantRefusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Closed(closed) => closed.into_response(),
+            Self::Project(error) => error.into_response(),
+        }
+    }
 }
 
 impl IntoResponse for ProjectError {

@@ -78,6 +78,9 @@ pub(super) struct Joined {
     notice_at: Option<Duration>,
     /// When token and rights are looked at again, as time since the Unix epoch: keys and policies may have changed.
     recheck_at: Duration,
+    /// Until when the channel waits to hear that messages from the database arrive, as time since the Unix epoch; `None`
+    /// where it did not ask, or knows.
+    pub(super) ready_by: Option<Duration>,
 }
 
 /// A new token that came in time may outlast the old one by so much while it is being checked, which can mean
@@ -90,6 +93,8 @@ pub(super) enum Settled {
     Joined { topic: Arc<str>, outcome: Option<Joined> },
     /// A token is checked.
     Renewed { topic: Arc<str>, channel: ChannelId, outcome: Result<Renewal, String> },
+    /// A token that has not changed was looked at again.
+    Rechecked { topic: Arc<str>, channel: ChannelId, token: Arc<str>, outcome: Result<Renewal, String> },
     /// The policies have said what may be sent.
     Checked { topic: Arc<str>, channel: ChannelId, outcome: Checked },
 }
@@ -106,8 +111,15 @@ impl Joined {
         let notice = limits.token_expiry_notice;
         let notice_at = credentials.expires_at().saturating_sub(notice);
         let notice_at = (!notice.is_zero() && notice_at > now).then_some(notice_at);
-        let recheck_at = now.saturating_add(limits.token_recheck);
-        Joined { channel, credentials, rights, notice_at, recheck_at }
+        let mut joined = Joined { channel, credentials, rights, notice_at, recheck_at: now, ready_by: None };
+        joined.recheck_later(limits, now);
+        joined
+    }
+
+    /// Puts off the next look by about the interval: those who came at the same moment do not ask at the same moment.
+    pub(super) fn recheck_later(&mut self, limits: &Limits, now: Duration) {
+        let share = rand::random_range(0.75..=1.0);
+        self.recheck_at = now.saturating_add(limits.token_recheck.mul_f64(share));
     }
 
     /// When token and rights are to be looked at again.
@@ -127,16 +139,19 @@ impl Joined {
 }
 
 impl ChannelState {
-    /// When something must be done about the channel's token, as time since the Unix epoch.
+    /// When something must be done about the channel, as time since the Unix epoch.
     pub(super) fn wakes_at(&self) -> Option<Duration> {
         let expiry = self.expires_at()?;
-        Some(match &self.stage {
-            Stage::Joined(joined) => {
-                let first = joined.recheck_at.min(expiry);
-                joined.notice_at.map_or(first, |notice| first.min(notice))
-            }
-            _ => expiry,
-        })
+        let rest = match &self.stage {
+            Stage::Joined(joined) => [Some(joined.recheck_at), joined.notice_at],
+            _ => [None, None],
+        };
+        rest.into_iter().chain([self.ready_by()]).flatten().chain([expiry]).min()
+    }
+
+    /// Until when the channel waits to hear that messages from the database arrive.
+    pub(super) fn ready_by(&self) -> Option<Duration> {
+        self.joined()?.ready_by
     }
 
     /// When the channel's token expires, as time since the Unix epoch.
@@ -151,6 +166,14 @@ impl ChannelState {
     /// The channel, once it is joined.
     pub(super) fn joined(&self) -> Option<&Joined> {
         match &self.stage {
+            Stage::Joined(joined) | Stage::Renewing(joined) | Stage::Checking(joined) => Some(joined),
+            Stage::Joining => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn joined_mut(&mut self) -> Option<&mut Joined> {
+        match &mut self.stage {
             Stage::Joined(joined) | Stage::Renewing(joined) | Stage::Checking(joined) => Some(joined),
             Stage::Joining => None,
         }

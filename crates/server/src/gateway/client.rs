@@ -15,7 +15,7 @@ use walcast_wire::{ClientMessage, Frame, Ref, Serializer, Status};
 use super::channel::{ChannelState, Credentials, Settled, Stage};
 use super::private::{self, Permission};
 use super::push::push_kind;
-use super::{End, Gateway, Incoming, close_code};
+use super::{DatabaseMessages, End, Gateway, Incoming, close_code};
 use crate::clock::since_epoch;
 
 /// Messages that wait for something to be found out about their topic; more end the connection.
@@ -43,6 +43,8 @@ pub(super) struct Client {
     deferred_bytes: usize,
     /// Told when policies, grants or roles that private channels depend on have changed.
     pub(super) policies_changed: watch::Receiver<u64>,
+    /// Told when messages from the database begin to arrive, or no longer do.
+    pub(super) database_messages: watch::Receiver<DatabaseMessages>,
 }
 
 impl Client {
@@ -59,6 +61,7 @@ impl Client {
             pending: FuturesUnordered::new(),
             deferred_bytes: 0,
             policies_changed: gateway.policies_changed.clone(),
+            database_messages: gateway.database_messages.clone(),
         }
     }
 
@@ -72,7 +75,8 @@ impl Client {
         Some(Instant::now() + wait)
     }
 
-    /// Ends channels whose token has expired, tells those whose token soon will, and looks at the others again.
+    /// Ends channels whose token has expired, tells those whose token soon will, and looks at the others again. Ends
+    /// those that have waited too long for messages from the database.
     pub(super) async fn deadline(&mut self) -> Option<End> {
         let now = since_epoch();
         let expired = |channel: &ChannelState| channel.expires_at().is_some_and(|at| at <= now);
@@ -88,7 +92,7 @@ impl Client {
         }
         self.announce_expiries(now).await;
         self.recheck(now);
-        None
+        self.end_unready(now).await
     }
 
     // Messages.
@@ -197,12 +201,17 @@ impl Client {
         let topic = match &settled {
             Settled::Joined { topic, .. }
             | Settled::Renewed { topic, .. }
+            | Settled::Rechecked { topic, .. }
             | Settled::Checked { topic, .. } => Arc::clone(topic),
         };
         let place = self.channels.iter().position(|channel| channel.topic == topic)?;
         match settled {
             Settled::Joined { outcome: Some(joined), .. } => {
+                let waits = joined.ready_by.is_some();
                 self.channels[place].stage = Stage::Joined(joined);
+                if waits {
+                    self.announce_readiness().await;
+                }
             }
             Settled::Joined { outcome: None, .. } => {
                 let refused = self.channels.remove(place);
@@ -218,6 +227,19 @@ impl Client {
                 // The channel has ended with its old token while the new one was being checked.
                 _ => return None,
             },
+            Settled::Rechecked { channel, token, outcome, .. } => {
+                let joined = self.channels[place].joined();
+                if joined.is_none_or(|joined| joined.channel.id() != channel) {
+                    return None;
+                }
+                if !self.rechecked(place, &token, outcome).await {
+                    let closed = self.channels.remove(place);
+                    return self.resume(closed.deferred).await;
+                }
+                if !matches!(self.channels[place].stage, Stage::Joined(_)) {
+                    return None;
+                }
+            }
             Settled::Checked { channel, outcome, .. } => match &self.channels[place].stage {
                 Stage::Checking(joined) if joined.channel.id() == channel => {
                     self.checked(place, outcome).await;

@@ -81,6 +81,10 @@ impl Connection {
                     self.client.policies_changed();
                     None
                 }
+                Ok(()) = self.client.database_messages.changed() => {
+                    self.client.announce_readiness().await;
+                    None
+                }
                 () = self.shared.blocked.notified(), if !self.blocked => {
                     self.blocked = true;
                     None

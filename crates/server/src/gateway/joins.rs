@@ -12,7 +12,7 @@ use walcast_wire::{ChannelToken, ClientMessage, ClientPayload, JoinPayload, Ref,
 use super::channel::{ChannelState, Credentials, Joined, Settled, Stage};
 use super::client::Client;
 use super::private::{self, Asker, PrivateRights};
-use super::{End, Gateway, Limits, close_code};
+use super::{DatabaseMessages, End, Gateway, Limits, close_code};
 use crate::clock::{since_epoch, unix_seconds};
 use crate::redact::redact_text;
 
@@ -174,6 +174,8 @@ impl JoinTask {
             Some(Replay::Since { .. }) => return Err(private::no_read_permission(self.sub_topic())),
             _ => None,
         };
+        let waits = payload.broadcast.replication_ready;
+        let replication_ready = *self.gateway.database_messages.borrow() == DatabaseMessages::Arriving;
         let request = JoinRequest {
             topic: Arc::clone(&self.topic),
             join_ref: self.join_ref.clone(),
@@ -182,9 +184,13 @@ impl JoinTask {
             payload,
             rights: read,
             replay,
+            replication_ready,
         };
         let channel = self.gateway.engine.join(&self.session, request).await.map_err(|refused| refused.0)?;
-        Ok(Joined::new(channel, credentials, rights, &self.gateway.limits, since_epoch()))
+        let (limits, now) = (&self.gateway.limits, since_epoch());
+        let mut joined = Joined::new(channel, credentials, rights, limits, now);
+        joined.ready_by = (waits && !replication_ready).then(|| now + limits.replication_ready_timeout);
+        Ok(joined)
     }
 
     /// What policies allow on a private channel; `None` on a public one.

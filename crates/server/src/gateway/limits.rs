@@ -28,6 +28,8 @@ pub struct Limits {
     pub token_expiry_notice: Duration,
     /// How often the token of a joined channel, and what it allows, is looked at again.
     pub token_recheck: Duration,
+    /// How long a channel that asked waits to hear that messages from the database arrive, before it is closed.
+    pub replication_ready_timeout: Duration,
     /// Only private channels may be joined.
     pub private_only: bool,
     /// Nobody is let in.
@@ -47,6 +49,7 @@ impl Default for Limits {
             message_bytes_max: 5_000_000,
             token_expiry_notice: Duration::from_secs(30),
             token_recheck: Duration::from_mins(5),
+            replication_ready_timeout: Duration::from_mins(1),
             private_only: false,
             suspended: false,
         }

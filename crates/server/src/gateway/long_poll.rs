@@ -24,6 +24,7 @@ pub(crate) use self::session::Sessions;
 use self::session::{Delivered, PollSession};
 use super::handshake::{self, Parameters};
 use super::{Gateway, Incoming};
+use crate::api::body;
 use crate::edge::AddressSeat;
 
 /// How long a request waits for messages before it is answered without any.
@@ -31,10 +32,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Messages that one request may send.
 const LINES_MAX: usize = 100;
 /// The header that may carry the token in place of the query.
-pub(crate) const TOKEN_HEADER: &str = "x-phoenix-longpoll-token";
-/// Bytes of a request that sends messages.
-const BODY_BYTES_MAX: usize = 8_000_000;
-
+const TOKEN_HEADER: &str = "x-phoenix-longpoll-token";
 /// What stands in the answer in place of an HTTP status, which is always 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PollStatus {
@@ -58,10 +56,7 @@ enum PollStatus {
 
 /// The routes of one address.
 pub(super) fn routes() -> MethodRouter<Arc<Gateway>> {
-    axum::routing::get(poll)
-        .post(send)
-        .options(preflight)
-        .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+    axum::routing::get(poll).post(send).options(preflight)
 }
 
 /// `GET`: opens a session, or waits for its messages.
@@ -105,21 +100,22 @@ async fn open(
 }
 
 /// `POST`: one message, or several as lines.
-async fn send(
-    State(gateway): State<Arc<Gateway>>,
-    headers: HeaderMap,
-    uri: http::Uri,
-    body: Bytes,
-) -> Response {
-    let parameters = Parameters::of(uri.query().unwrap_or_default());
-    let session = token_of(&parameters, &headers).and_then(|token| gateway.polls.find(&token));
+async fn send(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let parameters = Parameters::of(head.uri.query().unwrap_or_default());
+    let session = token_of(&parameters, &head.headers).and_then(|token| gateway.polls.find(&token));
     let Some(session) = session else {
         return refusal(PollStatus::Gone, "no such session: GET without a token opens one");
     };
-    let lines = headers
+    let lines = head
+        .headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.trim().starts_with("application/x-ndjson"));
+    let body = match body::read(&head.headers, body).await {
+        Ok(body) => body,
+        Err(error) => return refusal(PollStatus::TooLarge, &error.to_string()),
+    };
     let messages = match messages_of(&body, lines) {
         Ok(messages) => messages,
         Err((status, reason)) => return refusal(status, reason),
@@ -173,6 +169,11 @@ fn messages_of(body: &Bytes, lines: bool) -> Result<Vec<Incoming>, (PollStatus, 
         Ok(Incoming::Binary(bytes.into()))
     };
     lines.into_iter().map(message).collect()
+}
+
+/// Whether a request is one of a session that there is, or was.
+pub(crate) fn names_session(uri: &http::Uri, headers: &HeaderMap) -> bool {
+    token_of(&Parameters::of(uri.query().unwrap_or_default()), headers).is_some()
 }
 
 fn token_of(parameters: &Parameters, headers: &HeaderMap) -> Option<Arc<str>> {

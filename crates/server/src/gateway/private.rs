@@ -145,7 +145,15 @@ pub(super) fn no_write_permission(sub_topic: &str) -> String {
     format!("Unauthorized: You do not have permissions to write to this Channel topic: {sub_topic}")
 }
 
-/// The `reason` of a join, or of the reply to a message, when the policies could not be asked.
+/// The `reason` of the reply to a message when the policies could not be asked about it.
+pub(super) fn write_refusal(error: &ChannelPolicyError, sub_topic: &str) -> String {
+    match error {
+        ChannelPolicyError::Policy(_) => no_write_permission(sub_topic),
+        _ => refusal(error, sub_topic),
+    }
+}
+
+/// The `reason` of a join when the policies could not be asked.
 pub(super) fn refusal(error: &ChannelPolicyError, sub_topic: &str) -> String {
     let text = match error {
         ChannelPolicyError::Policy(_) => return no_read_permission(sub_topic),
@@ -229,6 +237,7 @@ mod tests {
         let error = ChannelPolicyError::Policy("division by zero".to_owned());
         let reason = "Unauthorized: You do not have permissions to read from this Channel topic: room";
         assert_eq!(refusal(&error, "room"), reason);
+        assert_eq!(write_refusal(&error, "room"), reason.replace("read from", "write to"));
         assert!(!close_message(&error, "room").contains("division"));
     }
 }

@@ -4,14 +4,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use walcast_auth::TokenError;
 use walcast_engine::{Command, SystemMessage};
+use walcast_policy::channel::ChannelPolicyError;
 use walcast_wire::{AccessTokenPush, ClientMessage, ClientPayload, Status};
 
+use super::Gateway;
 use super::channel::{Credentials, Joined, Settled, Stage};
 use super::client::Client;
 use super::private::{self, Asker, PrivateRights, Renewal};
 use crate::clock::{since_epoch, unix_seconds};
+
+/// How long a database that is away, or has no connection to spare, may put off what an unchanged token allows.
+const PATIENCE: Duration = Duration::from_secs(20);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(4);
 
 impl Client {
     /// A new token for a channel; never replied to.
@@ -41,6 +49,7 @@ impl Client {
     /// at the moment comes back here.
     pub(super) fn renew_if_stale(&mut self, place: usize) {
         if let Stage::Joined(joined) = &self.channels[place].stage
+            && joined.channel.is_open()
             && let Some(rights) = &joined.rights
             && rights.policies_version != self.gateway.policies_version()
         {
@@ -49,14 +58,25 @@ impl Client {
         }
     }
 
-    /// Looks again at tokens and rights that have not been looked at for long: a key may have been withdrawn.
+    /// Looks again at tokens and rights that have not been looked at for long: a key may have been withdrawn. What is
+    /// known holds meanwhile.
     pub(super) fn recheck(&mut self, now: Duration) {
         for place in 0..self.channels.len() {
-            if let Stage::Joined(joined) = &self.channels[place].stage
-                && joined.recheck_at() <= now
-            {
+            let due = match &mut self.channels[place].stage {
+                Stage::Joined(joined) if joined.recheck_at() <= now => {
+                    joined.recheck_later(&self.gateway.limits, now);
+                    joined.channel.is_open().then(|| joined.clone())
+                }
+                _ => None,
+            };
+            if let Some(joined) = due {
+                let channel = joined.channel.id();
+                let topic = Arc::clone(&self.channels[place].topic);
                 let token = Arc::clone(&joined.credentials.token);
-                self.renew(place, token);
+                let check = self.check(place, joined, Arc::clone(&token));
+                self.pending.push(Box::pin(async move {
+                    Settled::Rechecked { topic, channel, token, outcome: check.await }
+                }));
             }
         }
     }
@@ -65,49 +85,111 @@ impl Client {
     fn renew(&mut self, place: usize, token: Arc<str>) {
         let Some(joined) = self.channels[place].take_joined() else { return };
         self.channels[place].stage = Stage::Renewing(joined.clone());
+        let channel = joined.channel.id();
         let topic = Arc::clone(&self.channels[place].topic);
-        let gateway = Arc::clone(&self.gateway);
-        let (session, headers) = (self.session.clone(), Arc::clone(&self.headers));
+        let (gateway, session) = (Arc::clone(&self.gateway), self.session.clone());
+        let (renewing, is_new) = (joined.channel.clone(), *joined.credentials.token != *token);
+        let check = self.check(place, joined, token);
         self.pending.push(Box::pin(async move {
-            let sub_topic = walcast_wire::sub_topic(&topic).unwrap_or_default();
-            let checked = async {
-                let claims = gateway.verifier.verify(&token, unix_seconds()).await.map_err(|error| {
-                    log_closing(&joined.credentials, &error);
-                    error.close_message()
-                })?;
-                let credentials = Credentials::new(Arc::clone(&token), claims);
-                let rights = match &joined.rights {
-                    None => None,
-                    Some(before) => {
-                        let asker = Asker::new(&gateway, &credentials.identity, sub_topic, &headers);
-                        Some(rights_of_now(&asker, before, sub_topic).await?)
-                    }
-                };
-                Ok(Renewal { credentials, rights })
-            };
-            let outcome: Result<Renewal, String> = checked.await;
-            if let Ok(renewal) = &outcome {
-                if let Some(rights) = &renewal.rights {
-                    gateway.engine.set_rights(&session, &joined.channel, rights.read).await;
+            let outcome = check.await;
+            if let Ok(Renewal { credentials, rights }) = &outcome {
+                if let Some(rights) = rights {
+                    gateway.engine.set_rights(&session, &renewing, rights.read).await;
                 }
-                if *joined.credentials.token != *renewal.credentials.token {
-                    let identity = Arc::clone(&renewal.credentials.identity);
-                    gateway.engine.refresh(&session, &joined.channel, identity).await;
+                if is_new {
+                    let identity = Arc::clone(&credentials.identity);
+                    gateway.engine.refresh(&session, &renewing, identity).await;
                 }
             }
-            let channel = joined.channel.id();
             Settled::Renewed { topic, channel, outcome }
         }));
+    }
+
+    /// Verifies a token and asks what it allows; the error is the `system` message that ends the channel.
+    fn check(
+        &self,
+        place: usize,
+        joined: Joined,
+        token: Arc<str>,
+    ) -> impl Future<Output = Result<Renewal, String>> + Send + use<> {
+        let topic = Arc::clone(&self.channels[place].topic);
+        let gateway = Arc::clone(&self.gateway);
+        let headers = Arc::clone(&self.headers);
+        async move {
+            let claims = gateway.verifier.verify(&token, unix_seconds()).await.map_err(|error| {
+                log_closing(&joined.credentials, &error);
+                error.close_message()
+            })?;
+            let is_new = *joined.credentials.token != *token;
+            let credentials = Credentials::new(token, claims);
+            let rights = match &joined.rights {
+                None => None,
+                Some(before) => {
+                    let sub_topic = walcast_wire::sub_topic(&topic).unwrap_or_default();
+                    let asker = || Asker::new(&gateway, &credentials.identity, sub_topic, &headers);
+                    let now = if is_new {
+                        rights_of_now(&asker(), before).await
+                    } else {
+                        rights_asked_patiently(&gateway, asker, before).await
+                    };
+                    Some(kept(now, before, sub_topic)?)
+                }
+            };
+            Ok(Renewal { credentials, rights })
+        }
     }
 
     /// Takes in what a check came to; false when it ends the channel.
     pub(super) async fn renewed(&mut self, place: usize, outcome: Result<Renewal, String>) -> bool {
         let state = &mut self.channels[place];
-        let Some(channel) = state.joined().map(|joined| joined.channel.clone()) else { return false };
+        let Some((channel, ready_by)) =
+            state.joined().map(|joined| (joined.channel.clone(), joined.ready_by))
+        else {
+            return false;
+        };
         match outcome {
             Ok(Renewal { credentials, rights }) => {
                 let limits = &self.gateway.limits;
-                state.stage = Stage::Joined(Joined::new(channel, credentials, rights, limits, since_epoch()));
+                let mut renewed = Joined::new(channel, credentials, rights, limits, since_epoch());
+                renewed.ready_by = ready_by;
+                state.stage = Stage::Joined(renewed);
+                true
+            }
+            Err(message) => {
+                self.close_channel(channel.id(), message).await;
+                false
+            }
+        }
+    }
+
+    /// Takes in what a look at an unchanged token came to; false when it ends the channel. What a new token has
+    /// replaced, or is about to, counts no more.
+    pub(super) async fn rechecked(
+        &mut self,
+        place: usize,
+        token: &Arc<str>,
+        outcome: Result<Renewal, String>,
+    ) -> bool {
+        let (Stage::Joined(joined) | Stage::Checking(joined)) = &mut self.channels[place].stage else {
+            return true;
+        };
+        if *joined.credentials.token != **token {
+            return true;
+        }
+        let channel = joined.channel.clone();
+        match outcome {
+            Ok(Renewal { rights: now, .. }) => {
+                if let (Some(rights), Some(mut now)) = (&mut joined.rights, now) {
+                    if rights.presence_asked && !now.presence_asked {
+                        // A first track asked about presence meanwhile.
+                        now.presence_asked = true;
+                        now.read.presence = rights.read.presence;
+                    }
+                    let write = rights.write.filter(|_| rights.policies_version == now.policies_version);
+                    **rights = PrivateRights { write, ..*now };
+                    let read = rights.read;
+                    self.gateway.engine.set_rights(&self.session, &channel, read).await;
+                }
                 true
             }
             Err(message) => {
@@ -160,13 +242,50 @@ fn log_closing(credentials: &Credentials, error: &TokenError) {
     );
 }
 
-/// What policies allow now; the error is the `system` message that ends the channel.
+/// What policies allow now.
 async fn rights_of_now(
     asker: &Asker,
     before: &PrivateRights,
+) -> Result<Option<Box<PrivateRights>>, ChannelPolicyError> {
+    asker.read(before.presence_asked).await
+}
+
+/// The same where nothing is new but time has passed or a policy has changed, which concerns many channels at once: not all
+/// at the same moment, and a database that is away for a moment ends none of them.
+async fn rights_asked_patiently(
+    gateway: &Gateway,
+    asker: impl Fn() -> Asker,
+    before: &PrivateRights,
+) -> Result<Option<Box<PrivateRights>>, ChannelPolicyError> {
+    let give_up_at = Instant::now() + PATIENCE;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let answer = {
+            // The semaphore is never closed.
+            let _turn = gateway.rechecks.acquire().await;
+            rights_of_now(&asker(), before).await
+        };
+        let passes = matches!(
+            answer,
+            Err(ChannelPolicyError::PoolExhausted(_)
+                | ChannelPolicyError::TooManyConnections(_)
+                | ChannelPolicyError::Unreachable(_))
+        );
+        if !passes || Instant::now() + pause >= give_up_at {
+            return answer;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// What is left of the rights; the error is the `system` message that ends the channel.
+fn kept(
+    now: Result<Option<Box<PrivateRights>>, ChannelPolicyError>,
+    before: &PrivateRights,
     sub_topic: &str,
 ) -> Result<Box<PrivateRights>, String> {
-    let now = asker.read(before.presence_asked).await.map_err(|error| {
+    let now = now.map_err(|error| {
         tracing::warn!(code = private::code(&error), %error, "the rights of a channel could not be found out");
         private::close_message(&error, sub_topic)
     })?;

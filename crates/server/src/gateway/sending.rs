@@ -59,7 +59,7 @@ impl Client {
         self.gateway.count_error();
         tracing::warn!(code = private::code(&error), %error, "whether a channel may send could not be found out");
         // Asked again at the next message; this one is refused.
-        let reason = private::refusal(&error, self.sub_topic(place));
+        let reason = private::write_refusal(&error, self.sub_topic(place));
         let Some(first) = self.take_first_deferred(place) else { return };
         let serializer = self.session.serializer();
         let parsed = match &first {

@@ -6,9 +6,10 @@ use walcast_testkit::ProtocolVersion;
 use walcast_tests::watching::Watcher;
 use walcast_tests::{log, person, token};
 
+use crate::private_channels;
 use crate::scene::{
     acknowledged, connect, is_joined, join, member, next_broadcast, nothing_else, on_both, refused, room,
-    world,
+    sub_topic, world,
 };
 
 /// Fails unless a join with each `config` succeeds and has the defaults: no bindings, no own broadcasts, no
@@ -190,15 +191,33 @@ async fn case_033_true_and_false_may_be_words_and_other_words_are_invalid() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_034_a_replay_on_a_public_channel_is_refused_whatever_it_is() -> Result<()> {
+async fn case_034_a_replay_that_is_no_object_is_ignored_and_on_a_public_channel_refused_whatever_it_is()
+-> Result<()> {
+    let nonsense = [json!("all"), json!(7), json!([]), json!(true)];
+    let guarded = private_channels::world().await?;
     let world = world().await?;
     on_both(async |version| {
         let mut client = connect(&world, version).await?;
-        for replay in [json!("all"), json!(7), json!([]), json!({ "since": 1, "limit": 2 })] {
+        for replay in nonsense.iter().chain([&json!({ "since": 1, "limit": 2 })]) {
             let payload = json!({ "config": { "broadcast": { "replay": replay } } });
             let reason = refused(&mut client, &room(), &payload).await?;
             let expected = "UnableToReplayMessages: Replay is not allowed for public channels";
             ensure!(reason == expected, "{replay}: {reason}");
+        }
+        let claims = private_channels::may("authenticated", "all", "all");
+        for replay in &nonsense {
+            let topic = room();
+            let stored = "select realtime.send('{}', 'stored', $1, true)";
+            guarded.client.execute(stored, &[&sub_topic(&topic)]).await?;
+            let mut client = guarded.connect_as(&claims, version).await?;
+            join(
+                &mut client,
+                &topic,
+                &json!({ "private": true, "broadcast": { "replay": replay, "ack": true } }),
+            )
+            .await?;
+            acknowledged(&mut client, &topic).await?;
+            nothing_else(&client).with_context(|| format!("nothing is replayed for {replay}"))?;
         }
         Ok(())
     })

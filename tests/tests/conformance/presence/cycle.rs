@@ -1,8 +1,10 @@
-//! Cases 147 to 158, 166 and 167: coming, changing and going.
+//! Cases 147 to 158, 167 and 168: coming, changing and going.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use walcast::serve::ServeSettings;
 use walcast_testkit::ProtocolVersion;
+use walcast_tests::World;
 
 use super::{counts, diff, follower, metas, push, track, untrack};
 use crate::scene::{acknowledged, is_joined, member, nothing_else, on_both, room, world};
@@ -279,4 +281,40 @@ async fn case_167_an_untrack_or_an_unknown_event_does_not_turn_presence_on() -> 
         Ok(())
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_168_a_setting_turns_presence_on_for_who_does_not_ask_and_off_it_is_on_for_who_does()
+-> Result<()> {
+    for (enabled, name) in [(true, "conformance_168_on"), (false, "conformance_168_off")] {
+        let set = move |settings: &mut ServeSettings| settings.project.engine.presence_enabled = enabled;
+        let world = World::with_settings(name, "", set).await?;
+        on_both(async |version| {
+            for (presence, expected) in [
+                (json!({ "enabled": true }), true),
+                (json!({ "enabled": false }), enabled),
+                (json!({}), enabled),
+            ] {
+                let topic = room();
+                let (mut ana, _) = follower(&world, version, &topic, "ana").await?;
+                track(&mut ana, &topic, &json!({})).await?;
+                diff(&mut ana).await?;
+                let mut client = member(&world, version, &topic, &json!({ "presence": presence })).await?;
+                if expected {
+                    let state = client.next().await?;
+                    ensure!(state.is(&topic, "presence_state"), "{presence}, {enabled}: {:?}", state.raw);
+                    ensure!(metas(&state.payload, "ana")? == [json!({})]);
+                    continue;
+                }
+                untrack(&mut ana, &topic).await?;
+                diff(&mut ana).await?;
+                acknowledged(&mut ana, &topic).await?;
+                let presence = |message: &walcast_testkit::Received| message.event.starts_with("presence_");
+                client.expect_before(|message| message.event == "broadcast", presence).await?;
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }

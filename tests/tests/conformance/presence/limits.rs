@@ -32,7 +32,7 @@ async fn one_too_many(client: &mut ProtocolClient, topic: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_159_a_payload_over_the_limit_closes_the_channel() -> Result<()> {
-    let small = |settings: &mut ServeSettings| settings.project.engine.payload_bytes_max = 1_000;
+    let small = |settings: &mut ServeSettings| settings.project.engine.presence_payload_bytes_max = 1_000;
     let world = World::with_settings("conformance_159", "", small).await?;
     on_both(async |version| {
         let topic = room();

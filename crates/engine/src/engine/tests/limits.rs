@@ -64,11 +64,16 @@ async fn all_senders_together_share_the_projects_limit() {
     assert_eq!(other.next().await.payload()["event"], "one");
     other.broadcast("two").await;
     assert_eq!(other.next().await.payload()["response"]["reason"], refused.to_string());
-    assert_eq!(other.next().await.message(), refused.to_string());
+    other.push(PushKind::Other).await;
+    assert_eq!(other.heard().await, Vec::<String>::new(), "who is not to blame keeps the channel");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    other.broadcast("three").await;
+    assert_eq!(other.next().await.payload()["status"], "ok");
+    assert_eq!(one.next().await.payload()["event"], "three");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_track_or_the_state_that_is_one_too_many_closes_its_channel() {
+async fn the_track_or_the_state_that_is_one_too_many_is_refused_and_its_channel_stays() {
     let scene = Scene::with(EngineSettings {
         max_presence_events_per_second: NonZeroU32::new(2),
         ..EngineSettings::default()
@@ -78,12 +83,23 @@ async fn the_track_or_the_state_that_is_one_too_many_closes_its_channel() {
     one.track(json!({ "n": 1 })).await;
     one.track(json!({ "n": 2 })).await;
     one.push(PushKind::Track("{}".into())).await;
-    assert_eq!(one.next_but(&["presence_state", "presence_diff"]).await.message(), message);
-    other.join(public("realtime:b").present_as("o")).await.unwrap();
-    assert_eq!(other.next().await.message(), message, "a state is an event too");
-    assert_eq!(other.next().await.event(), "phx_close");
+    let refused = one.next_but(&["presence_state", "presence_diff"]).await;
+    assert_eq!(*refused.payload(), json!({ "status": "error", "response": { "reason": message } }));
+    other.join(public(ROOM).present_as("o")).await.unwrap();
+    let told = other.next().await;
+    assert_eq!(
+        (told.message(), &told.payload()["status"]),
+        (message, &json!("error")),
+        "a state is an event too"
+    );
     assert_eq!(scene.engine.counters().presence_refused.load(Ordering::Relaxed), 2);
-    assert_eq!(scene.engine.occupancy(ROOM, Privacy::Public).await, crate::Occupancy::default());
+    assert_eq!(scene.engine.occupancy(ROOM, Privacy::Public).await.channels, 2, "nobody is closed");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    other.push(PushKind::Track(r#"{"n":3}"#.into())).await;
+    assert_eq!(other.next().await.payload()["status"], "ok");
+    let state = other.next().await;
+    assert_eq!(state.event(), "presence_state", "a track asks for the state again");
+    assert_eq!(state.payload().as_object().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -126,3 +126,24 @@ async fn all_are_told_to_come_back_and_may() {
     assert_eq!(scene.engine.topics().await, []);
     scene.member().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_is_ended_leaves_no_task_behind_and_cuts_who_is_left() {
+    let scene = Scene::start();
+    let (mut one, mut other) = (scene.member().await, scene.member().await);
+    let Scene { engine, log, _snapshots } = scene;
+    tokio::time::timeout(Duration::from_secs(5), engine.end()).await.expect("every shard ends");
+    assert_eq!(engine.counters().sessions.load(Ordering::Relaxed), 0);
+    let (told, mut late) = mpsc::unbounded_channel();
+    engine.connect(Arc::new(Recorder(told)), Serializer::V2, None).await;
+    assert_eq!(late.recv().await, None, "a socket that comes too late is let go");
+    for client in [&mut one, &mut other] {
+        while client.written.recv().await.is_some() {}
+    }
+    // The matcher has this, too, and ends with the log.
+    let matcher = Arc::downgrade(&engine.oracle);
+    drop((one, other, engine, log));
+    while matcher.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -52,9 +52,10 @@ impl Mailbox {
         }
     }
 
-    /// Whether nothing is left to fetch.
-    pub(super) fn is_empty(&self) -> bool {
-        self.contents().messages.is_empty()
+    /// Whether everything has been written and fetched.
+    pub(super) fn is_done(&self) -> bool {
+        let contents = self.contents();
+        contents.finished && contents.messages.is_empty()
     }
 
     /// What is there.

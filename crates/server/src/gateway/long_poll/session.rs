@@ -140,6 +140,10 @@ impl Serving {
                     self.client.policies_changed();
                     None
                 }
+                Ok(()) = self.client.database_messages.changed() => {
+                    self.client.announce_readiness().await;
+                    None
+                }
                 () = self.mailbox.drained.notified() => {
                     self.client.session.send(Command::Writable(self.client.session.id)).await;
                     None
@@ -168,7 +172,7 @@ impl Serving {
                     self.client.session.send(Command::Writable(self.client.session.id)).await;
                 }
                 changed = self.heard.changed() => {
-                    if changed.is_err() || self.mailbox.is_empty() {
+                    if changed.is_err() || self.mailbox.is_done() {
                         return;
                     }
                 }
