@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use walcast::serve::ServeSettings;
 use walcast_testkit::{ProtocolClient, ProtocolVersion, Received};
+use walcast_wire::Position;
 
 use crate::World;
 
@@ -83,7 +84,7 @@ impl Watcher {
         }
     }
 
-    /// The `data` of all changes up to now, its `commit_timestamp` checked and taken out.
+    /// The `data` of all changes up to now, `commit_timestamp` and `position` checked and taken out.
     pub async fn seen(&mut self, world: &World) -> Result<Vec<Value>> {
         let payloads = self.payloads(world).await?;
         payloads.into_iter().map(|mut payload| without_timestamp(payload["data"].take())).collect()
@@ -148,8 +149,11 @@ pub fn row_id(data: &Value) -> Option<i64> {
     data.get("record").or_else(|| data.get("old_record"))?.get("id")?.as_i64()
 }
 
-/// Checks the form of `commit_timestamp` (docs/protocol.md §4.1) and takes it out.
+/// Checks the form of `commit_timestamp` and `position` (docs/protocol.md §4.1) and takes both out.
 pub fn without_timestamp(mut data: Value) -> Result<Value> {
+    let position = data.as_object_mut().and_then(|data| data.remove("position"));
+    let position = position.as_ref().and_then(Value::as_str).map(str::parse::<Position>);
+    ensure!(matches!(position, Some(Ok(_))), "the position is {position:?}");
     let timestamp = data.as_object_mut().and_then(|data| data.remove("commit_timestamp"));
     let form: String = timestamp
         .as_ref()

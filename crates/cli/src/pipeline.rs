@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use walcast_engine::{Ingest, LogEvent, LogSender};
+use walcast_engine::{Ingest, LogEvent, LogSender, LogStart};
 use walcast_replication::{Event, Progress, StreamSettings, StreamStatus};
 
 /// Batches of events that wait to be decoded. Each is bounded by the reader; together with the transaction that is
@@ -82,7 +82,7 @@ async fn decode(mut events: mpsc::Receiver<Vec<Event>>, batches: LogSender) -> R
                             "changes before this position were missed, and subscribers are told so"
                         );
                     }
-                    LogEvent::Restarted { gap: gap.map(|gap| gap.to_string()) }
+                    LogEvent::Restarted(LogStart { since, gap: gap.map(|gap| gap.to_string().into()) })
                 }
                 Event::Data { payload, .. } => LogEvent::Data(payload),
                 Event::KeepAlive { wal_end } => LogEvent::KeepAlive(wal_end),

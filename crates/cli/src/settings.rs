@@ -230,6 +230,10 @@ pub struct ChangeSettings {
     pub record_bytes_max: usize,
     /// Bytes of all copies of tables that policies look things up in.
     pub copy_bytes_max: usize,
+    /// Bytes of recent transactions that are kept for subscriptions that resume.
+    pub journal_bytes_max: usize,
+    /// For how long they are kept.
+    pub journal_age: Duration,
 }
 
 /// What clients may do (docs/protocol.md §10.1).

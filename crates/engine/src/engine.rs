@@ -21,7 +21,7 @@ use crate::command::{BroadcastPayload, Command, Joining};
 use crate::ids::{ChannelId, SessionId, ShardId};
 use crate::interned::Interned;
 use crate::log_inbox::{LogSender, log_inbox};
-use crate::matcher::{Inputs, Matcher, Subscribing};
+use crate::matcher::{Inputs, Matcher, Resume, Subscribing};
 use crate::membership::{Asked, Form, Membership};
 use crate::outbound::Socket;
 use crate::rate::{EventBudget, EventRateExceeded, Rates};
@@ -249,6 +249,7 @@ impl Engine {
         }
         let response = walcast_wire::join_reply(&payload.bindings);
         let bindings = payload.bindings;
+        let resume = Resume::of(&bindings);
         let (form, values) = Form::new(bindings.clone(), payload.legacy);
         let topic = TopicKey::new(topic, Privacy::of(payload.private));
         let asked = Asked { topic, form: self.alike.forms.share(Arc::new(form)), values };
@@ -316,8 +317,8 @@ impl Engine {
         };
         let (told, at_shard) = oneshot::channel();
         joining.joined = Some(told);
-        let joining = Some(joining);
-        let subscribing = Subscribing { membership, identity, resolved, snapshot_version, joining };
+        let subscribing =
+            Subscribing { membership, identity, resolved, snapshot_version, resume, joining: Some(joining) };
         let _ = self.subscribe.send(subscribing).await;
         if let Some(hold) = hold {
             hold.taken();
@@ -347,7 +348,8 @@ impl Engine {
                 return session.send(Command::CloseChannel { session: session.id, channel, message }).await;
             }
         };
-        let subscribing = Subscribing { membership, identity, resolved, snapshot_version, joining: None };
+        let subscribing =
+            Subscribing { membership, identity, resolved, snapshot_version, resume: None, joining: None };
         let _ = self.subscribe.send(subscribing).await;
     }
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use walcast_pgoutput::{DecodeError, Decoder, Lsn, Message, Oid, PgTimestamp, Relation, Xid};
+use walcast_wire::Position;
 
-use crate::position::Position;
 use crate::spill::SpillWriter;
 use crate::transaction::{Change, Changes, Chunk, RowChange, Transaction};
 
@@ -28,14 +28,20 @@ pub const CANARY_MESSAGE_PREFIX: &str = "walcast.canary";
 #[derive(Debug)]
 pub enum LogEvent {
     /// A new replication connection: a transaction that was open begins again.
-    Restarted {
-        /// What has happened where changes before this are lost.
-        gap: Option<String>,
-    },
+    Restarted(LogStart),
     /// One `pgoutput` message.
     Data(Bytes),
     /// Nothing more to read up to this LSN.
     KeepAlive(Lsn),
+}
+
+/// Where a replication connection begins in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogStart {
+    /// Whatever commits behind this LSN comes.
+    pub since: Lsn,
+    /// What has happened where something that committed before it is lost.
+    pub gap: Option<Arc<str>>,
 }
 
 /// What the matcher works on, in log order.
@@ -45,8 +51,8 @@ pub enum LogBatch {
     Transaction(Transaction),
     /// The log holds nothing of interest up to this LSN.
     Idle(Lsn),
-    /// Changes before this are lost; the text says what has happened.
-    Gap(String),
+    /// What follows comes over a new connection, and may have come before.
+    Restarted(LogStart),
     /// A message that was sent to see whether it comes back.
     Canary(Bytes),
 }
@@ -107,9 +113,9 @@ impl Ingest {
     /// Takes one event; gives a transaction when one is complete.
     pub async fn feed(&mut self, event: LogEvent) -> Result<Option<LogBatch>, IngestError> {
         match event {
-            LogEvent::Restarted { gap } => {
+            LogEvent::Restarted(start) => {
                 *self = Ingest::holding(self.held_bytes_max);
-                Ok(gap.map(LogBatch::Gap))
+                Ok(Some(LogBatch::Restarted(start)))
             }
             LogEvent::KeepAlive(lsn) => Ok(self.open.is_none().then_some(LogBatch::Idle(lsn))),
             LogEvent::Data(payload) => self.message(payload).await,
@@ -249,6 +255,7 @@ mod tests {
     use crate::transaction::CHUNK_CHANGES_MAX;
 
     const TABLE: Oid = Oid(16_384);
+    const START: LogStart = LogStart { since: Lsn(90), gap: None };
 
     fn data(message: Message) -> LogEvent {
         LogEvent::Data(encode(&Decoded { xid: None, message }, 1))
@@ -375,11 +382,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_connection_drops_the_transaction_that_was_open() {
-        let cut_off = [begin(100), relation(), insert("1"), LogEvent::Restarted { gap: None }];
+        let cut_off = [begin(100), relation(), insert("1"), LogEvent::Restarted(START)];
         let again = [begin(100), relation(), insert("1"), commit(100)];
         let found = batches(cut_off.into_iter().chain(again)).await;
-        assert_eq!(found.len(), 1);
-        assert_eq!(read(&found[0]).await.concat().len(), 1);
+        assert_eq!(found.len(), 2);
+        assert!(matches!(found[0], LogBatch::Restarted(START)));
+        assert_eq!(read(&found[1]).await.concat().len(), 1);
     }
 
     #[tokio::test]
@@ -392,13 +400,18 @@ mod tests {
                 content: Bytes::from_static(b"1"),
             })
         };
-        let gap = LogEvent::Restarted { gap: Some("gone".to_owned()) };
+        let gap = LogEvent::Restarted(LogStart { gap: Some("gone".into()), ..START });
         let events = [begin(80), commit(80), gap, canary("somebody's"), canary(CANARY_MESSAGE_PREFIX)];
         let found = batches(events).await;
-        let [LogBatch::Transaction(_), LogBatch::Gap(what), LogBatch::Canary(content)] = &found[..] else {
+        let [
+            LogBatch::Transaction(_),
+            LogBatch::Restarted(LogStart { gap: Some(what), .. }),
+            LogBatch::Canary(content),
+        ] = &found[..]
+        else {
             panic!("{found:?}");
         };
-        assert_eq!((what.as_str(), &content[..]), ("gone", &b"1"[..]));
+        assert_eq!((&**what, &content[..]), ("gone", &b"1"[..]));
     }
 
     #[tokio::test]

@@ -5,7 +5,8 @@
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
 //! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
-//! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database).
+//! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database),
+//! [`journal`] and [`replay`] (what somebody has missed who comes back).
 
 mod audience;
 mod column_sets;
@@ -15,9 +16,11 @@ mod docket;
 mod entries;
 mod image;
 mod index;
+mod journal;
 mod judge;
 mod messages;
 mod receivers;
+mod replay;
 mod ruling;
 mod show;
 mod slots;
@@ -28,23 +31,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use walcast_pgoutput::{Lsn, Oid, PgTimestamp, Relation};
 use walcast_policy::schema::Snapshot;
 use walcast_policy::{Found, Oracle, Verdict};
-use walcast_wire::{BindingId, ChangeKind, Frame, Serializer};
+use walcast_wire::{Frame, Position};
 
 use self::audience::Audiences;
 use self::copies::Copies;
 use self::entries::Entries;
 use self::image::{BoundRelation, ChangeImages};
+use self::journal::{Journal, Tables};
 use self::judge::Judge;
 use self::messages::MessageTable;
 use self::receivers::{Form, SharedBinding};
+pub(crate) use self::replay::Resume;
 use self::ruling::{Receiver, Ruling, Rulings};
-use self::show::{Bodies, View};
+use self::show::{Bodies, Commit, SharedFrames, View, frame};
 use self::subscriptions::Parked;
 use self::window::{HeldChange, HeldMessages, Window};
 use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
@@ -69,6 +73,8 @@ pub(crate) struct Subscribing {
     pub(crate) resolved: Result<Resolved, String>,
     /// The catalog was this one, or a newer one, when they were resolved.
     pub(crate) snapshot_version: u64,
+    /// What the client wants to know of positions (docs/protocol.md §5.7).
+    pub(crate) resume: Option<Resume>,
     /// The join to pass on to the shard; `None` where a joined channel gets a new token.
     pub(crate) joining: Option<Box<Joining>>,
 }
@@ -111,6 +117,10 @@ struct State {
     /// Bytes of the messages among them.
     outgoing_bytes: usize,
     message_table: MessageTable,
+    /// What has been handled lately.
+    journal: Journal,
+    /// While that is gone through for one channel: the time of now, by which it is judged.
+    replayed_at: Option<PgTimestamp>,
     /// Up to where the log has been handled.
     handled: Lsn,
     /// The commit LSN of the last transaction; what a new connection sends again is passed over.
@@ -141,6 +151,12 @@ impl Matcher {
             outgoing_since: None,
             outgoing_bytes: 0,
             message_table: MessageTable::default(),
+            journal: Journal::new(
+                Arc::clone(&self.counters),
+                self.settings.journal_bytes_max,
+                self.settings.journal_age,
+            ),
+            replayed_at: None,
             handled: Lsn::ZERO,
             last_commit: Lsn::ZERO,
             resolve_undecided_at: None,
@@ -190,9 +206,18 @@ impl State {
         let mut next = Some(first);
         while let Some(Queued { batch, room }) = next {
             match batch {
-                LogBatch::Idle(lsn) => self.passed(lsn),
-                LogBatch::Transaction(transaction) => self.transaction(&transaction).await?,
-                LogBatch::Gap(what) => self.gap(&what).await,
+                LogBatch::Idle(lsn) => {
+                    self.passed(lsn);
+                    self.journal.shrink();
+                }
+                LogBatch::Restarted(start) => {
+                    if let Some(what) = &start.gap {
+                        self.gap(what).await;
+                    }
+                    self.journal.restarted(&start, Position::before(self.handled));
+                    self.handled = self.handled.max(start.since);
+                }
+                LogBatch::Transaction(transaction) => self.transaction(transaction).await?,
                 LogBatch::Canary(content) => {
                     // Behind everything that came before it, like a change.
                     self.settle().await;
@@ -226,8 +251,8 @@ impl State {
         }
     }
 
-    async fn transaction(&mut self, transaction: &Transaction) -> Result<(), IngestError> {
-        let commit_lsn = transaction.first.commit_lsn;
+    async fn transaction(&mut self, transaction: Transaction) -> Result<(), IngestError> {
+        let (commit_lsn, end_lsn) = (transaction.first.commit_lsn, transaction.end_lsn);
         if commit_lsn > self.last_commit {
             if transaction.ddl {
                 self.settle().await;
@@ -237,24 +262,31 @@ impl State {
                 // Before its rows: they are judged by the policies that their transaction leaves behind.
                 self.refresh().await;
             }
-            self.copies.apply(transaction).await?;
+            self.copies.apply(&transaction).await?;
+            let mut commit = Commit { time: transaction.commit_time, position: transaction.first };
+            let mut tables = Tables::new();
+            let mut last = commit.position;
             let mut changes = transaction.changes.reader();
             while let Some(chunk) = changes.next().await? {
                 for index in 0..chunk.changes.len() {
-                    self.change(&chunk, index, transaction.commit_time).await;
-                    if !self.window.is_empty() {
-                        self.window.count(1);
-                        if self.window.is_full() {
-                            self.settle().await;
-                        }
+                    self.change(&chunk, index, commit).await;
+                    let table = chunk.changes[index].relation.oid;
+                    if tables.last() != Some(&table) && !tables.contains(&table) {
+                        tables.push(table);
                     }
+                    last = commit.position;
+                    commit.position = last.next();
                 }
                 self.matcher.counters.changes.fetch_add(chunk.changes.len() as u64, Relaxed);
                 self.flush().await;
             }
             self.last_commit = commit_lsn;
+            drop(changes);
+            if !tables.is_empty() {
+                self.journal.keep(transaction, tables, last);
+            }
         }
-        self.passed(transaction.end_lsn);
+        self.passed(end_lsn);
         Ok(())
     }
 
@@ -269,16 +301,43 @@ impl State {
         }
     }
 
-    async fn change(&mut self, chunk: &Arc<Chunk>, index: usize, commit_time: PgTimestamp) {
+    async fn change(&mut self, chunk: &Arc<Chunk>, index: usize, commit: Commit) {
         let change = &chunk.changes[index];
-        self.message(change, commit_time).await;
-        let Some(relation) = self.relation(&change.relation).await else {
-            return;
-        };
+        self.message(change, commit.time).await;
+        if let Some(relation) = self.relation(&change.relation).await {
+            self.decide(relation, chunk, index, commit).await;
+        } else {
+            self.decided().await;
+        }
+    }
+
+    /// Decides who gets a change, and shows it, or keeps it in the window.
+    async fn decide(
+        &mut self,
+        relation: Arc<BoundRelation>,
+        chunk: &Arc<Chunk>,
+        index: usize,
+        commit: Commit,
+    ) {
+        self.rule(relation, chunk, index, commit);
+        self.decided().await;
+    }
+
+    /// Accounts for a change that has been decided.
+    async fn decided(&mut self) {
+        if !self.window.is_empty() {
+            self.window.count(1);
+            if self.window.is_full() {
+                self.settle().await;
+            }
+        }
+    }
+
+    fn rule(&mut self, relation: Arc<BoundRelation>, chunk: &Arc<Chunk>, index: usize, commit: Commit) {
         let Some(audiences) = self.audiences.of(relation.table.oid) else {
             return;
         };
-        let Some(images) = ChangeImages::new(&relation, &change.row) else {
+        let Some(images) = ChangeImages::new(&relation, &chunk.changes[index].row) else {
             return;
         };
         let mut rulings = std::mem::take(&mut self.rulings);
@@ -288,7 +347,7 @@ impl State {
             copies: &self.copies,
             relation: &relation,
             images: &images,
-            now: commit_time,
+            now: self.replayed_at.unwrap_or(commit.time),
             settings,
             found: Found::default(),
             found_before: Found::default(),
@@ -299,10 +358,9 @@ impl State {
         }
         if !rulings.open.is_empty() || rulings.len() > 0 && !self.window.is_empty() {
             let chunk = Arc::clone(chunk);
-            self.window
-                .hold(HeldChange { relation, commit_time, chunk, index }, std::mem::take(&mut rulings));
+            self.window.hold(HeldChange { relation, commit, chunk, index }, std::mem::take(&mut rulings));
         } else {
-            self.show(&relation, &images, commit_time, &rulings.receivers);
+            self.show(&relation, &images, commit, &rulings.receivers);
         }
         rulings.clear();
         self.rulings = rulings;
@@ -334,7 +392,7 @@ impl State {
                 let opinion = opinion.answered(|| answers.next().unwrap_or(Verdict::Ask));
                 receivers.extend(self.judge.conclude(&change.relation.table, &opinion));
             }
-            self.show(&change.relation, images, change.commit_time, &receivers);
+            self.show(&change.relation, images, change.commit, &receivers);
             if (shown + 1) % SHOWN_MAX == 0 {
                 self.flush().await;
             }
@@ -347,14 +405,14 @@ impl State {
         &mut self,
         relation: &BoundRelation,
         images: &ChangeImages<'_>,
-        commit_time: PgTimestamp,
+        commit: Commit,
         receivers: &[Receiver],
     ) {
         let Some(audiences) = self.audiences.of(relation.table.oid) else {
             return;
         };
-        self.outgoing_since.get_or_insert(commit_time);
-        let mut bodies = Bodies::new(relation, images, commit_time, self.matcher.settings.record_bytes_max);
+        self.outgoing_since.get_or_insert(self.replayed_at.unwrap_or(commit.time));
+        let mut bodies = Bodies::new(relation, images, commit, self.matcher.settings.record_bytes_max);
         let mut shared = SharedFrames::default();
         // Audiences of one person each mostly get the same bytes.
         let mut last: Option<(Form<&str>, View, Frame)> = None;
@@ -438,57 +496,6 @@ async fn reached(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Frames of channels with several bindings on a table: one frame per channel and view, with all ids.
-#[derive(Default)]
-struct SharedFrames {
-    frames: Vec<SharedFrame>,
-    /// By channel: the places of its frames, one for each view.
-    places: FxHashMap<ChannelId, SmallVec<[usize; 2]>>,
-}
-
-struct SharedFrame {
-    membership: Arc<Membership>,
-    view: View,
-    /// With the places of the bindings among the channel's.
-    ids: Vec<(usize, BindingId)>,
-}
-
-impl SharedFrames {
-    fn add(&mut self, membership: &Arc<Membership>, view: View, binding: usize, id: BindingId) {
-        let places = self.places.entry(membership.channel).or_default();
-        if let Some(&place) = places.iter().find(|&&place| self.frames[place].view == view) {
-            self.frames[place].ids.push((binding, id));
-        } else {
-            places.push(self.frames.len());
-            let membership = Arc::clone(membership);
-            self.frames.push(SharedFrame { membership, view, ids: vec![(binding, id)] });
-        }
-    }
-
-    /// Ids in the reverse of the bindings' order (docs/protocol.md §4.1).
-    fn into_frames(self) -> impl Iterator<Item = (Arc<Membership>, View, Vec<BindingId>)> {
-        self.frames.into_iter().map(|SharedFrame { membership, view, mut ids }| {
-            ids.sort_by_key(|&(binding, _)| std::cmp::Reverse(binding));
-            (membership, view, ids.into_iter().map(|(_, id)| id).collect())
-        })
-    }
-}
-
-fn frame(
-    serializer: Serializer,
-    legacy: bool,
-    topic: &str,
-    ids: &[BindingId],
-    kind: ChangeKind,
-    data: &[u8],
-) -> Frame {
-    if legacy {
-        walcast_wire::legacy_change_frame(serializer, topic, kind, data)
-    } else {
-        walcast_wire::change_frame(serializer, topic, ids, data)
     }
 }
 

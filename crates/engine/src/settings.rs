@@ -42,6 +42,10 @@ pub struct EngineSettings {
     pub questions_max: usize,
     /// Bytes of all copies of tables that policies look things up in.
     pub copy_bytes_max: usize,
+    /// Bytes of recent transactions that are kept for those who come back; 0 keeps none.
+    pub journal_bytes_max: usize,
+    /// For how long they are kept.
+    pub journal_age: Duration,
 }
 
 impl Default for EngineSettings {
@@ -62,6 +66,8 @@ impl Default for EngineSettings {
             deletes: Deletes::Private,
             questions_max: 4,
             copy_bytes_max: 256 << 20,
+            journal_bytes_max: 64 << 20,
+            journal_age: Duration::from_mins(2),
         }
     }
 }
@@ -127,6 +133,12 @@ pub struct Counters {
     pub failures: AtomicU64,
     /// Bytes of the copies of tables that policies look things up in.
     pub copy_bytes: AtomicU64,
+    /// Bytes of the transactions that are kept for those who come back.
+    pub journal_bytes: AtomicU64,
+    /// The commit LSN of the oldest of these, 0 where there is none.
+    pub journal_oldest: AtomicU64,
+    /// How often something was not kept that should have been: a transaction over the limit, a slot that was lost.
+    pub journal_gaps: AtomicU64,
     /// Changes decided in process, one for each audience that a change was put to.
     pub plan_decisions: AtomicU64,
     /// Questions put to PostgreSQL.

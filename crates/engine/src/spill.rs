@@ -95,6 +95,11 @@ impl SpillWriter {
 }
 
 impl Spill {
+    /// The size of the file.
+    pub(crate) fn bytes(&self) -> usize {
+        self.blocks.iter().map(|block| block.bytes).sum()
+    }
+
     pub(crate) fn reader(&self) -> SpillReader<'_> {
         SpillReader {
             spill: self,

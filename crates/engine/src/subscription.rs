@@ -39,6 +39,8 @@ impl Identity {
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
     pub(crate) table: Oid,
+    /// Its place among those of the join.
+    pub(crate) binding: usize,
     pub(crate) id: BindingId,
     pub(crate) event: BindingEvent,
     pub(crate) filter: Filter,
@@ -171,7 +173,7 @@ pub(crate) async fn resolve_in(
     let mut resolver = None;
     let mut placements = Vec::new();
     let mut notices = Notices::default();
-    for binding in bindings {
+    for (place, binding) in bindings.iter().enumerate() {
         let target = binding.target.as_ref().map_err(|error| SubscribeError::Refused(error.to_string()))?;
         if resolver.is_none() {
             if !snapshot.roles.contains_key(&*identity.role) {
@@ -202,7 +204,7 @@ pub(crate) async fn resolve_in(
             )));
         }
         for table in tables {
-            let (placement, plan) = resolver.place(binding, target, &table).await?;
+            let (placement, plan) = resolver.place(place, binding, target, &table).await?;
             let Placement { event, visibility, .. } = placement;
             let subject = Subject { table: &table, role: &resolver.role, plan: &plan, event, visibility };
             notices.add(subject, deletes);
@@ -225,6 +227,7 @@ struct Resolver<'a> {
 impl Resolver<'_> {
     async fn place(
         &mut self,
+        place: usize,
         binding: &Binding,
         target: &BindingTarget,
         table: &Arc<Table>,
@@ -272,6 +275,7 @@ impl Resolver<'_> {
         let selective = !target.filter.is_empty() || plan.access() == Access::ByPolicy;
         let placement = Placement {
             table: table.oid,
+            binding: place,
             id: binding.id,
             event: target.event,
             filter: filter.checked(),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use walcast_pgoutput::{Lsn, OldTuple, PgTimestamp, Relation, Tuple, Xid};
+use walcast_wire::Position;
 
 use crate::ingest::IngestError;
-use crate::position::Position;
 use crate::spill::{Spill, SpillReader};
 
 /// What a change takes of memory beside its bytes, about.
@@ -109,6 +109,11 @@ impl Changes {
     /// Bytes in memory, about.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes in the temporary file.
+    pub(crate) fn spilled_bytes(&self) -> usize {
+        self.spilled.as_ref().map_or(0, Spill::bytes)
     }
 
     /// Adds a chunk that stays in memory.

@@ -54,6 +54,8 @@ struct Joined {
     legacy: bool,
     /// Who is present, as key and `phx_ref`; nobody knows before the first `presence_state`.
     present: Option<BTreeSet<(String, String)>>,
+    /// Where the last change stood in the log.
+    last_change: Option<shapes::Position>,
 }
 
 impl StrictReader {
@@ -153,12 +155,13 @@ impl StrictReader {
             "system" => shapes::system(topic, payload),
             "postgres_changes" => {
                 ensure!(!channel.legacy, "a join without config gets its changes bare");
-                shapes::changes(payload, &channel.ids)
+                let position = shapes::changes(payload, &channel.ids)?;
+                channel.change(position)
             }
             "INSERT" | "UPDATE" | "DELETE" => {
                 ensure!(channel.legacy, "{event} is an event of joins without config");
                 ensure!(payload["type"] == *event, "the type is {}", payload["type"]);
-                shapes::change(payload)
+                channel.change(shapes::change(payload)?)
             }
             "presence_state" => {
                 channel.present = Some(shapes::people(payload)?);
@@ -243,7 +246,15 @@ impl Joined {
         };
         let legacy = matches!(asked.bindings, Bindings::Legacy);
         let join_ref = if asked.join_ref.is_null() { asked.reference } else { asked.join_ref.clone() };
-        Ok(Joined { join_ref, close_reference: asked.join_ref, ids, legacy, present: None })
+        let (present, last_change) = (None, None);
+        Ok(Joined { join_ref, close_reference: asked.join_ref, ids, legacy, present, last_change })
+    }
+
+    /// Changes come in the order of the log, and one of several `select` lists comes more than once.
+    fn change(&mut self, position: shapes::Position) -> Result<()> {
+        let last = self.last_change.replace(position);
+        ensure!(last.is_none_or(|last| last <= position), "a change is behind {last:?} in the log");
+        Ok(())
     }
 
     fn diff(&mut self, payload: &Value) -> Result<()> {
@@ -287,6 +298,7 @@ mod tests {
 
     fn insert() -> Value {
         json!({ "schema": "public", "table": "t", "type": "INSERT", "commit_timestamp": "2026-08-21T10:11:12.345Z",
+            "position": "0/16B3748:3",
             "columns": [{ "name": "id", "type": "int4" }], "record": { "id": 1 }, "errors": null })
     }
 
@@ -338,6 +350,8 @@ mod tests {
             change(&json!([8]), &insert()),
             change(&json!([]), &insert()),
             without("commit_timestamp"),
+            without("position"),
+            with("position", "16B3748".into()),
             without("columns"),
             without("record"),
             with("commit_timestamp", Value::Null),
@@ -357,6 +371,20 @@ mod tests {
         ] {
             read(&mut joined(), &frame).expect_err(&frame.to_string());
         }
+    }
+
+    #[test]
+    fn changes_are_in_the_order_of_the_log() {
+        let at = |position: &str| {
+            let mut data = insert();
+            data["position"] = position.into();
+            change(&json!([7]), &data)
+        };
+        let mut reader = joined();
+        for position in ["0/16B3748:3", "0/16B3748:3", "0/16B3748:10", "0/16B4000:0", "1/0:0"] {
+            read(&mut reader, &at(position)).expect(position);
+        }
+        read(&mut reader, &at("0/FFFFFFFF:0")).expect_err("it goes back");
     }
 
     #[test]

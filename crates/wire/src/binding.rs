@@ -11,6 +11,7 @@ use crate::binding_id::BindingId;
 use crate::change::ChangeKind;
 use crate::filter::{self, Condition, FilterSyntaxError};
 use crate::json_text;
+use crate::position::{ParsePositionError, Position};
 
 /// One entry of `postgres_changes`. The join itself never fails on what an entry says: a wrong one is answered with a
 /// `system` message after the join. Two are equal when the client wrote the same, but for an `id`.
@@ -40,6 +41,10 @@ pub struct BindingTarget {
     /// Whether an UPDATE that takes a row out of filter or policies is to be told as its DELETE, and one that brings it
     /// in as its INSERT. Upstream knows no such key.
     pub visibility: bool,
+    /// Whether the client wants to know the position from which on it gets every change (docs/protocol.md §5.7).
+    pub resume: bool,
+    /// The client has got what stands up to here, and wants what it has missed since (docs/protocol.md §5.7).
+    pub since: Option<Position>,
 }
 
 /// The kinds of change a binding asks for.
@@ -76,9 +81,17 @@ pub enum BindingError {
         "Column selection is not supported for wildcard subscriptions. Provide an explicit schema and table name."
     )]
     SelectOnWildcard,
-    /// `visibility` is no boolean.
-    #[error("Error parsing `visibility` params: expected true or false")]
-    Visibility,
+    /// A switch of this name is no boolean.
+    #[error("Error parsing `{0}` params: expected true or false")]
+    Switch(&'static str),
+    /// `since` is no position.
+    #[error("Error parsing `since` params: {error}, in {binding}")]
+    Since {
+        /// What is wrong with it.
+        error: ParsePositionError,
+        /// The object.
+        binding: String,
+    },
     /// Neither schema nor table, one of them or the filter is not a string, or a filter without a table.
     #[error(
         "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: {0}"
@@ -99,10 +112,16 @@ impl Binding {
     /// The object in two parts, for whoever keeps many bindings: the first is the same text for all that differ in the
     /// value of their filter only, the second is that value. [`Binding::of_parts`] puts them together.
     ///
-    /// The second has no NUL in it; it is empty where there is nothing to cut off.
+    /// The second has no NUL in it; it is empty where there is nothing to cut off. `since` is in neither: it is a matter of
+    /// the join, and nobody else's is the same.
     pub fn into_parts(self) -> (Arc<str>, String) {
         let Binding { raw, target, .. } = self;
         // What can not be understood is repeated verbatim in the error.
+        let since = target.as_ref().ok().and_then(|target| target.since);
+        let raw = match since.and_then(|_| json_text::without_members(&raw, &["since"])) {
+            Some(without) => Arc::from(without),
+            None => raw,
+        };
         let object = target.ok().and_then(|_| serde_json::from_str::<Map<String, Value>>(&raw).ok());
         let filter = object.as_ref().and_then(|object| object.get("filter")?.as_str());
         match filter.and_then(|filter| filter.split_at_checked(filter.find('.')? + 1)) {
@@ -175,13 +194,21 @@ impl BindingTarget {
         if select.is_some() && (schema == NamePattern::Any || table == NamePattern::Any) {
             return Err(BindingError::SelectOnWildcard);
         }
-        let visibility = match object.get("visibility") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(wanted)) => *wanted,
-            Some(_) => return Err(BindingError::Visibility),
+        let switch = |name| match object.get(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(wanted)) => Ok(*wanted),
+            Some(_) => Err(BindingError::Switch(name)),
         };
+        let (visibility, resume) = (switch("visibility")?, switch("resume")?);
+        let since = match object.get("since") {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => text.parse().map(Some),
+            Some(_) => Err(ParsePositionError),
+        };
+        let since =
+            since.map_err(|error| BindingError::Since { error, binding: description(object, raw) })?;
         let event = BindingEvent::of(object.get("event"));
-        Ok(BindingTarget { event, schema, table, filter, select, visibility })
+        Ok(BindingTarget { event, schema, table, filter, select, visibility, resume, since })
     }
 }
 
@@ -386,6 +413,31 @@ mod tests {
             assert_eq!(refusal(json), expected);
         }
         assert!(binding(r#"{"schema":"*","select":[]}"#).target.is_ok());
+    }
+
+    #[test]
+    fn since_is_a_position_and_no_part_of_what_bindings_have_alike() {
+        let plain = binding(r#"{"schema":"s","table":"t","filter":"a=eq.1"}"#);
+        let text = r#"{"schema":"s","since":"0/16B3748:3","table":"t","filter":"a=eq.1"}"#;
+        let since = binding(text);
+        assert_eq!(since.target.as_ref().unwrap().since.unwrap().to_string(), "0/16B3748:3");
+        assert_eq!(since.id, plain.id, "frames are shared with those who have not been away");
+        assert_eq!(since.echo(), text.replace("1\"}", &format!("1\",\"id\":{}}}", since.id)));
+        assert_eq!(since.into_parts(), plain.into_parts());
+        assert_eq!(target(r#"{"schema":"s","since":null}"#).since, None);
+        for wrong in ["\"16B3748\"", "7", "\"\"", "{}"] {
+            let json = format!(r#"{{"schema":"s","since":{wrong}}}"#);
+            let expected = "Error parsing `since` params: expected a position as changes carry it, such as \"0/16B3748:3\", in ";
+            assert_eq!(refusal(&json), format!("{expected}{json}"));
+        }
+    }
+
+    #[test]
+    fn resume_is_true_or_false() {
+        let resume = |json: &str| target(&format!(r#"{{"schema":"s","resume":{json}}}"#)).resume;
+        assert_eq!((resume("true"), resume("false"), resume("null")), (true, false, false));
+        let expected = "Error parsing `resume` params: expected true or false";
+        assert_eq!(refusal(r#"{"schema":"s","resume":1}"#), expected);
     }
 
     #[test]

@@ -18,10 +18,11 @@ impl BindingId {
         self.0
     }
 
-    /// An `id` the client sent with the object does not count: it may be the one of an earlier reply.
+    /// An `id` the client sent with the object does not count: it may be the one of an earlier reply. Neither does `since`,
+    /// which says how far this client has come and nothing of what it is to get.
     pub(crate) fn of(object: &Map<String, Value>) -> Self {
         let mut hash = StableHash::new();
-        hash.object(object.iter().filter(|(key, _)| *key != "id"));
+        hash.object(object.iter().filter(|(key, _)| *key != "id" && *key != "since"));
         let bits = hash.finish();
         let folded = (bits ^ (bits >> Self::BITS) ^ (bits >> (2 * Self::BITS))) & ((1 << Self::BITS) - 1);
         BindingId(u32::try_from(folded).unwrap_or(1).max(1))

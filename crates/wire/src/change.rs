@@ -1,7 +1,10 @@
 //! A row change as clients get it: the `data` object, encoded once, and the push around it (docs/protocol.md §4).
 
+use std::io::Write as _;
+
 use crate::binding_id::BindingId;
 use crate::frame::Frame;
+use crate::position::Position;
 use crate::reference::Ref;
 use crate::serializer::Serializer;
 use crate::server_message::Envelope;
@@ -61,6 +64,8 @@ pub struct ChangeBody<'a> {
     pub kind: ChangeKind,
     /// When the transaction committed, in microseconds since 1970-01-01 00:00 UTC.
     pub commit_time_unix_us: i64,
+    /// Where it stands in the log.
+    pub position: Position,
     /// The columns, in table order.
     pub columns: &'a [ColumnHead<'a>],
     /// The new row; `None` reads as a row without columns. Not sent for a DELETE.
@@ -105,6 +110,9 @@ impl ChangeBody<'_> {
         out.extend_from_slice(self.kind.as_str().as_bytes());
         out.extend_from_slice(b"\",\"commit_timestamp\":\"");
         write_timestamp(self.commit_time_unix_us, out);
+        out.extend_from_slice(b"\",\"position\":\"");
+        // Writing into memory does not fail.
+        let _ = write!(out, "{}", self.position);
         out.extend_from_slice(b"\",\"columns\":");
         self.write_columns(out);
         let rows = [
@@ -151,7 +159,7 @@ impl ChangeBody<'_> {
             self.columns.iter().map(|column| column.name.len() + column.type_name.len() + 22).sum();
         let rows = [self.record, self.old_record].into_iter().flatten().flatten();
         let values: usize = rows.map(|field| field.name.len() + field.text.map_or(4, str::len) + 8).sum();
-        160 + self.schema.len() + self.table.len() + columns + values
+        200 + self.schema.len() + self.table.len() + columns + values
     }
 }
 
@@ -237,6 +245,8 @@ pub fn legacy_change_frame(serializer: Serializer, topic: &str, kind: ChangeKind
 
 #[cfg(test)]
 mod tests {
+    use walcast_pgoutput::Lsn;
+
     use super::*;
 
     const NO_LIMIT: usize = usize::MAX;
@@ -253,6 +263,7 @@ mod tests {
             table: "t",
             kind,
             commit_time_unix_us: 1_787_307_072_345_678,
+            position: Position { commit_lsn: Lsn(0x16B_3748), index: 3 },
             columns: COLUMNS,
             record: None,
             old_record: None,
@@ -264,7 +275,7 @@ mod tests {
         String::from_utf8(body.encode(record_bytes_max)).unwrap()
     }
 
-    const HEAD: &str = r#""commit_timestamp":"2026-08-21T10:11:12.345Z","columns":[{"name":"id","type":"int4"},{"name":"details","type":"text"}]"#;
+    const HEAD: &str = r#""commit_timestamp":"2026-08-21T10:11:12.345Z","position":"0/16B3748:3","columns":[{"name":"id","type":"int4"},{"name":"details","type":"text"}]"#;
 
     #[test]
     fn each_kind_of_change_has_exactly_its_keys() {
@@ -285,7 +296,7 @@ mod tests {
     #[test]
     fn rows_and_columns_are_empty_but_never_null_in_an_error_row() {
         let body = ChangeBody { columns: &[], errors: Some(UNAUTHORIZED), ..change(ChangeKind::Update) };
-        let expected = r#"{"schema":"public","table":"t","type":"UPDATE","commit_timestamp":"2026-08-21T10:11:12.345Z","columns":[],"record":{},"old_record":{},"errors":["Error 401: Unauthorized"]}"#;
+        let expected = r#"{"schema":"public","table":"t","type":"UPDATE","commit_timestamp":"2026-08-21T10:11:12.345Z","position":"0/16B3748:3","columns":[],"record":{},"old_record":{},"errors":["Error 401: Unauthorized"]}"#;
         assert_eq!(encoded(&body, NO_LIMIT), expected);
     }
 

@@ -23,6 +23,7 @@ mod frame_reader;
 pub mod join;
 pub mod json_text;
 mod object;
+pub mod position;
 pub mod presence;
 pub mod reference;
 pub mod serializer;
@@ -40,6 +41,7 @@ pub use filter::{Condition, ConditionValue, FilterSyntaxError, Operator, parse_f
 pub use frame::{Frame, Opcode};
 pub use frame_reader::FrameReader;
 pub use join::{BroadcastConfig, ChannelToken, JoinError, JoinPayload, PresenceConfig, Replay, Wait};
+pub use position::{ParsePositionError, Position};
 pub use presence::PresencePush;
 pub use reference::Ref;
 pub use serializer::{Serializer, UnsupportedVersion};

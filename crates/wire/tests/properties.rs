@@ -5,9 +5,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use walcast_wire::{
     AccessTokenPush, Binding, BindingId, ChangeBody, ChangeKind, ClientMessage, ClientPayload, ColumnHead,
-    Encoding, Field, Frame, JoinPayload, Opcode, PresencePush, Ref, Serializer, Shape, Status, broadcast,
-    change_frame, channel_close, channel_error, join_reply, json_text, legacy_change_frame, parse_filter,
-    push, reply, system, user_broadcast,
+    Encoding, Field, Frame, JoinPayload, Opcode, Position, PresencePush, Ref, Serializer, Shape, Status,
+    broadcast, change_frame, channel_close, channel_error, join_reply, json_text, legacy_change_frame,
+    parse_filter, push, reply, system, user_broadcast,
 };
 
 /// JSON of any kind, as text, with words of the protocol among its strings and keys.
@@ -252,7 +252,8 @@ proptest! {
         let columns: Vec<_> = row.iter().map(|(name, _)| ColumnHead { name, type_name }).collect();
         let fields: Vec<_> =
             row.iter().map(|(name, text)| Field { name, shape: &Shape::Text, text: text.as_deref() }).collect();
-        let body = ChangeBody { schema, table, kind, commit_time_unix_us: commit_time, columns: &columns,
+        let body = ChangeBody { schema, table, kind, commit_time_unix_us: commit_time,
+            position: Position::default(), columns: &columns,
             record: Some(&fields), old_record: Some(&fields), errors: None };
         let data = body.encode(limit);
         let ids: [BindingId; 0] = [];

@@ -476,6 +476,20 @@ pub(super) static COPY_BYTES_MAX: Setting<usize> = Setting::new(
 .environment(&["WALCAST_COPY_BYTES_MAX"])
 .default("268435456");
 
+pub(super) static JOURNAL_BYTES_MAX: Setting<usize> = Setting::new(
+    "changes.journal_bytes_max",
+    parse::count::<0, 1_099_511_627_776>,
+    "Bytes of recent transactions that are kept in memory for subscriptions that resume, the temporary files of large \
+     ones included; 0 keeps none.",
+)
+.environment(&["WALCAST_JOURNAL_BYTES_MAX"])
+.default("67108864");
+
+pub(super) static JOURNAL_AGE: Setting<Duration> =
+    Setting::new("changes.journal_age_ms", parse::milliseconds, "For how long they are kept.")
+        .environment(&["WALCAST_JOURNAL_AGE_MS"])
+        .default("120000");
+
 pub(super) static MAX_USERS: Setting<usize> = Setting::new(
     "limits.max_concurrent_users",
     parse::count::<1, 10_000_000>,
@@ -694,6 +708,8 @@ pub(super) static ALL: &[&About] = &[
     &CATALOG_POLL.about,
     &RECORD_BYTES_MAX.about,
     &COPY_BYTES_MAX.about,
+    &JOURNAL_BYTES_MAX.about,
+    &JOURNAL_AGE.about,
     &MAX_USERS.about,
     &MAX_CHANNELS.about,
     &MAX_BINDINGS.about,

@@ -127,6 +127,8 @@ fn configuration(
             catalog_poll: layers.get(&definitions::CATALOG_POLL)?,
             record_bytes_max: layers.get(&definitions::RECORD_BYTES_MAX)?,
             copy_bytes_max: layers.get(&definitions::COPY_BYTES_MAX)?,
+            journal_bytes_max: layers.get(&definitions::JOURNAL_BYTES_MAX)?,
+            journal_age: layers.get(&definitions::JOURNAL_AGE)?,
         },
         limits: limits(layers)?,
         presence: PresenceSettings {

@@ -82,6 +82,8 @@ impl Settings {
             payload_bytes_max: project.limits.payload_bytes_max,
             record_bytes_max: project.changes.record_bytes_max,
             copy_bytes_max: project.changes.copy_bytes_max,
+            journal_bytes_max: project.changes.journal_bytes_max,
+            journal_age: project.changes.journal_age,
             presence_calls: project.limits.presence_calls,
             max_events_per_second: project.limits.max_events_per_second,
             max_client_events_per_second: project.limits.max_client_events_per_second,

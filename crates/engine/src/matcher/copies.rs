@@ -262,9 +262,14 @@ impl Copies {
         true
     }
 
+    /// Begins with something new: what was before is as what is, until something is applied.
+    pub(super) fn begin(&mut self) {
+        self.members.begin();
+    }
+
     /// Applies all that a transaction does to the tables, before any of its rows is judged.
     pub(super) async fn apply(&mut self, transaction: &Transaction) -> Result<(), IngestError> {
-        self.members.begin();
+        self.begin();
         if self.tables.is_empty() {
             return Ok(());
         }

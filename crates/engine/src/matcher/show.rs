@@ -2,13 +2,24 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use walcast_pgoutput::PgTimestamp;
 use walcast_policy::Datum;
 use walcast_wire::change::{NO_PRIMARY_KEY, UNAUTHORIZED};
-use walcast_wire::{ChangeBody, ChangeKind, ColumnHead, Field};
+use walcast_wire::{BindingId, ChangeBody, ChangeKind, ColumnHead, Field, Frame, Position, Serializer};
 
 use super::image::{BoundRelation, ChangeImages};
 use super::ruling::Receiver;
+use crate::ids::ChannelId;
+use crate::membership::Membership;
+
+/// When and where a change was committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Commit {
+    pub(super) time: PgTimestamp,
+    pub(super) position: Position,
+}
 
 /// What a subscriber is shown of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,7 +46,7 @@ pub(super) enum OldRecord {
 pub(super) struct Bodies<'a> {
     pub(super) relation: &'a BoundRelation,
     pub(super) images: &'a ChangeImages<'a>,
-    pub(super) commit_time: PgTimestamp,
+    pub(super) commit: Commit,
     pub(super) record_bytes_max: usize,
     encoded: Vec<(View, Vec<u8>)>,
 }
@@ -44,10 +55,10 @@ impl<'a> Bodies<'a> {
     pub(super) fn new(
         relation: &'a BoundRelation,
         images: &'a ChangeImages<'a>,
-        commit_time: PgTimestamp,
+        commit: Commit,
         record_bytes_max: usize,
     ) -> Self {
-        Bodies { relation, images, commit_time, record_bytes_max, encoded: Vec::new() }
+        Bodies { relation, images, commit, record_bytes_max, encoded: Vec::new() }
     }
 
     /// The JSON of `data` for a view.
@@ -98,7 +109,8 @@ impl<'a> Bodies<'a> {
             schema: &table.schema,
             table: &table.name,
             kind: view.kind,
-            commit_time_unix_us: self.commit_time.unix_microseconds(),
+            commit_time_unix_us: self.commit.time.unix_microseconds(),
+            position: self.commit.position,
             columns: &columns,
             record: record.as_deref(),
             old_record: old_record.as_deref(),
@@ -132,5 +144,57 @@ pub(super) fn error(relation: &BoundRelation, kind: ChangeKind, reads_key: bool)
         Some(UNAUTHORIZED)
     } else {
         None
+    }
+}
+
+/// Frames of channels with several bindings on a table: one frame per channel and view, with all ids.
+#[derive(Default)]
+pub(super) struct SharedFrames {
+    frames: Vec<SharedFrame>,
+    /// By channel: the places of its frames, one for each view.
+    places: FxHashMap<ChannelId, SmallVec<[usize; 2]>>,
+}
+
+struct SharedFrame {
+    membership: Arc<Membership>,
+    view: View,
+    /// With the places of the bindings among the channel's.
+    ids: Vec<(usize, BindingId)>,
+}
+
+impl SharedFrames {
+    pub(super) fn add(&mut self, membership: &Arc<Membership>, view: View, binding: usize, id: BindingId) {
+        let places = self.places.entry(membership.channel).or_default();
+        if let Some(&place) = places.iter().find(|&&place| self.frames[place].view == view) {
+            self.frames[place].ids.push((binding, id));
+        } else {
+            places.push(self.frames.len());
+            let membership = Arc::clone(membership);
+            self.frames.push(SharedFrame { membership, view, ids: vec![(binding, id)] });
+        }
+    }
+
+    /// Ids in the reverse of the bindings' order (docs/protocol.md §4.1).
+    pub(super) fn into_frames(self) -> impl Iterator<Item = (Arc<Membership>, View, Vec<BindingId>)> {
+        self.frames.into_iter().map(|SharedFrame { membership, view, mut ids }| {
+            ids.sort_by_key(|&(binding, _)| std::cmp::Reverse(binding));
+            (membership, view, ids.into_iter().map(|(_, id)| id).collect())
+        })
+    }
+}
+
+/// The push of a change to one channel.
+pub(super) fn frame(
+    serializer: Serializer,
+    legacy: bool,
+    topic: &str,
+    ids: &[BindingId],
+    kind: ChangeKind,
+    data: &[u8],
+) -> Frame {
+    if legacy {
+        walcast_wire::legacy_change_frame(serializer, topic, kind, data)
+    } else {
+        walcast_wire::change_frame(serializer, topic, ids, data)
     }
 }

@@ -21,6 +21,9 @@ use crate::subscription::{Identity, Resolved, SubscribeError, resolve_in};
 /// The text that tells a client that its bindings are live (docs/protocol.md §3.5).
 pub(crate) const SUBSCRIBED: &str = "Subscribed to PostgreSQL";
 
+/// The extension of what tells a client about its bindings.
+const POSTGRES_CHANGES: &str = "postgres_changes";
+
 /// The text that tells it that they were, and that it is being tried to make them live again.
 const UNDECIDED: &str = "Realtime was unable to connect to the project database";
 
@@ -109,7 +112,7 @@ impl State {
         if told {
             return;
         }
-        self.tell(&membership, status, message).await;
+        self.tell(&membership, POSTGRES_CHANGES, status, message).await;
     }
 
     async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
@@ -166,7 +169,7 @@ impl State {
     }
 
     async fn register(&mut self, subscribing: Subscribing) {
-        let Subscribing { membership, identity, resolved, snapshot_version, joining } = subscribing;
+        let Subscribing { membership, identity, resolved, snapshot_version, resume, joining } = subscribing;
         if joining.is_none() && !self.entries.contains(membership.channel) {
             // The channel was left while its new token was being checked.
             return;
@@ -181,7 +184,12 @@ impl State {
             self.resolve(&membership.bindings(), &identity).await
         };
         self.unsubscribe(membership.channel);
+        let wishes = resume.as_ref().zip(resolved.as_ref().ok());
+        let wishes = wishes.map(|(resume, resolved)| resume.wishes(&resolved.placements));
         let (standing, notices) = self.stand(&membership, resolved);
+        // Of refused bindings the client has been told; those that are undecided may come to life later.
+        let resume = resume.filter(|_| standing.is_live() || standing == Standing::Undecided);
+        let wishes = wishes.filter(|_| standing.is_live());
         let system = match &standing {
             Standing::One(_) | Standing::Several(_) => {
                 let notices = notices.into_iter().map(|notice| (Status::Ok, notice));
@@ -198,16 +206,19 @@ impl State {
         self.entries.insert(Entry::new(Arc::clone(&membership), identity, standing));
         match joining {
             Some(mut joining) => {
-                let system = system.into_iter().map(|(status, text)| ("postgres_changes", status, text));
+                let system = system.into_iter().map(|(status, text)| (POSTGRES_CHANGES, status, text));
                 joining.system.extend(system);
                 let shard = &self.matcher.shards[membership.shard.index()];
                 let _ = shard.commands.send(Command::Join(joining)).await;
             }
             None => {
                 for (status, message) in system {
-                    self.tell(&membership, status, message).await;
+                    self.tell(&membership, POSTGRES_CHANGES, status, message).await;
                 }
             }
+        }
+        if let Some(resume) = resume {
+            self.resume(&membership, &resume, wishes).await;
         }
     }
 
@@ -239,9 +250,15 @@ impl State {
         }
     }
 
-    async fn tell(&self, membership: &Membership, status: Status, message: String) {
+    pub(super) async fn tell(
+        &self,
+        membership: &Membership,
+        extension: &'static str,
+        status: Status,
+        message: String,
+    ) {
         let Target { session, channel } = membership.target();
-        let message = SystemMessage { session, channel, extension: "postgres_changes", status, message };
+        let message = SystemMessage { session, channel, extension, status, message };
         let _ = self.matcher.shards[membership.shard.index()].commands.send(Command::System(message)).await;
     }
 }

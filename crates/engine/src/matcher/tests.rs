@@ -1,5 +1,6 @@
 //! The matcher alone, with a catalog that the test plays.
 
+mod resume;
 mod visibility;
 mod windows;
 
@@ -17,13 +18,12 @@ use walcast_policy::schema::{
 use walcast_policy::{
     Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, TableCopy, TransactionSnapshot,
 };
-use walcast_wire::{Binding, Ref, Serializer, Status};
+use walcast_wire::{Binding, Position, Ref, Serializer, Status};
 
 use super::*;
 use crate::ids::{SessionId, ShardId};
 use crate::log_inbox::{LogSender, log_inbox};
 use crate::membership::{self, Asked};
-use crate::position::Position;
 use crate::subscription::resolve;
 use crate::topic::{Privacy, ReadRights, TopicKey};
 use crate::transaction::{Change, Changes, RowChange};
@@ -199,23 +199,27 @@ fn snapshot(version: u64, columns: &[&str], using: &str) -> Arc<Snapshot> {
     })
 }
 
-/// A transaction with one row in which every column says its own name.
-fn transaction(commit_lsn: u64, columns: &[&str], ddl: bool) -> LogBatch {
+/// The table as the log describes it.
+fn relation(columns: &[&str]) -> Arc<Relation> {
     let column = |(index, name): (usize, &&str)| RelationColumn {
         name: (*name).to_owned(),
         type_oid: Oid(25),
         type_modifier: -1,
         key: index == 0,
     };
-    let relation = Relation {
+    Arc::new(Relation {
         oid: TABLE,
         namespace: "public".to_owned(),
         name: "notes".to_owned(),
         identity: ReplicaIdentity::Default,
         columns: columns.iter().enumerate().map(column).collect(),
-    };
+    })
+}
+
+/// A transaction with one row in which every column says its own name.
+fn transaction(commit_lsn: u64, columns: &[&str], ddl: bool) -> LogBatch {
     let new = Tuple::from_cells(columns.iter().map(|name| Cell::Text(name.as_bytes())));
-    let change = Change { relation: Arc::new(relation), row: RowChange::Insert { new } };
+    let change = Change { relation: relation(columns), row: RowChange::Insert { new } };
     with_changes(commit_lsn, ddl, vec![vec![change]])
 }
 
@@ -291,10 +295,14 @@ impl Scene {
 
     /// The same with this binding.
     async fn join_with(&self, binding: &str, change: impl FnOnce(&Played)) {
+        self.join_bindings(vec![Binding::parse(binding).unwrap()], change).await;
+    }
+
+    /// The same with these.
+    async fn join_bindings(&self, bindings: Vec<Binding>, change: impl FnOnce(&Played)) {
         let claims = Arc::new(serde_json::json!({}));
         let identity = Arc::new(Identity { role: "reader".into(), claims, claims_json: "{}".into() });
-        let binding = Binding::parse(binding).unwrap();
-        let bindings = vec![binding];
+        let resume = Resume::of(&bindings);
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
         let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
@@ -332,6 +340,7 @@ impl Scene {
             identity,
             resolved: resolved.map_err(|error| error.to_string()),
             snapshot_version,
+            resume,
             joining: Some(Box::new(joining)),
         };
         assert!(self.subscribe.send(subscribing).await.is_ok());

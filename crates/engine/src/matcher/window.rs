@@ -12,6 +12,7 @@ use super::audience::Audiences;
 use super::docket::{Docket, Matter, Ticket};
 use super::image::{BoundRelation, ChangeImages};
 use super::ruling::Rulings;
+use super::show::Commit;
 use crate::command::Fanout;
 use crate::transaction::Chunk;
 
@@ -50,7 +51,7 @@ struct HeldMessage {
 /// A change that is not shown yet.
 pub(super) struct HeldChange {
     pub(super) relation: Arc<BoundRelation>,
-    pub(super) commit_time: PgTimestamp,
+    pub(super) commit: Commit,
     pub(super) chunk: Arc<Chunk>,
     /// Its place in the chunk.
     pub(super) index: usize,

@@ -101,6 +101,15 @@ pub(super) const READINGS: &[Reading] = &[
     bytes("copy", "Memory of the copies of tables that policies look things up in", |counters| {
         &counters.copy_bytes
     }),
+    bytes("journal", "What is kept of the log for those who come back", |counters| &counters.journal_bytes),
+    gauge("journal_oldest_lsn", "Where the oldest transaction that is kept was committed", |counters| {
+        &counters.journal_oldest
+    }),
+    counter(
+        "journal_gaps",
+        "Transactions that were too large to be kept, and slots that were lost",
+        |counters| &counters.journal_gaps,
+    ),
 ];
 
 /// Names that dashboards of Supabase Realtime know, each with the label `tenant`. Upstream's counters do not end in

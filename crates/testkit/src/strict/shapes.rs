@@ -58,7 +58,7 @@ fn binding_id(entry: &Value) -> Result<i64> {
 }
 
 /// The payload of `postgres_changes` for bindings with these ids.
-pub(super) fn changes(payload: &Value, known: &BTreeSet<i64>) -> Result<()> {
+pub(super) fn changes(payload: &Value, known: &BTreeSet<i64>) -> Result<Position> {
     exact(payload, &["ids", "data"]).context("J5: a change")?;
     let ids = payload["ids"].as_array().context("P5: ids is no list")?;
     ensure!(!ids.is_empty(), "J4: a change for no binding");
@@ -69,9 +69,15 @@ pub(super) fn changes(payload: &Value, known: &BTreeSet<i64>) -> Result<()> {
     change(&payload["data"])
 }
 
-/// The `data` of a change (docs/protocol.md §4.1).
-pub(super) fn change(data: &Value) -> Result<()> {
-    const ALWAYS: [&str; 6] = ["schema", "table", "type", "commit_timestamp", "columns", "errors"];
+/// Where a change stands in the log: both halves of the commit LSN, and the index in the transaction.
+pub(super) type Position = (u32, u32, u64);
+
+/// The `data` of a change (docs/protocol.md §4.1), whose position is returned.
+pub(super) fn change(data: &Value) -> Result<Position> {
+    // Upstream has all but `position`. No client minds: JavaScript, Dart and Swift take the keys that they know, Python
+    // and Kotlin decode models that pass over others (Kotlin's has no `schema` either).
+    const ALWAYS: [&str; 7] =
+        ["schema", "table", "type", "commit_timestamp", "position", "columns", "errors"];
     let rows: &[&str] = match data["type"].as_str() {
         Some("INSERT") => &["record"],
         Some("UPDATE") => &["record", "old_record"],
@@ -98,7 +104,16 @@ pub(super) fn change(data: &Value) -> Result<()> {
             ensure!(names.contains(name.as_str()), "J7: {row} has {name}, which is no column");
         }
     }
-    Ok(())
+    let position = data["position"].as_str().and_then(position);
+    position.with_context(|| format!("the position is {}", data["position"]))
+}
+
+/// `0/16B3748:3`.
+fn position(text: &str) -> Option<Position> {
+    let (lsn, index) = text.split_once(':')?;
+    let (high, low) = lsn.split_once('/')?;
+    let half = |digits| u32::from_str_radix(digits, 16).ok();
+    Some((half(high)?, half(low)?, index.parse().ok()?))
 }
 
 /// A state or a half of a diff: each key with the `phx_ref` of each of its metas.

@@ -1,0 +1,254 @@
+//! The journal: transactions of the last minutes, in memory, so that who comes back can be told what it has missed
+//! (docs/protocol.md §5.7).
+//!
+//! It holds the very transactions that were matched, once, and none of what was decided about them. What does not fit
+//! any longer is forgotten from the oldest on. A gap is a matter of tables: whoever asks for a quiet table is not told of
+//! one because others were written to.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+use walcast_pgoutput::Oid;
+use walcast_wire::Position;
+
+use crate::ingest::LogStart;
+use crate::settings::Counters;
+use crate::transaction::Transaction;
+
+/// What a transaction takes beside its changes, about.
+const TRANSACTION_OVERHEAD: usize = 256;
+
+/// The tables that a transaction changes, each once.
+pub(super) type Tables = SmallVec<[Oid; 2]>;
+
+/// Recent transactions, oldest first.
+pub(super) struct Journal {
+    counters: Arc<Counters>,
+    bytes_max: usize,
+    age_max: Duration,
+    kept: VecDeque<Kept>,
+    bytes: usize,
+    /// Nothing is known of what stands up to here; `None` before the log has begun.
+    begins_behind: Option<Position>,
+    /// By table: the last of its changes that are not kept.
+    forgotten: FxHashMap<Oid, Position>,
+}
+
+/// A transaction of the journal.
+pub(super) struct Kept {
+    pub(super) transaction: Arc<Transaction>,
+    tables: Tables,
+    /// The position of its last change.
+    last: Position,
+    bytes: usize,
+    since: Instant,
+}
+
+impl Journal {
+    pub(super) fn new(counters: Arc<Counters>, bytes_max: usize, age_max: Duration) -> Self {
+        Journal {
+            counters,
+            bytes_max,
+            age_max,
+            kept: VecDeque::new(),
+            bytes: 0,
+            begins_behind: None,
+            forgotten: FxHashMap::default(),
+        }
+    }
+
+    /// A connection begins to bring the log, which has been handled up to `handled`.
+    pub(super) fn restarted(&mut self, start: &LogStart, handled: Position) {
+        let behind = Position::before(start.since);
+        if self.begins_behind.is_some() && start.gap.is_none() && behind <= handled {
+            return;
+        }
+        if self.begins_behind.is_some() {
+            self.counters.journal_gaps.fetch_add(1, Relaxed);
+        }
+        self.kept.clear();
+        self.forgotten.clear();
+        self.bytes = 0;
+        self.begins_behind = Some(behind);
+        self.count();
+    }
+
+    /// Takes in a transaction that has been handled, with the tables that it changes and the position of its last
+    /// change.
+    pub(super) fn keep(&mut self, transaction: Transaction, tables: Tables, last: Position) {
+        self.begins_behind.get_or_insert(Position::before(last.commit_lsn));
+        let bytes = TRANSACTION_OVERHEAD + transaction.changes.bytes() + transaction.changes.spilled_bytes();
+        if bytes > self.bytes_max {
+            if self.bytes_max > 0 {
+                self.counters.journal_gaps.fetch_add(1, Relaxed);
+            }
+            self.forget(&tables, last);
+            return;
+        }
+        self.bytes += bytes;
+        let transaction = Arc::new(transaction);
+        self.kept.push_back(Kept { transaction, tables, last, bytes, since: Instant::now() });
+        self.shrink();
+    }
+
+    /// Forgets what has become too old, or too much.
+    pub(super) fn shrink(&mut self) {
+        let now = Instant::now();
+        while let Some(oldest) = self.kept.front()
+            && (self.bytes > self.bytes_max || now.duration_since(oldest.since) > self.age_max)
+        {
+            self.bytes -= oldest.bytes;
+            if let Some(Kept { tables, last, .. }) = self.kept.pop_front() {
+                self.forget(&tables, last);
+            }
+        }
+        self.count();
+    }
+
+    /// From where on every change of a table is here. `None` before the log has begun.
+    pub(super) fn begins_behind(&self, table: Oid) -> Option<Position> {
+        self.begins_behind.max(self.forgotten.get(&table).copied())
+    }
+
+    /// The transactions with a change behind a position, oldest first.
+    pub(super) fn behind(&self, position: Position) -> Vec<Arc<Transaction>> {
+        let first = self.kept.partition_point(|kept| kept.last <= position);
+        self.kept.range(first..).map(|kept| Arc::clone(&kept.transaction)).collect()
+    }
+
+    fn forget(&mut self, tables: &Tables, last: Position) {
+        for table in tables {
+            let known = self.forgotten.entry(*table).or_default();
+            *known = last.max(*known);
+        }
+    }
+
+    fn count(&self) {
+        self.counters.journal_bytes.store(self.bytes as u64, Relaxed);
+        let oldest = self.kept.front().map_or(0, |oldest| oldest.transaction.first.commit_lsn.0);
+        self.counters.journal_oldest.store(oldest, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walcast_pgoutput::{Lsn, PgTimestamp, Xid};
+
+    use super::*;
+    use crate::transaction::{Changes, Chunk};
+
+    const NOTES: Oid = Oid(1);
+    const OTHER: Oid = Oid(2);
+    /// What a transaction of a test takes.
+    const BYTES: usize = 1_000 + TRANSACTION_OVERHEAD;
+
+    fn journal(bytes_max: usize) -> Journal {
+        let mut journal = Journal::new(Arc::default(), bytes_max, Duration::from_mins(2));
+        journal.restarted(&LogStart { since: Lsn(50), gap: None }, Position::default());
+        journal
+    }
+
+    fn last(commit_lsn: u64) -> Position {
+        Position { commit_lsn: Lsn(commit_lsn), index: 2 }
+    }
+
+    fn keep(journal: &mut Journal, commit_lsn: u64, table: Oid, bytes: usize) {
+        let mut changes = Changes::default();
+        changes.hold(Chunk { changes: Vec::new(), bytes });
+        let transaction = Transaction {
+            first: Position { commit_lsn: Lsn(commit_lsn), index: 0 },
+            xid: Xid(1),
+            commit_time: PgTimestamp(0),
+            ddl: false,
+            changes,
+            end_lsn: Lsn(commit_lsn + 8),
+        };
+        journal.keep(transaction, [table].into_iter().collect(), last(commit_lsn));
+    }
+
+    fn found(journal: &Journal, position: Position) -> Vec<u64> {
+        journal.behind(position).iter().map(|transaction| transaction.first.commit_lsn.0).collect()
+    }
+
+    #[tokio::test]
+    async fn it_has_everything_behind_a_position_the_rest_of_its_transaction_too() {
+        let mut journal = journal(10 * BYTES);
+        for commit_lsn in [100, 200, 300] {
+            keep(&mut journal, commit_lsn, NOTES, 1_000);
+        }
+        assert_eq!(found(&journal, Position::before(Lsn(50))), [100, 200, 300]);
+        assert_eq!(found(&journal, Position { index: 1, ..last(200) }), [200, 300]);
+        assert_eq!(found(&journal, last(200)), [300]);
+        assert_eq!(found(&journal, last(300)), [0; 0]);
+        assert_eq!(journal.begins_behind(NOTES), Some(Position::before(Lsn(50))));
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_is_forgotten_from_the_oldest_on_and_only_its_tables_have_a_gap() {
+        let mut journal = journal(2 * BYTES);
+        keep(&mut journal, 100, NOTES, 1_000);
+        keep(&mut journal, 200, OTHER, 1_000);
+        keep(&mut journal, 300, OTHER, 1_000);
+        assert_eq!(found(&journal, Position::default()), [200, 300]);
+        assert_eq!(journal.begins_behind(NOTES), Some(last(100)));
+        assert_eq!(journal.begins_behind(OTHER), Some(Position::before(Lsn(50))));
+        assert_eq!(journal.counters.journal_bytes.load(Relaxed), 2 * BYTES as u64);
+        assert_eq!(journal.counters.journal_oldest.load(Relaxed), 200);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_over_the_limit_leaves_a_gap_and_everything_else_stays() {
+        let mut journal = journal(2 * BYTES);
+        keep(&mut journal, 100, OTHER, 1_000);
+        keep(&mut journal, 200, NOTES, 3_000);
+        keep(&mut journal, 300, NOTES, 1_000);
+        assert_eq!(found(&journal, Position::default()), [100, 300]);
+        assert_eq!(journal.begins_behind(NOTES), Some(last(200)));
+        assert_eq!(journal.begins_behind(OTHER), Some(Position::before(Lsn(50))));
+        assert_eq!(journal.counters.journal_gaps.load(Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_old_is_forgotten() {
+        let mut journal = journal(10 * BYTES);
+        keep(&mut journal, 100, NOTES, 1_000);
+        tokio::time::advance(Duration::from_secs(80)).await;
+        keep(&mut journal, 200, NOTES, 1_000);
+        tokio::time::advance(Duration::from_secs(80)).await;
+        journal.shrink();
+        assert_eq!(found(&journal, Position::default()), [200]);
+        assert_eq!(journal.begins_behind(NOTES), Some(last(100)));
+    }
+
+    #[tokio::test]
+    async fn without_a_limit_nothing_is_kept() {
+        let mut journal = journal(0);
+        keep(&mut journal, 100, NOTES, 1_000);
+        assert_eq!(found(&journal, Position::default()), [0; 0]);
+        assert_eq!(journal.begins_behind(NOTES), Some(last(100)));
+        assert_eq!(journal.counters.journal_gaps.load(Relaxed), 0, "nobody expects anything");
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_changes_nothing_unless_something_was_lost() {
+        let mut journal = journal(10 * BYTES);
+        keep(&mut journal, 100, NOTES, 1_000);
+        journal.restarted(&LogStart { since: Lsn(60), gap: None }, Position::before(Lsn(108)));
+        assert_eq!(found(&journal, Position::default()), [100]);
+        for (since, gap) in [(500, true), (900, false)] {
+            keep(&mut journal, 200, NOTES, 1_000);
+            journal.restarted(
+                &LogStart { since: Lsn(since), gap: gap.then(|| "lost".into()) },
+                Position::before(Lsn(208)),
+            );
+            assert_eq!(found(&journal, Position::default()), [0; 0]);
+            assert_eq!(journal.begins_behind(NOTES), Some(Position::before(Lsn(since))));
+        }
+        assert_eq!(journal.counters.journal_gaps.load(Relaxed), 2);
+    }
+}
