@@ -39,6 +39,8 @@ impl Scene {
         let database = Database::create(&cluster, "slot_care").await?;
         let bytes_max = NonZeroU64::new(20 << 20).context("not zero")?;
         let world = World::in_database(database, &format!("{SQL};{MARKS}"), |settings| {
+            // The metrics are asked for as fast as they come.
+            settings.listener.addresses.handshakes_per_second_max = 0;
             settings.project.replication.slot_lag = action.map(|action| SlotLag { bytes_max, action });
             settings.project.replication.canary = Some(Duration::from_millis(100));
         })
