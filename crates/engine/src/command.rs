@@ -13,7 +13,6 @@ use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::operations::Operation;
 use crate::outbound::Socket;
-use crate::shard::ReplyTo;
 use crate::subscription::Identity;
 use crate::topic::{ReadRights, TopicKey};
 
@@ -298,8 +297,8 @@ pub(crate) enum PeerCommand {
     PresenceDiff(Arc<Fanout>),
     /// To the topic's home: track.
     Track(Box<Tracking>),
-    /// To the channel's shard: how its track is answered. The error is the reply's `reason`.
-    Tracked { target: Target, answer: Box<ReplyTo>, outcome: Result<(), String> },
+    /// To the channel's shard: what it tracks is not shown, for this reason.
+    TrackRefused { target: Target, reason: String },
     /// To the topic's home: untrack.
     Untrack { topic: TopicKey, channel: ChannelId },
     /// To the topic's home: the channel's connection was lost, and its client may come back.
@@ -317,7 +316,7 @@ pub(crate) struct Tracking {
     pub(crate) target: Target,
     /// The channel's shard.
     pub(crate) shard: crate::ids::ShardId,
-    pub(crate) answer: Box<ReplyTo>,
+    pub(crate) topic: TopicKey,
     pub(crate) key: String,
     /// The payload's members as they stand in JSON, without the braces.
     pub(crate) members: String,

@@ -192,7 +192,7 @@ impl Shard {
             PeerCommand::Broadcast(fanout) => self.fan_out(&fanout, None),
             PeerCommand::PresenceDiff(fanout) => self.fan_out_presence(&fanout),
             PeerCommand::Track(tracking) => self.track_at_home(*tracking),
-            PeerCommand::Tracked { target, answer, outcome } => self.tracked(target, &answer, outcome),
+            PeerCommand::TrackRefused { target, reason } => self.track_refused(target, reason),
             PeerCommand::Untrack { topic, channel } => self.untrack_at_home(topic, channel),
             PeerCommand::Lost { topic, channel } => self.lost_at_home(topic, channel),
             PeerCommand::StateWanted { topic, target, shard } => self.state_at_home(&topic, target, shard),
@@ -237,7 +237,7 @@ async fn reached(moment: Option<Instant>) {
 }
 
 /// Where and how a push is answered.
-pub(crate) struct ReplyTo {
+struct ReplyTo {
     serializer: Serializer,
     join_ref: Ref,
     reference: Ref,

@@ -56,7 +56,7 @@ async fn a_field_that_is_missing_or_wrong_takes_its_default_and_the_join_succeed
 // Case 33.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_boolean_may_be_a_word_in_any_letter_case() -> Result<()> {
-    let world = World::with_sql("joins_booleans", "").await?;
+    let world = World::installed("joins_booleans", "", |_| {}).await?;
     let mut client = world.connect(&person("ana")).await?;
     for (index, yes) in [json!(true), json!("true"), json!("True"), json!("TRUE")].into_iter().enumerate() {
         let topic = format!("realtime:{index}");

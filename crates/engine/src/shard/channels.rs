@@ -109,7 +109,7 @@ impl Shard {
             }
             kind => {
                 let answer = ReplyTo::new(channel, push.reference, serializer);
-                self.presence(answer, target, kind);
+                self.presence(&answer, target, kind);
             }
         }
     }

@@ -13,11 +13,11 @@ use walcast_wire::{Ref, Serializer, Status};
 use super::{ReplyTo, Shard};
 use crate::command::{Fanout, PeerCommand, PushKind, SystemMessage, Target, Tracking};
 use crate::ids::{ChannelId, ShardId};
-use crate::presence::{Diff, Presence, TopicFull, meta_members};
+use crate::presence::{Diff, Presence, meta_members};
 use crate::topic::TopicKey;
 
 impl Shard {
-    pub(super) fn presence(&mut self, answer: ReplyTo, sender: Target, kind: PushKind) {
+    pub(super) fn presence(&mut self, answer: &ReplyTo, sender: Target, kind: PushKind) {
         let Some(found) = self.sessions.get_mut(&sender.session) else {
             return;
         };
@@ -45,23 +45,23 @@ impl Shard {
                 let tracked = channel.presence().is_some_and(|presence| presence.tracked);
                 self.write(sender.session, &answer.frame(Status::Ok, "{}"));
                 if tracked {
-                    self.untrack(&answer, sender);
+                    self.untrack(answer, sender);
                 }
             }
-            PushKind::TrackNotAnObject => self.refuse_track(&answer, sender),
+            PushKind::TrackNotAnObject => self.refuse_track(answer, sender),
             PushKind::EmptyPresence => self.write(sender.session, &answer.frame(Status::Ok, "{}")),
             _ => self.write(sender.session, &answer.frame(Status::Error, "{}")),
         }
     }
 
-    fn track(&mut self, answer: ReplyTo, sender: Target, payload: &str) {
+    fn track(&mut self, answer: &ReplyTo, sender: Target, payload: &str) {
         let limit = self.settings.presence_payload_bytes_max;
         if payload.len() > limit {
             let message = format!("Track message size exceeded (presence.payload_bytes_max = {limit})");
             return self.close_channel(sender.session, sender.channel, &message);
         }
         let Ok(members) = meta_members(payload) else {
-            return self.refuse_track(&answer, sender);
+            return self.refuse_track(answer, sender);
         };
         if let Err(reason) = self.admit_presence() {
             let response = walcast_wire::reason_response(&reason);
@@ -82,22 +82,18 @@ impl Shard {
         let wants_state = may_follow && !presence.follows;
         presence.follows |= wants_state;
         let key = presence.key().to_owned();
-        let (home, answer, shard) = (self.home(&answer.topic), Box::new(answer), self.id);
-        let tracking = Tracking { target: sender, shard, answer, key, members, wants_state };
+        // At once, so that the answers on a channel keep their order; its home may yet find no room.
+        self.write(sender.session, &answer.frame(Status::Ok, "{}"));
+        let (home, topic, shard) = (self.home(&answer.topic), answer.topic.clone(), self.id);
+        let tracking = Tracking { target: sender, shard, topic, key, members, wants_state };
         self.tell(home, PeerCommand::Track(Box::new(tracking)));
     }
 
-    /// Answers a track as its topic's home says.
-    pub(super) fn tracked(&mut self, target: Target, answer: &ReplyTo, outcome: Result<(), String>) {
-        let found = self.sessions.get(&target.session);
-        if found.and_then(|found| found.channel_by_id(target.channel)).is_none() {
-            return;
-        }
-        let frame = match outcome {
-            Ok(()) => answer.frame(Status::Ok, "{}"),
-            Err(reason) => answer.frame(Status::Error, &walcast_wire::reason_response(&reason)),
-        };
-        self.write(target.session, &frame);
+    /// Tells a channel that what it tracks is not shown.
+    pub(super) fn track_refused(&mut self, target: Target, message: String) {
+        let (session, channel) = (target.session, target.channel);
+        let (extension, status) = ("system", Status::Error);
+        self.system(&SystemMessage { session, channel, extension, status, message });
     }
 
     fn untrack(&mut self, answer: &ReplyTo, sender: Target) {
@@ -193,10 +189,9 @@ impl Shard {
 
     // At the topic's home.
 
-    /// The answer goes out first, then the state where it is wanted, then the diff.
+    /// The state goes out first where it is wanted, then the diff.
     pub(super) fn track_at_home(&mut self, tracking: Tracking) {
-        let Tracking { target, shard, answer, key, members, wants_state } = tracking;
-        let topic = answer.topic.clone();
+        let Tracking { target, shard, topic, key, members, wants_state } = tracking;
         let limit = self.settings.presence_topic_bytes_max;
         let reference = self.references.next();
         let presence = self.presences.entry(topic.clone()).or_default();
@@ -205,15 +200,15 @@ impl Shard {
         if presence.is_empty() {
             self.presences.remove(&topic);
         }
-        let (outcome, diff) = match tracked.map_err(|TopicFull| no_room(limit)) {
-            Ok(diff) => (Ok(()), diff),
-            Err(reason) => (Err(reason), None),
-        };
-        self.tell(shard, PeerCommand::Tracked { target, answer, outcome });
         if let Some(payload) = before {
             self.tell(shard, PeerCommand::State { target, payload });
         }
-        self.publish_diff(topic, diff);
+        if let Ok(diff) = tracked {
+            self.publish_diff(topic, diff);
+        } else {
+            let reason = no_room(limit);
+            self.tell(shard, PeerCommand::TrackRefused { target, reason });
+        }
     }
 
     pub(super) fn untrack_at_home(&mut self, topic: TopicKey, channel: ChannelId) {
