@@ -25,6 +25,8 @@ const RESUME: &str = "resume";
 pub(crate) struct Resume {
     /// By binding: behind which position it wants the changes that it has missed.
     since: Box<[Option<Position>]>,
+    /// Whether it is to be told from where on it gets everything.
+    tells_position: bool,
 }
 
 /// A binding on one table that wants what it has missed.
@@ -62,12 +64,13 @@ struct Course<'a> {
 type Met = FxHashMap<Oid, (Arc<Relation>, Option<Arc<BoundRelation>>)>;
 
 impl Resume {
-    /// `None` where no binding wants to know anything.
-    pub(crate) fn of(bindings: &[Binding]) -> Option<Resume> {
+    /// `resume_from` counts as `since` of each binding without one. `None` where there is nothing to do or to tell.
+    pub(crate) fn of(bindings: &[Binding], resume_from: Option<Position>) -> Option<Resume> {
         let targets = || bindings.iter().map(|binding| binding.target.as_ref().ok());
-        let asks = targets().flatten().any(|target| target.resume || target.since.is_some());
-        let since = || targets().map(|target| target.and_then(|target| target.since)).collect();
-        asks.then(|| Resume { since: since() })
+        let tells_position = targets().flatten().any(|target| target.resume || target.since.is_some());
+        let since =
+            || targets().map(|target| target.and_then(|target| target.since.or(resume_from))).collect();
+        (tells_position || resume_from.is_some()).then(|| Resume { since: since(), tells_position })
     }
 
     /// The placements that want what they have missed, those who want least of it last.
@@ -116,7 +119,9 @@ impl State {
         if let Err(gap) = self.replay(membership, &wishes).await {
             self.tell_gap(membership, &gap).await;
         }
-        self.tell(membership, RESUME, Status::Ok, format!("position {here}")).await;
+        if resume.tells_position {
+            self.tell(membership, RESUME, Status::Ok, format!("position {here}")).await;
+        }
     }
 
     async fn tell_gap(&self, membership: &Membership, gap: &Gap) {

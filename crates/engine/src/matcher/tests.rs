@@ -248,6 +248,8 @@ struct Scene {
     commands: mpsc::Receiver<Command>,
     /// Rows that have been delivered together with those that [`Scene::told`] told of.
     delivered: VecDeque<String>,
+    /// Up to where the clients that join are known to have got everything.
+    resume_from: Option<Position>,
     _unsubscribe: mpsc::UnboundedSender<ChannelId>,
 }
 
@@ -279,6 +281,7 @@ impl Scene {
             snapshots: snapshot_sender,
             commands: command_inbox,
             delivered: VecDeque::new(),
+            resume_from: None,
             _unsubscribe: unsubscribe_sender,
         }
     }
@@ -302,7 +305,7 @@ impl Scene {
     async fn join_bindings(&self, bindings: Vec<Binding>, change: impl FnOnce(&Played)) {
         let claims = Arc::new(serde_json::json!({}));
         let identity = Arc::new(Identity { role: "reader".into(), claims, claims_json: "{}".into() });
-        let resume = Resume::of(&bindings);
+        let resume = Resume::of(&bindings, self.resume_from);
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
         let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;

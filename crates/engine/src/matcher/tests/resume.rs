@@ -139,3 +139,22 @@ async fn bindings_that_are_refused_resume_nothing() {
     scene.confirmed(408).await;
     assert!(scene.commands.try_recv().is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_the_engine_is_told_up_to_where_a_client_has_come_that_counts_for_bindings_without_since() {
+    let mut scene = after_three("true").await;
+    scene.resume_from = Some("0/C8:0".parse().unwrap());
+    joined(&mut scene, r#""visibility":false"#).await;
+    assert!(scene.log.send(bodies(400, &["e"])).await);
+    for expected in [row("d"), row("e")] {
+        assert_eq!(scene.told().await, expected, "it has asked for no position, so it is told none");
+    }
+    joined(&mut scene, r#""since":"0/12C:0""#).await;
+    for expected in [row("e"), "ok: position 0/197:0".to_owned()] {
+        assert_eq!(scene.told().await, expected);
+    }
+    scene.resume_from = Some("0/40:0".parse().unwrap());
+    joined(&mut scene, r#""visibility":false"#).await;
+    let told = scene.told().await;
+    assert!(told.starts_with("error: gap: refetch what is shown"), "{told}");
+}
