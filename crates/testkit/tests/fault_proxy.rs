@@ -63,7 +63,9 @@ async fn bytes_pass_both_ways_and_the_end_of_one_side_reaches_the_other() -> Res
         echo,
         client_read.read_to_end(&mut got)
     );
-    (sent?, echoed?, read?);
+    sent?;
+    echoed?;
+    read?;
     ensure!(got == much, "{} bytes came back of {}", got.len(), much.len());
     ensure!(proxy.passed(Direction::ToServer) == 3_000_000 && proxy.passed(Direction::ToClient) == 3_000_000);
     Ok(())
@@ -103,7 +105,7 @@ async fn a_delay_is_one_of_each_way_and_a_limit_one_of_bytes_per_second() -> Res
     ensure!(slow >= WHILE && quick < WHILE, "{slow:?} and {quick:?}");
     let per_second = NonZeroU64::new(100_000).context("not zero")?;
     proxy.set_flow(Direction::ToServer, Flow::Limited(per_second));
-    let took = pass(&mut client, &mut server, &[7; 50_000]).await?;
+    let took = pass(&mut client, &mut server, &vec![7; 50_000]).await?;
     ensure!(took >= Duration::from_millis(400) && took < Duration::from_secs(3), "{took:?}");
     Ok(())
 }
