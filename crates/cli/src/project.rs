@@ -23,6 +23,7 @@ use walcast_wire::Frame;
 use crate::canary;
 use crate::database::catalog_settings;
 use crate::demo::CatalogDemo;
+use crate::handover;
 use crate::health::Health;
 use crate::lag::{Lag, Positions};
 use crate::pipeline::Pipeline;
@@ -127,16 +128,17 @@ impl Project {
 
         let progress = Arc::new(Progress::default());
         let confirmed = Arc::clone(&progress);
-        let (engine, batches) = Engine::start(
-            settings.engine.clone(),
-            Arc::clone(&catalog) as _,
-            catalog.subscribe(),
-            move |lsn| confirmed.confirm(lsn),
-        );
+        let mut engine_settings = settings.engine.clone();
+        engine_settings.resume.scope = slot.as_str().into();
+        let (engine, batches) =
+            Engine::start(engine_settings, Arc::clone(&catalog) as _, catalog.subscribe(), move |lsn| {
+                confirmed.confirm(lsn);
+            });
         let reading = CancellationToken::new();
         let streamed = catalog.streamed_publications().to_vec();
         let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
         let control = Arc::clone(&stream.control);
+        let begin = engine.begin_handover();
         let started = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await;
         let pipeline = match started {
             Ok(pipeline) => pipeline,
@@ -145,6 +147,10 @@ impl Project {
                 return Err(error);
             }
         };
+        if let Some(begin) = begin {
+            let (catalog, engine) = (Arc::clone(&catalog), engine.clone());
+            tokio::spawn(async move { handover::begin(&catalog, &engine, &begin).await });
+        }
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
         // Ends with `reading`; nothing waits for it.
         tokio::spawn(Arc::clone(&catalog).keep_messages_tidy(settings.janitor, reading.clone()));
@@ -236,6 +242,7 @@ impl Project {
         if tokio::time::timeout(drain.flush, self.engine.emptied()).await.is_err() {
             tracing::warn!("some sockets did not close in time and are cut");
         }
+        handover::complete(&self.health.catalog, &self.engine).await;
         self.reading.cancel();
     }
 }

@@ -234,6 +234,10 @@ pub struct ChangeSettings {
     pub journal_bytes_max: usize,
     /// For how long they are kept.
     pub journal_age: Duration,
+    /// For how long a lost socket's tickets are honoured; zero leaves none.
+    pub ticket_validity: Duration,
+    /// How many are kept.
+    pub tickets_max: usize,
 }
 
 /// What clients may do (docs/protocol.md §10.1).

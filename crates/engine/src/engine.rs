@@ -2,9 +2,10 @@
 
 mod operations;
 mod replay;
+mod returning;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -28,6 +29,7 @@ use crate::rate::{EventBudget, EventRateExceeded, Rates};
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::{Shard, ShardHandle};
 use crate::subscription::{Identity, PlanCache, SubscribeError, resolve};
+use crate::tickets::{Claim, Claimant, Tickets};
 use crate::topic::{Privacy, ReadRights, TopicKey};
 
 /// Commands that wait for a shard; senders wait when it is full.
@@ -52,6 +54,7 @@ pub struct Engine {
     subscribe: mpsc::Sender<Subscribing>,
     next_shard: Arc<AtomicUsize>,
     alike: Arc<Alike>,
+    tickets: Arc<Tickets>,
 }
 
 /// What most joins have like others.
@@ -94,6 +97,10 @@ pub struct JoinRequest {
     pub reference: Ref,
     /// Who joins.
     pub identity: Arc<Identity>,
+    /// The same as a digest that its next connection has, too.
+    pub claimant: Claimant,
+    /// The join's `ref` is one that a client that has just been started does not have.
+    pub rejoins: bool,
     /// What is asked.
     pub payload: JoinPayload,
     /// What the channel may receive: [`ReadRights::ALL`] where it is public, what policies grant where it is private.
@@ -159,6 +166,7 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         let rates = Arc::new(Rates::new(&settings));
         let plans = Arc::new(PlanCache::default());
+        let tickets = Tickets::new(settings.resume.clone(), Arc::clone(&counters));
         let (unsubscribe, unsubscribed) = mpsc::unbounded_channel();
         let mut handles = Vec::new();
         let mut inboxes = Vec::new();
@@ -175,6 +183,7 @@ impl Engine {
                 Arc::clone(&settings),
                 Arc::clone(&counters),
                 Arc::clone(&rates),
+                Arc::clone(&tickets),
                 Arc::clone(&shards),
                 unsubscribe.clone(),
             );
@@ -188,14 +197,25 @@ impl Engine {
             oracle: Arc::clone(&oracle),
             plans: Arc::clone(&plans),
             shards: Arc::clone(&shards),
+            tickets: Arc::clone(&tickets),
             confirm: Box::new(confirm),
         };
         let inputs = Inputs { log, subscribe: subscribing, unsubscribe: unsubscribed, snapshots };
         tokio::spawn(matcher.run(inputs));
         let next_shard = Arc::new(AtomicUsize::new(0));
         let alike = Arc::default();
-        let engine =
-            Engine { settings, counters, rates, oracle, plans, shards, subscribe, next_shard, alike };
+        let engine = Engine {
+            settings,
+            counters,
+            rates,
+            oracle,
+            plans,
+            shards,
+            subscribe,
+            next_shard,
+            alike,
+            tickets,
+        };
         (engine, log_sender)
     }
 
@@ -250,6 +270,8 @@ impl Engine {
             join_ref,
             reference,
             identity,
+            claimant,
+            rejoins,
             payload,
             rights,
             replay,
@@ -261,7 +283,6 @@ impl Engine {
         }
         let response = walcast_wire::join_reply(&payload.bindings);
         let bindings = payload.bindings;
-        let resume = Resume::of(&bindings, resume_from);
         let (form, values) = Form::new(bindings.clone(), payload.legacy);
         let topic = TopicKey::new(topic, Privacy::of(payload.private));
         let asked = Asked { topic, form: self.alike.forms.share(Arc::new(form)), values };
@@ -275,6 +296,7 @@ impl Engine {
             receive_own: payload.broadcast.receive_own,
             acknowledge: payload.broadcast.acknowledge,
             open: AtomicBool::new(true),
+            claimant: AtomicU64::new(claimant.0),
         });
         let joined = JoinedChannel(Arc::clone(&membership));
         let mut hold = None;
@@ -295,6 +317,7 @@ impl Engine {
             presence_enabled: payload.presence.enabled || self.settings.presence_enabled,
             system: Vec::new(),
             joined: None,
+            claim: None,
         });
         if payload.broadcast.replication_ready && replication_ready {
             joining.system.push(("system", Status::Ok, REPLICATION_READY.to_owned()));
@@ -327,6 +350,9 @@ impl Engine {
                 return Err(JoinRefused(reason.to_owned()));
             }
         };
+        joining.claim = self.claim(&membership, &bindings, &joining.reference, rejoins).await;
+        let from = joining.claim.as_ref().map(Claim::position).or(resume_from);
+        let resume = Resume::of(&bindings, from);
         let (told, at_shard) = oneshot::channel();
         joining.joined = Some(told);
         let subscribing =
@@ -342,8 +368,15 @@ impl Engine {
 
     /// Applies a new token to a joined channel: its bindings are judged by the new claims from the next
     /// transaction on.
-    pub async fn refresh(&self, session: &SessionHandle, joined: &JoinedChannel, identity: Arc<Identity>) {
+    pub async fn refresh(
+        &self,
+        session: &SessionHandle,
+        joined: &JoinedChannel,
+        identity: Arc<Identity>,
+        claimant: Claimant,
+    ) {
         let membership = Arc::clone(&joined.0);
+        membership.set_claimant(claimant);
         let (channel, renewed) = (membership.channel, Arc::clone(&identity));
         session.send(Command::Renew { session: session.id, channel, identity: renewed }).await;
         if membership.binding_count() == 0 {

@@ -1,13 +1,14 @@
 //! What gateway, shard and matcher all have to know of a channel: each holds the same one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use walcast_wire::{Binding, Ref, Serializer};
 
 use crate::command::Target;
 use crate::ids::{ChannelId, SessionId, ShardId};
-use crate::topic::TopicKey;
+use crate::tickets::Claimant;
+use crate::topic::{Privacy, TopicKey};
 
 /// A session's membership of a topic, from its join on. There is one for each channel, and there may be
 /// hundreds of thousands of channels: what others have just the same is in [`Asked`].
@@ -26,6 +27,8 @@ pub struct Membership {
     pub(crate) acknowledge: bool,
     /// False when the channel has ended, by whomever.
     pub(crate) open: AtomicBool,
+    /// Who has it; see [`Claimant`].
+    pub(crate) claimant: AtomicU64,
 }
 
 /// What was joined. Joins that are alike share one.
@@ -54,7 +57,28 @@ impl Form {
     }
 }
 
+impl Asked {
+    /// Shows all of what was joined, part by part, always in the same way.
+    pub(crate) fn digest(&self, show: &mut dyn FnMut(&[u8])) {
+        let Asked { topic, form, values } = self;
+        show(topic.topic.as_bytes());
+        show(&[u8::from(topic.privacy == Privacy::Private), u8::from(form.legacy)]);
+        form.bindings.iter().for_each(|binding| show(binding.as_bytes()));
+        show(values.as_bytes());
+    }
+}
+
 impl Membership {
+    /// Who has the channel.
+    pub(crate) fn claimant(&self) -> Claimant {
+        Claimant(self.claimant.load(Ordering::Relaxed))
+    }
+
+    /// The channel has a new token, which may be somebody else's.
+    pub(crate) fn set_claimant(&self, claimant: Claimant) {
+        self.claimant.store(claimant.0, Ordering::Relaxed);
+    }
+
     /// Where frames go.
     pub(crate) fn target(&self) -> Target {
         Target { session: self.session, channel: self.channel }

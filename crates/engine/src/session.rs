@@ -30,6 +30,25 @@ pub(crate) struct Session {
     pub(crate) events: Bucket,
     /// Already on the shard's list of queues to write.
     pub(crate) queued: bool,
+    /// How much of what it was sent has arrived.
+    pub(crate) receipt: Receipt,
+}
+
+/// What is known of the arrival of the row changes that a session was sent. More of it, where there is more, is in the
+/// shard's acknowledgements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Receipt {
+    /// All of them have arrived.
+    #[default]
+    Complete,
+    /// Some were sent since the last ping that was answered, and no ping is out.
+    Open,
+    /// A ping is out, behind all of them.
+    Pinged,
+    /// A ping is out, and some were sent behind it.
+    PingedBefore,
+    /// The socket is over, and its channels have left their tickets.
+    Over,
 }
 
 /// What belongs to joins that are being decided.
@@ -166,6 +185,7 @@ impl Session {
             opened: Instant::now(),
             events: Bucket::default(),
             queued: false,
+            receipt: Receipt::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
-use walcast_engine::{Engine, EngineSettings, Identity, JoinRequest, ReadRights, Socket};
+use walcast_engine::{Claimant, Engine, EngineSettings, Identity, JoinRequest, ReadRights, Socket};
 use walcast_pgoutput::{Oid, Xid};
 use walcast_policy::schema::{
     Collation, Column, Identity as TableIdentity, Policy, PolicyCommand, Privileges, Role, Snapshot, Table,
@@ -194,6 +194,8 @@ fn request(identity: &Arc<Identity>, topic: &str, filter: &str) -> JoinRequest {
         join_ref: Ref::from_text("1"),
         reference: Ref::from_text("1"),
         identity: Arc::clone(identity),
+        claimant: Claimant::of(None, "token"),
+        rejoins: false,
         rights: ReadRights::ALL,
         replay: None,
         replication_ready: true,

@@ -121,6 +121,11 @@ impl Journal {
         self.kept.range(first..).map(|kept| Arc::clone(&kept.transaction)).collect()
     }
 
+    /// Whether the log has brought nothing yet that somebody could have missed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.forgotten.is_empty()
+    }
+
     fn forget(&mut self, tables: &Tables, last: Position) {
         for table in tables {
             let known = self.forgotten.entry(*table).or_default();

@@ -252,7 +252,7 @@ fn form<T>(member: &Member, topic: T) -> Form<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
 
     use walcast_wire::{Binding, Ref};
 
@@ -278,6 +278,7 @@ mod tests {
             receive_own: false,
             acknowledge: false,
             open: AtomicBool::new(true),
+            claimant: AtomicU64::new(0),
         };
         let columns = ColumnSets::default().take(&[0]);
         Member { membership: Arc::new(membership), id, columns }

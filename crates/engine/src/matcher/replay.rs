@@ -143,6 +143,9 @@ impl State {
     async fn replay(&mut self, membership: &Arc<Membership>, wishes: &[Wish]) -> Result<(), Gap> {
         let Some(first) = wishes.first() else { return Ok(()) };
         let transactions = self.journal.behind(first.since);
+        if transactions.is_empty() {
+            return Ok(());
+        }
         self.copies.begin();
         self.replayed_at = Some(present());
         // Nothing in here may look at the catalog anew: everybody else would be subscribed again, to no audience.

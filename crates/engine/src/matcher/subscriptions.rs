@@ -188,6 +188,7 @@ impl State {
         let wishes = wishes.map(|(resume, resolved)| resume.wishes(&resolved.placements));
         let (standing, notices) = self.stand(&membership, resolved);
         // Of refused bindings the client has been told; those that are undecided may come to life later.
+        let goes_on = joining.as_ref().is_some_and(|joining| joining.claim.is_some());
         let resume = resume.filter(|_| standing.is_live() || standing == Standing::Undecided);
         let wishes = wishes.filter(|_| standing.is_live());
         let system = match &standing {
@@ -219,6 +220,10 @@ impl State {
         }
         if let Some(resume) = resume {
             self.resume(&membership, &resume, wishes).await;
+        }
+        if goes_on {
+            let shard = &self.matcher.shards[membership.shard.index()];
+            let _ = shard.commands.send(Command::CaughtUp(membership.target())).await;
         }
     }
 

@@ -6,7 +6,7 @@ mod windows;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -266,6 +266,7 @@ impl Scene {
             oracle: Arc::clone(&oracle) as Arc<dyn Oracle>,
             plans: Arc::clone(&plans),
             shards: Arc::from([ShardHandle { commands, peers }]),
+            tickets: Tickets::new(crate::settings::ResumeSettings::default(), Arc::default()),
             confirm: Box::new(move |lsn| events.lock().unwrap().push(format!("confirmed {}", lsn.0))),
         };
         let (log_sender, log) = log_inbox();
@@ -325,6 +326,7 @@ impl Scene {
             receive_own: false,
             acknowledge: false,
             open: AtomicBool::new(true),
+            claimant: AtomicU64::new(0),
         });
         let joining = Joining {
             membership: Arc::clone(&membership),
@@ -337,6 +339,7 @@ impl Scene {
             presence_enabled: false,
             system: Vec::new(),
             joined: None,
+            claim: None,
         };
         let subscribing = Subscribing {
             membership,

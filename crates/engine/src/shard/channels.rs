@@ -32,6 +32,7 @@ impl Shard {
         if let Some(old) = old {
             self.forget(old, Departure::Closed);
         }
+        self.begin_to_catch_up(&mut joining);
         self.enter_topic(&membership);
         self.counters.joins.fetch_add(1, Relaxed);
         self.counters.channels.fetch_add(1, Relaxed);
@@ -203,6 +204,7 @@ impl Shard {
             };
             self.tell(self.home(&topic), command);
         }
+        self.tickets.ended(channel.id());
         let _ = self.unsubscribe.send(channel.id());
     }
 

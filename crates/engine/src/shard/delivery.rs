@@ -30,6 +30,9 @@ impl Shard {
             if found.channel_by_id(target.channel).is_none() {
                 continue;
             }
+            if self.tickets.are_kept() {
+                self.acknowledgements.sent(target.session, found);
+            }
             let frame = delivery.frame.bytes().clone();
             found.push(target.session, frame, &mut self.dirty, &mut self.overflowed);
             count += 1;

@@ -1,7 +1,7 @@
 //! A shard alone, with a socket that records.
 
 use std::io::{self, IoSlice};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::Bytes;
 use walcast_wire::sub_topic;
@@ -48,7 +48,8 @@ fn running() -> ShardHandle {
     let shards = Arc::from([handle.clone()]);
     let settings = Arc::new(EngineSettings::default());
     let rates = Arc::new(Rates::new(&settings));
-    let shard = Shard::new(ShardId::new(0), settings, Arc::default(), rates, shards, unsubscribe);
+    let tickets = Tickets::new(settings.resume.clone(), Arc::default());
+    let shard = Shard::new(ShardId::new(0), settings, Arc::default(), rates, tickets, shards, unsubscribe);
     tokio::spawn(shard.run(command_inbox, peer_inbox));
     handle
 }
@@ -72,6 +73,7 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
             receive_own: false,
             acknowledge: false,
             open: AtomicBool::new(true),
+            claimant: AtomicU64::new(0),
         }),
         reference: Ref::null(),
         response: "{}".to_owned(),
@@ -82,6 +84,7 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
         presence_enabled: false,
         system: Vec::new(),
         joined: None,
+        claim: None,
     }));
     for command in [open, join] {
         assert!(shard.commands.send(command).await.is_ok());

@@ -339,7 +339,7 @@ fn channel_of(sessions: &mut FxHashMap<SessionId, Session>, target: Target) -> O
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
 
     use walcast_wire::{Ref, Serializer};
 
@@ -363,6 +363,7 @@ mod tests {
             receive_own: false,
             acknowledge: false,
             open: AtomicBool::new(true),
+            claimant: AtomicU64::new(0),
         })
     }
 
