@@ -6,9 +6,10 @@
 //! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
 //! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database),
-//! [`journal`] and [`replay`] (what somebody has missed who comes back).
+//! [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back).
 
 mod audience;
+mod catch_up;
 mod column_sets;
 mod copied_changes;
 mod copies;
@@ -39,6 +40,8 @@ use walcast_policy::{Found, Oracle, Verdict};
 use walcast_wire::{Frame, Position};
 
 use self::audience::Audiences;
+use self::catch_up::CatchUps;
+pub(crate) use self::catch_up::Resume;
 use self::copies::Copies;
 use self::entries::Entries;
 use self::image::{BoundRelation, ChangeImages};
@@ -46,7 +49,6 @@ use self::journal::{Journal, Tables};
 use self::judge::Judge;
 use self::messages::MessageTable;
 use self::receivers::{Form, SharedBinding};
-pub(crate) use self::replay::Resume;
 use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, Commit, SharedFrames, View, frame};
 use self::subscriptions::Parked;
@@ -122,7 +124,9 @@ struct State {
     message_table: MessageTable,
     /// What has been handled lately.
     journal: Journal,
-    /// While that is gone through for one channel: the time of now, by which it is judged.
+    /// Channels that have yet to be told what they have missed.
+    catch_ups: CatchUps,
+    /// While the journal is gone through for one channel: the time of now, by which it is judged.
     replayed_at: Option<PgTimestamp>,
     /// Up to where the log has been handled.
     handled: Lsn,
@@ -159,6 +163,7 @@ impl Matcher {
                 self.settings.journal_bytes_max,
                 self.settings.journal_age,
             ),
+            catch_ups: CatchUps::default(),
             replayed_at: None,
             handled: Lsn::ZERO,
             last_commit: Lsn::ZERO,
@@ -173,6 +178,7 @@ impl Matcher {
         };
         loop {
             let (parked_until, resolve_undecided_at) = (state.parked_until(), state.resolve_undecided_at);
+            let catches_up = state.catch_ups.may_go_on(inputs.log.batches.is_empty());
             tokio::select! {
                 queued = inputs.log.batches.recv() => {
                     let Some(queued) = queued else { return };
@@ -197,6 +203,8 @@ impl Matcher {
                     state.subscribe_parked().await;
                 }
                 () = reached(parked_until) => state.subscribe_parked().await,
+                (channel, has_room) = state.catch_ups.room() => state.catch_ups.has_room(channel, has_room),
+                () = std::future::ready(()), if catches_up => state.catch_up().await,
             }
         }
     }
@@ -383,15 +391,21 @@ impl State {
 
     /// Closes the window: asks what only PostgreSQL can tell, and shows all its changes.
     async fn settle(&mut self) {
+        let passed = self.show_held().await;
+        self.flush().await;
+        if let Some(lsn) = passed {
+            self.confirm(lsn);
+        }
+    }
+
+    /// Shows all changes of the window; tells how far the log has been handed on once the shards have them.
+    async fn show_held(&mut self) -> Option<Lsn> {
         let mut window = std::mem::take(&mut self.window);
         if !window.is_empty() {
             let messages = std::mem::take(&mut window.messages);
             self.show_window(&window, messages).await;
         }
-        self.flush().await;
-        if let Some(lsn) = window.passed {
-            self.confirm(lsn);
-        }
+        window.passed
     }
 
     async fn show_window(&mut self, window: &Window, mut messages: HeldMessages) {
@@ -440,7 +454,8 @@ impl State {
             let old = bodies.old_record(*receiver);
             for group in audience.receivers.groups() {
                 let form = group.form();
-                let view = View { kind, columns: audiences.columns(form.columns), old, error };
+                let view =
+                    View { kind, columns: audiences.columns(form.columns), old, error, is_followed: false };
                 let same = last.take().filter(|(other, known, _)| *other == form && *known == view);
                 let frame = if let Some((_, _, frame)) = same {
                     frame
@@ -455,7 +470,8 @@ impl State {
                 last = Some((form, view, frame));
             }
             for SharedBinding { binding, member } in audience.receivers.shared() {
-                let view = View { kind, columns: audiences.columns(member.columns), old, error };
+                let view =
+                    View { kind, columns: audiences.columns(member.columns), old, error, is_followed: false };
                 shared.add(&member.membership, view, *binding, member.id);
             }
         }
@@ -470,6 +486,10 @@ impl State {
 
     /// Hands the frames that have been made to the shards.
     async fn flush(&mut self) {
+        if self.replayed_at.is_some() {
+            // What one channel has missed takes another way.
+            return;
+        }
         let Some(committed) = self.outgoing_since.take() else { return };
         self.outgoing_bytes = 0;
         for (shard, outgoing) in self.matcher.shards.iter().zip(&mut self.outgoing) {

@@ -4,11 +4,12 @@
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
 //! messages, ends), [`topics`] (who is on one), [`delivery`] and [`presence`] (who gets what), [`holds`] (replays),
-//! [`acknowledgements`] (what has arrived), [`operations`].
+//! [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`operations`].
 
 mod acknowledgements;
 mod channels;
 mod delivery;
+mod feeds;
 mod holds;
 mod operations;
 mod presence;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
 use self::acknowledgements::Acknowledgements;
+use self::feeds::Feeds;
 use self::presence::{Absences, PresenceReferences};
 use self::topics::Topics;
 use crate::command::{Command, PeerCommand};
@@ -68,6 +70,8 @@ pub(crate) struct Shard {
     dirty: Vec<SessionId>,
     /// Sessions whose queue has passed its bound in this turn.
     overflowed: Vec<SessionId>,
+    /// What waits for room in queues.
+    feeds: Feeds,
     references: PresenceReferences,
     shutdown: Option<Frame>,
     ended: bool,
@@ -98,6 +102,7 @@ impl Shard {
             acknowledgements: Acknowledgements::default(),
             dirty: Vec::new(),
             overflowed: Vec::new(),
+            feeds: Feeds::default(),
             references: PresenceReferences::new(),
             shutdown: None,
             ended: false,
@@ -202,6 +207,7 @@ impl Shard {
                 self.close_channel(session, channel, &message);
             }
             Command::Deliver(batch) => self.deliver(&batch),
+            Command::Feed(feed) => self.begin_feed(feed),
             Command::AnnounceGap(message) => self.announce_gap(&message),
             Command::Publish(fanout) => self.fan_out(&fanout, None),
             Command::Operate(operation) => self.operate(operation),

@@ -25,6 +25,8 @@ pub(super) enum Standing {
     One(Place),
     /// They are.
     Several(Box<Places>),
+    /// They are subscribed, and will be once what they have missed has been gone through.
+    Behind,
     /// They can not be subscribed, and the client has been told this.
     Refused(Box<Refusal>),
     /// PostgreSQL could not be asked.
@@ -88,7 +90,7 @@ impl Standing {
     }
 
     pub(super) fn is_live(&self) -> bool {
-        matches!(self, Standing::One(_) | Standing::Several(_))
+        matches!(self, Standing::One(_) | Standing::Several(_) | Standing::Behind)
     }
 
     /// Whether a client that has been told of the one need not be told of the other.
@@ -100,7 +102,7 @@ impl Standing {
         match self {
             Standing::One(place) => std::slice::from_ref(place),
             Standing::Several(places) => &places.0,
-            Standing::Refused(_) | Standing::Undecided => &[],
+            Standing::Behind | Standing::Refused(_) | Standing::Undecided => &[],
         }
     }
 }

@@ -42,9 +42,9 @@ pub(super) struct Journal {
 /// A transaction of the journal.
 pub(super) struct Kept {
     pub(super) transaction: Arc<Transaction>,
-    tables: Tables,
+    pub(super) tables: Tables,
     /// The position of its last change.
-    last: Position,
+    pub(super) last: Position,
     bytes: usize,
     since: Instant,
 }
@@ -115,10 +115,9 @@ impl Journal {
         self.begins_behind.max(self.forgotten.get(&table).copied())
     }
 
-    /// The transactions with a change behind a position, oldest first.
-    pub(super) fn behind(&self, position: Position) -> Vec<Arc<Transaction>> {
-        let first = self.kept.partition_point(|kept| kept.last <= position);
-        self.kept.range(first..).map(|kept| Arc::clone(&kept.transaction)).collect()
+    /// The first transaction with a change behind a position.
+    pub(super) fn next_behind(&self, position: Position) -> Option<&Kept> {
+        self.kept.get(self.kept.partition_point(|kept| kept.last <= position))
     }
 
     /// Whether the log has brought nothing yet that somebody could have missed.
@@ -177,7 +176,9 @@ mod tests {
     }
 
     fn found(journal: &Journal, position: Position) -> Vec<u64> {
-        journal.behind(position).iter().map(|transaction| transaction.first.commit_lsn.0).collect()
+        let first = journal.next_behind(position);
+        let all = std::iter::successors(first, |kept| journal.next_behind(kept.last));
+        all.map(|kept| kept.transaction.first.commit_lsn.0).collect()
     }
 
     #[tokio::test]

@@ -250,7 +250,7 @@ struct Scene {
     delivered: VecDeque<String>,
     /// Up to where the clients that join are known to have got everything.
     resume_from: Option<Position>,
-    _unsubscribe: mpsc::UnboundedSender<ChannelId>,
+    unsubscribe: mpsc::UnboundedSender<ChannelId>,
 }
 
 impl Scene {
@@ -283,7 +283,7 @@ impl Scene {
             commands: command_inbox,
             delivered: VecDeque::new(),
             resume_from: None,
-            _unsubscribe: unsubscribe_sender,
+            unsubscribe: unsubscribe_sender,
         }
     }
 
@@ -360,6 +360,29 @@ impl Scene {
         }
     }
 
+    /// The texts of the frames that a channel which is behind is sent, until it is told its position.
+    async fn fed(&mut self) -> Vec<String> {
+        let mut texts = Vec::new();
+        loop {
+            let frames: Vec<Frame> = match self.commands.recv().await.expect("the matcher runs") {
+                Command::Feed(feed) => {
+                    let _ = feed.room.send(());
+                    feed.frames.into()
+                }
+                Command::Deliver(batch) => {
+                    let frame = |item: FromLog| match item {
+                        FromLog::Change(delivery) => Some(delivery.frame),
+                        FromLog::Message(_) => None,
+                    };
+                    batch.items.into_iter().filter_map(frame).collect()
+                }
+                Command::System(message) if message.extension == "resume" => return texts,
+                _ => panic!("the matcher says no such thing"),
+            };
+            texts.extend(frames.iter().map(|frame| String::from_utf8_lossy(frame.bytes()).into_owned()));
+        }
+    }
+
     /// The next thing that the shard is told, in words.
     async fn told(&mut self) -> String {
         if let Some(row) = self.delivered.pop_front() {
@@ -373,14 +396,15 @@ impl Scene {
                 let status = if message.status == Status::Ok { "ok" } else { "error" };
                 format!("{status}: {}", message.message)
             }
+            Command::CaughtUp(_) => Box::pin(self.told()).await,
+            Command::Feed(feed) => {
+                self.delivered.extend(feed.frames.iter().map(row_of));
+                let _ = feed.room.send(());
+                Box::pin(self.told()).await
+            }
             Command::Deliver(batch) => {
                 self.delivered.extend(batch.items.iter().map(|item| match item {
-                    FromLog::Change(delivery) => {
-                        let text = String::from_utf8_lossy(delivery.frame.bytes()).into_owned();
-                        let record = text.find("\"record\"").or_else(|| text.find("\"old_record\""));
-                        let record = record.expect("a row");
-                        text[record..].to_owned()
-                    }
+                    FromLog::Change(delivery) => row_of(&delivery.frame),
                     FromLog::Message(fanout) => {
                         let frame = fanout.frame(Serializer::V1).expect("a frame");
                         String::from_utf8_lossy(&frame.payload()).into_owned()
@@ -391,6 +415,13 @@ impl Scene {
             _ => panic!("the matcher says no such thing"),
         }
     }
+}
+
+/// The rows of a change and what follows them.
+fn row_of(frame: &Frame) -> String {
+    let text = String::from_utf8_lossy(frame.bytes()).into_owned();
+    let record = text.find("\"record\"").or_else(|| text.find("\"old_record\""));
+    text[record.expect("a row")..].to_owned()
 }
 
 const SUBSCRIBED_WITH_NOTICE: &str = "Subscribed to PostgreSQL; DELETE on";

@@ -101,6 +101,7 @@ impl Shard {
                 found.outbound.flush();
                 growth += found.outbound.take_growth();
             }
+            self.feed(session);
         }
         self.count_queued(growth);
     }
