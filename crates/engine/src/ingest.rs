@@ -28,6 +28,8 @@ pub const CANARY_MESSAGE_PREFIX: &str = "walcast.canary";
 /// What the replication stream brings, without its transport.
 #[derive(Debug)]
 pub enum LogEvent {
+    /// The log is about to begin for the first time. What commits before this LSN was there before the process started.
+    Refill(Lsn),
     /// A new replication connection: a transaction that was open begins again.
     Restarted(LogStart),
     /// One `pgoutput` message.
@@ -52,6 +54,8 @@ pub enum LogBatch {
     Transaction(Transaction),
     /// The log holds nothing of interest up to this LSN.
     Idle(Lsn),
+    /// What follows for the first time was there, up to this LSN, before the process started.
+    Refill(Lsn),
     /// What follows comes over a new connection, and may have come before.
     Restarted(LogStart),
     /// A message that was sent to see whether it comes back.
@@ -116,6 +120,7 @@ impl Ingest {
     /// Takes one event; gives a transaction when one is complete.
     pub async fn feed(&mut self, event: LogEvent) -> Result<Option<LogBatch>, IngestError> {
         match event {
+            LogEvent::Refill(until) => Ok(Some(LogBatch::Refill(until))),
             LogEvent::Restarted(start) => {
                 *self = Ingest::holding(self.held_bytes_max);
                 Ok(Some(LogBatch::Restarted(start)))

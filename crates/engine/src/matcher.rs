@@ -6,7 +6,8 @@
 //! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
 //! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database),
-//! [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back).
+//! [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back), [`refill`] (the journal after a
+//! start).
 
 mod audience;
 mod catch_up;
@@ -21,6 +22,7 @@ mod journal;
 mod judge;
 mod messages;
 mod receivers;
+mod refill;
 mod replay;
 mod ruling;
 mod show;
@@ -49,6 +51,7 @@ use self::journal::{Journal, Tables};
 use self::judge::Judge;
 use self::messages::MessageTable;
 use self::receivers::{Form, SharedBinding};
+use self::refill::Refill;
 use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, Commit, SharedFrames, View, frame};
 use self::subscriptions::Parked;
@@ -124,6 +127,8 @@ struct State {
     message_table: MessageTable,
     /// What has been handled lately.
     journal: Journal,
+    /// What was in the log before the start.
+    refill: Refill,
     /// Channels that have yet to be told what they have missed.
     catch_ups: CatchUps,
     /// While the journal is gone through for one channel: the time of now, by which it is judged.
@@ -164,6 +169,7 @@ impl Matcher {
                 self.settings.journal_age,
             ),
             catch_ups: CatchUps::default(),
+            refill: Refill::default(),
             replayed_at: None,
             handled: Lsn::ZERO,
             last_commit: Lsn::ZERO,
@@ -220,7 +226,9 @@ impl State {
                 LogBatch::Idle(lsn) => {
                     self.passed(lsn);
                     self.journal.shrink();
+                    self.refilled_up_to(lsn).await;
                 }
+                LogBatch::Refill(until) => self.refill_until(until),
                 LogBatch::Restarted(start) => {
                     if let Some(what) = &start.gap {
                         self.gap(what).await;
@@ -228,6 +236,7 @@ impl State {
                     self.journal.restarted(&start, Position::before(self.handled));
                     self.handled = self.handled.max(start.since);
                     self.matcher.tickets.log_begins(start.since);
+                    self.log_begins(start.gap.is_some()).await;
                 }
                 LogBatch::Transaction(transaction) => self.transaction(transaction).await?,
                 LogBatch::Canary(content) => {
@@ -270,7 +279,11 @@ impl State {
 
     async fn transaction(&mut self, transaction: Transaction) -> Result<(), IngestError> {
         let (commit_lsn, end_lsn) = (transaction.first.commit_lsn, transaction.end_lsn);
-        if commit_lsn > self.last_commit {
+        self.refilled_up_to(commit_lsn).await;
+        if commit_lsn > self.last_commit && self.was_there_before(commit_lsn) {
+            self.refill(transaction).await?;
+            self.last_commit = commit_lsn;
+        } else if commit_lsn > self.last_commit {
             if transaction.ddl {
                 self.settle().await;
             }
@@ -304,6 +317,7 @@ impl State {
             }
         }
         self.passed(end_lsn);
+        self.refilled_up_to(end_lsn).await;
         Ok(())
     }
 

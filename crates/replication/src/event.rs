@@ -11,7 +11,9 @@ pub enum Event {
     Restarted {
         /// Changes committed after this position come.
         since: Lsn,
-        /// Why changes between the last confirmed position and `since` are lost to us, if they are. Never set on the
+        /// Where the server's log ended when the connection began.
+        log_end: Lsn,
+        /// Why changes between the last handled position and `since` are lost to us, if they are. Never set on the
         /// first connection.
         gap: Option<Gap>,
     },
@@ -24,8 +26,8 @@ pub enum Event {
         /// The message, to be decoded by `walcast-pgoutput`. It shares the read buffer.
         payload: Bytes,
     },
-    /// The server has nothing for us up to here. A consumer that holds nothing back and is not inside a transaction
-    /// confirms it, so that an idle slot holds no log.
+    /// The server has nothing for us up to here. A consumer that holds nothing back and is not inside a transaction has
+    /// handled it, so that an idle slot holds no log.
     KeepAlive {
         /// Everything before this position has been sent, or was not for us.
         wal_end: Lsn,

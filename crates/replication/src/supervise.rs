@@ -126,9 +126,9 @@ pub async fn identify(settings: &ConnectionSettings) -> Result<Identity, Replica
 
 /// Streams the changes of the publications into `events` until cancelled or until nobody listens.
 ///
-/// Every connection begins with [`Event::Restarted`]. `progress` is what the consumer confirms and what is reported to
-/// the server as written, flushed and applied; a new connection goes on from there. On cancellation the newest
-/// confirmed position is reported once more and the slot is left in order.
+/// Every connection begins with [`Event::Restarted`]. `progress` is what the consumer has handled, where a new connection
+/// goes on, and what it confirms, which is reported to the server as flushed. On cancellation the newest confirmed
+/// position is reported once more and the slot is left in order.
 ///
 /// # Errors
 /// Before the first stream: what will not heal by itself, as one sentence with the SQL or setting that mends it.
@@ -244,16 +244,22 @@ impl Supervisor<'_> {
         if renewal.is_some() {
             self.settings.control.renewed();
         }
-        let since = slot.confirmed.max(self.progress.confirmed());
+        let since = slot.confirmed.max(self.progress.handled());
         let gap = self.gap(&slot, renewal);
         if let Some(gap) = &gap {
             tracing::error!(slot = self.settings.slot, %since, %gap, "changes before this position are lost");
         }
-        self.known_system.get_or_insert(system.identifier);
-        self.progress.confirm(since);
+        let log_end = system.position;
+        if self.known_system.is_none() {
+            self.progress.start(since, log_end);
+            self.known_system = Some(system.identifier);
+        } else if gap.is_some() {
+            // Nothing before it can be had again.
+            self.progress.confirm(since);
+        }
         self.status.send_replace(StreamStatus::Streaming { since_lsn: since });
         tracing::info!(slot = self.settings.slot, %since, "streaming changes");
-        let first = Event::Restarted { since, gap };
+        let first = Event::Restarted { since, log_end, gap };
         let timing = self.timing(&facts);
         let stream = Stream::new(session.socket, &self.settings.slot, self.progress, timing, first);
         let session_end = self.cancel.child_token();
@@ -279,8 +285,8 @@ impl Supervisor<'_> {
             Origin::Renewed => Some(Gap::SlotGivenUp(renewal.unwrap_or_default())),
             Origin::Missing => Some(Gap::SlotVanished),
             Origin::Invalidated => Some(Gap::SlotInvalidated),
-            // Only we move the slot; where it stands beyond what we confirmed, somebody else has taken changes from it.
-            Origin::Found => (slot.confirmed > self.progress.confirmed()).then_some(Gap::SlotMoved),
+            // Only we move the slot; where it stands beyond what we handled, somebody else has taken changes from it.
+            Origin::Found => (slot.confirmed > self.progress.handled()).then_some(Gap::SlotMoved),
         }
     }
 
@@ -292,8 +298,9 @@ impl Supervisor<'_> {
         let facts = session.check_server().await?;
         session.check_publications(publications, &system.database).await?;
         let ready = session.ready_slot(slot, &system.database, &facts, renew).await?;
-        // The server takes the later of this and the slot's own position.
-        session.start_replication(slot, self.progress.confirmed(), publications).await?;
+        // The server takes the later of this and the slot's own position, so what is handled does not come again to this
+        // process; the slot stays where it is.
+        session.start_replication(slot, self.progress.handled(), publications).await?;
         Ok(Prepared { session, system, facts, slot: ready })
     }
 
@@ -304,10 +311,10 @@ impl Supervisor<'_> {
             Some(known) if *known != system.identifier => {
                 format!("its system identifier is {}, it was {known}", system.identifier)
             }
-            _ if system.position < self.progress.confirmed() => format!(
-                "its log ends at {}, and {} was already confirmed",
+            _ if system.position < self.progress.handled() => format!(
+                "its log ends at {}, and everything up to {} was already read",
                 system.position,
-                self.progress.confirmed()
+                self.progress.handled()
             ),
             _ => return Ok(()),
         };

@@ -126,7 +126,7 @@ impl Resume {
         (tells_position || tells_shard).then(|| Resume { since: since(), tells_position, tells_shard })
     }
 
-    fn wants_changes(&self) -> bool {
+    pub(super) fn wants_changes(&self) -> bool {
         self.since.iter().any(Option::is_some)
     }
 }
@@ -273,7 +273,7 @@ impl State {
     /// has missed.
     pub(super) async fn begin_catch_up(&mut self, channel: ChannelId) {
         let Some(mut catch_up) = self.catch_ups.remove(channel) else { return };
-        let here = Position::before(self.handled);
+        let here = Position::before(self.place());
         let ahead = |_: &Wish, since| (since > here).then_some(Gap::Ahead { since, here });
         if let Some(gap) = catch_up.give_up(here, ahead) {
             self.tell_gap(&catch_up.membership, &gap).await;
@@ -301,7 +301,7 @@ impl State {
                 Gap::Changed(table) => Some(table.oid),
                 _ => None,
             };
-            let here = Position::before(self.handled);
+            let here = Position::before(self.place());
             catch_up.go_on_from(here, |wish| of_table.is_none_or(|table| wish.placement.table == table));
             catch_up.gap = Some(gap);
         }
@@ -322,7 +322,7 @@ impl State {
 
     /// Tells a channel of what it wants and the journal has no longer.
     async fn tell_of_what_is_gone(&mut self, catch_up: &mut CatchUp) {
-        let here = Position::before(self.handled);
+        let here = Position::before(self.place());
         let journal = &self.journal;
         let gap = catch_up.give_up(here, |wish, since| {
             // Before the log has begun nothing is known of any table.
@@ -396,7 +396,7 @@ impl State {
         let places = self.audiences.insert(&membership, placements);
         let (membership, identity, _) = entry.into_parts();
         if tells_position {
-            let here = Position::before(self.handled);
+            let here = Position::before(self.place());
             self.tell(&membership, RESUME, Status::Ok, format!("position {here}")).await;
         }
         if tells_shard {
