@@ -257,7 +257,6 @@ async fn a_rolling_restart_under_load_loses_nothing_for_stock_clients() -> Resul
     let mut world = World::with_sql("tickets_restart", STREAM).await?;
     let urls = vec![world.http(), world.http()];
     let javascript = Subscribers::javascript("@supabase/supabase-js", urls.clone()).await?;
-    let older = Subscribers::javascript("supabase-js-v1-serializer", urls.clone()).await?;
     let python = Subscribers::python(urls).await?;
     let writer = Writer::start(&world.database);
     let mut every = tokio::time::interval(Duration::from_secs(5));
@@ -269,8 +268,8 @@ async fn a_rolling_restart_under_load_loses_nothing_for_stock_clients() -> Resul
     }
     every.tick().await;
     let last = writer.stop().await?;
-    let (javascript, older, python) = tokio::try_join!(javascript.finish(), older.finish(), python.finish())?;
-    let all: Vec<_> = javascript.into_iter().chain(older).chain(python).collect();
+    let (javascript, python) = tokio::try_join!(javascript.finish(), python.finish())?;
+    let all: Vec<_> = javascript.into_iter().chain(python).collect();
     let account = Account::of(&all, last)?;
     if account.subscribed < 4 * all.len() {
         bail!("each was there for all four servers: {account:?}");

@@ -44,7 +44,9 @@ impl Past {
 /// What the log has told so far.
 #[derive(Default)]
 pub(super) struct Reading {
-    /// The process before has handed over everything.
+    /// What the last process has handed over. One that has begun after it has taken that, and hands over what is left.
+    records: Vec<Record>,
+    /// It has handed over everything.
     complete: bool,
 }
 
@@ -138,19 +140,19 @@ impl Tickets {
         let mut state = self.state();
         match Message::parse(&self.settings.scope, content) {
             Some(Message::Begin(origin)) if origin.parse::<Uuid>() == Ok(self.origin) => {
-                let known = state.handover.complete || !refilled;
-                tracing::debug!(tickets = state.count, known, "it is known what the process before has left");
-                self.past.send_modify(|past| {
-                    if let Past::Awaited { from } = *past {
-                        *past = if known { Past::Known } else { self.lost(from) };
-                    }
-                });
-            }
-            Some(Message::Begin(_)) => state.handover.complete = false,
-            Some(Message::Tickets(list)) => {
-                for record in list.split(' ').filter_map(Record::parse) {
-                    self.add_record(&mut state, &record);
+                let Reading { records, complete } = std::mem::take(&mut state.handover);
+                let Past::Awaited { from } = *self.past.borrow() else { return };
+                for record in &records {
+                    self.add_record(&mut state, record);
                 }
+                let known = complete || !refilled;
+                tracing::debug!(tickets = records.len(), known, "the process before is known");
+                self.past.send_replace(if known { Past::Known } else { self.lost(from) });
+            }
+            Some(Message::Begin(_)) => state.handover = Reading::default(),
+            Some(Message::Tickets(list)) => {
+                let room = self.settings.tickets_max.saturating_sub(state.handover.records.len());
+                state.handover.records.extend(list.split(' ').filter_map(Record::parse).take(room));
             }
             Some(Message::End) => state.handover.complete = true,
             None => {}
@@ -159,11 +161,6 @@ impl Tickets {
 
     fn add_record(&self, state: &mut State, record: &Record) {
         let Record { key, delivered, reference, age } = *record;
-        let is_known = |other: &super::Ticket| other.delivered == delivered && other.reference == reference;
-        // The log is read again over a new connection.
-        if state.tickets.get(&key).is_some_and(|all| all.iter().any(is_known)) {
-            return;
-        }
         let left = Instant::now().checked_sub(Duration::from_secs(age)).unwrap_or_else(Instant::now);
         self.add(state, key, delivered, reference, left, None);
     }

@@ -223,8 +223,26 @@ async fn a_process_that_stops_hands_its_tickets_to_the_next_one_and_no_token() {
     assert_eq!(from, Lsn(1_000), "everything is known");
     // The log is read again over a new connection.
     let before = next.state().count;
+    messages.push(begin);
     messages.iter().for_each(|message| next.read(message.as_bytes(), true));
     assert_eq!(next.state().count, before);
+}
+
+#[tokio::test]
+async fn what_was_handed_over_earlier_counts_no_more() {
+    let first = kept(10);
+    first.leave(&channel(), Lsn(400), 7);
+    let mut messages = first.hand_over();
+    let (second, begin) = successor(&messages);
+    second.read(begin.as_bytes(), true);
+    messages.push(begin);
+    let back = channel();
+    assert_eq!(joined(&second, &back, 8), 400);
+    second.leave(&back, Lsn(900), 9);
+    messages.extend(second.hand_over());
+    let (third, begin) = successor(&messages);
+    third.read(begin.as_bytes(), true);
+    assert_eq!(joined(&third, &channel(), 10), 900);
 }
 
 #[tokio::test(start_paused = true)]
