@@ -1,5 +1,6 @@
 //! Stock clients lose their connections, and the server is replaced: nobody misses a row (docs/protocol.md §5.7).
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,12 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
-use walcast_testkit::Database;
 use walcast_testkit::fault_proxy::{Cut, FaultProxy};
-use walcast_tests::{SECRET, World, script};
+use walcast_testkit::{Database, Program};
+use walcast_tests::{FOUNDATION, SECRET, World, script};
 
 const STREAM: &str = "
     create table stream (seq bigint primary key, body text not null);
@@ -274,5 +276,66 @@ async fn a_rolling_restart_under_load_loses_nothing_for_stock_clients() -> Resul
     if account.subscribed < 4 * all.len() {
         bail!("each was there for all four servers: {account:?}");
     }
+    Ok(())
+}
+
+/// A port that nobody listens to at the moment.
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// The binary that cargo has built beside this program.
+fn walcast_binary() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let found = program.ancestors().map(|folder| folder.join("walcast")).find(|path| path.is_file());
+    found.context("the server is not built: cargo build --bin walcast")
+}
+
+/// Waits until something listens there.
+async fn serves(server: &mut Program, port: u16) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        ensure!(server.is_running()? && Instant::now() < deadline, "it does not serve: {}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_loses_nothing_for_stock_clients_either() -> Result<()> {
+    let database = walcast_testkit::database("tickets_killed").await;
+    let client = database.client().await;
+    client.batch_execute(FOUNDATION).await?;
+    client.batch_execute(STREAM).await?;
+    let folder = tempfile::tempdir()?;
+    let port = free_port()?;
+    let mut server = Program::new(&walcast_binary()?, &["serve"], &folder.path().join("log"));
+    for (name, value) in [
+        ("DATABASE_URL", database.url()),
+        ("JWT_SECRET", SECRET),
+        ("PORT", &port.to_string()),
+        ("WALCAST_SLOT", &database.slot_name()),
+    ] {
+        server.set(name, value);
+    }
+    server.start()?;
+    serves(&mut server, port).await?;
+    let urls = vec![format!("http://127.0.0.1:{port}"); 2];
+    let javascript = Subscribers::javascript("@supabase/supabase-js", urls.clone()).await?;
+    let python = Subscribers::python(urls).await?;
+    let writer = Writer::start(&database);
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        server.kill().await?;
+        server.start()?;
+        serves(&mut server, port).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let last = writer.stop().await?;
+    let (javascript, python) = tokio::try_join!(javascript.finish(), python.finish())?;
+    let all: Vec<_> = javascript.into_iter().chain(python).collect();
+    let account = Account::of(&all, last)?;
+    ensure!(account.subscribed >= 3 * all.len(), "each was there for all three servers: {account:?}");
+    ensure!(server.terminate(Duration::from_secs(30)).await?.success(), "{}", server.log());
     Ok(())
 }

@@ -103,12 +103,6 @@ impl Client {
 
     /// Handles a message of the client.
     pub(super) async fn receive(&mut self, raw: Incoming) -> Option<End> {
-        self.count.one_more();
-        self.handle(raw).await
-    }
-
-    /// Handles a message that has just come, or has waited.
-    async fn handle(&mut self, raw: Incoming) -> Option<End> {
         let serializer = self.session.serializer();
         let parsed = match &raw {
             Incoming::Text(text) => ClientMessage::parse_text(serializer, text),
@@ -177,7 +171,7 @@ impl Client {
         self.deferred_bytes -= deferred.iter().map(Incoming::len).sum::<usize>();
         for message in deferred {
             // Boxed: a deferred message may be a join, whose outcome comes back here.
-            if let Some(end) = Box::pin(self.handle(message)).await {
+            if let Some(end) = Box::pin(self.receive(message)).await {
                 return Some(end);
             }
         }

@@ -62,7 +62,7 @@ impl Client {
                 deferred: VecDeque::new(),
             }),
         }
-        let rejoins = self.count.began_earlier(self.channels.len());
+        let rejoins = self.count.began_earlier(self.session.serializer(), self.channels.len());
         let joining = JoinTask {
             rejoins,
             gateway: Arc::clone(&self.gateway),
