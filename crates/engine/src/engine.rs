@@ -116,8 +116,8 @@ impl JoinedChannel {
     }
 
     /// The join's `join_ref`, which every reply on the channel carries.
-    pub fn join_ref(&self) -> &Ref {
-        &self.0.join_ref
+    pub fn join_ref(&self) -> Ref {
+        self.0.join_ref()
     }
 
     /// Whether its broadcasts are acknowledged.
@@ -133,7 +133,8 @@ impl JoinedChannel {
     /// Whether a leave with this `join_ref` is meant for this join: one of an earlier join is late, and a
     /// join made without a `join_ref` takes any (docs/protocol.md §3.7).
     pub fn is_left_by(&self, join_ref: &Ref) -> bool {
-        self.0.join_ref.is_null() || self.0.join_ref == *join_ref
+        let own = self.0.join_ref();
+        own.is_null() || own == *join_ref
     }
 }
 
@@ -250,14 +251,13 @@ impl Engine {
         let response = walcast_wire::join_reply(&payload.bindings);
         let bindings = payload.bindings;
         let resume = Resume::of(&bindings);
-        let (form, values) = Form::new(bindings.clone(), payload.legacy);
-        let topic = TopicKey::new(topic, Privacy::of(payload.private));
-        let asked = Asked { topic, form: self.alike.forms.share(Arc::new(form)), values };
+        let (form, values) = Form::new(bindings.clone(), Privacy::of(payload.private), payload.legacy);
+        let form = self.alike.forms.share(Arc::new(form));
+        let asked = Asked::new(form, &topic, &join_ref, &values);
         let membership = Arc::new(Membership {
             session: session.id,
             channel: ChannelId::fresh(),
             asked: self.alike.asked.share(Arc::new(asked)),
-            join_ref,
             shard: session.shard,
             serializer: session.serializer,
             receive_own: payload.broadcast.receive_own,

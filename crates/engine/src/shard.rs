@@ -246,7 +246,7 @@ struct ReplyTo {
 
 impl ReplyTo {
     fn new(channel: &Channel, reference: Ref, serializer: Serializer) -> Self {
-        ReplyTo { serializer, join_ref: channel.join_ref().clone(), reference, topic: channel.key().clone() }
+        ReplyTo { serializer, join_ref: channel.join_ref(), reference, topic: channel.key().to_owned() }
     }
 
     fn frame(&self, status: Status, response: &str) -> Frame {

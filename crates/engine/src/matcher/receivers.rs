@@ -148,7 +148,7 @@ impl Receivers {
 impl<'a> Group<'a> {
     pub(super) fn form(&self) -> Form<&'a str> {
         match *self {
-            Group::One(member) => form(member, &**member.membership.topic()),
+            Group::One(member) => form(member, member.membership.topic()),
             Group::Many(Together { form, .. }) => {
                 let &Form { ref topic, id, columns, serializer, legacy } = form;
                 Form { topic, id, columns, serializer, legacy }
@@ -175,7 +175,7 @@ impl Many {
             self.shared.entry(channel).or_default().push(SharedBinding { member, binding });
             return;
         }
-        let form = form(&member, Arc::clone(member.membership.topic()));
+        let form = form(&member, Arc::from(member.membership.topic()));
         let group = match self.by_form.get(&form) {
             Some(&group) => group,
             None => self.add(form),
@@ -260,19 +260,17 @@ mod tests {
     use super::*;
     use crate::ids::SessionId;
     use crate::membership::{self, Asked};
-    use crate::topic::{Privacy, TopicKey};
+    use crate::topic::Privacy;
 
     fn member(topic: usize, shard: usize) -> Member {
         let binding = Binding::parse(r#"{"event":"*","schema":"public"}"#).unwrap();
         let id = binding.id;
-        let (form, values) = membership::Form::new(vec![binding], false);
-        let topic = TopicKey::new(topic.to_string().into(), Privacy::Public);
-        let asked = Asked { topic, form: Arc::new(form), values };
+        let (form, values) = membership::Form::new(vec![binding], Privacy::Public, false);
+        let asked = Asked::new(Arc::new(form), &topic.to_string(), &Ref::NULL, &values);
         let membership = Membership {
             session: SessionId::fresh(),
             channel: ChannelId::fresh(),
             asked: Arc::new(asked),
-            join_ref: Ref::null(),
             shard: ShardId::new(shard),
             serializer: Serializer::V2,
             receive_own: false,

@@ -25,7 +25,7 @@ use crate::ids::{SessionId, ShardId};
 use crate::log_inbox::{LogSender, log_inbox};
 use crate::membership::{self, Asked};
 use crate::subscription::resolve;
-use crate::topic::{Privacy, ReadRights, TopicKey};
+use crate::topic::{Privacy, ReadRights};
 use crate::transaction::{Change, Changes, RowChange};
 
 const TABLE: Oid = Oid(16_384);
@@ -307,16 +307,11 @@ impl Scene {
         let deletes = crate::settings::Deletes::Private;
         let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
         change(&self.oracle);
-        let (form, values) = membership::Form::new(bindings, false);
+        let (form, values) = membership::Form::new(bindings, Privacy::Public, false);
         let membership = Arc::new(Membership {
             session: SessionId::fresh(),
             channel: ChannelId::fresh(),
-            asked: Arc::new(Asked {
-                topic: TopicKey::new("realtime:room".into(), Privacy::Public),
-                form: Arc::new(form),
-                values,
-            }),
-            join_ref: Ref::null(),
+            asked: Arc::new(Asked::new(Arc::new(form), "realtime:room", &Ref::NULL, &values)),
             shard: ShardId::new(0),
             serializer: Serializer::V2,
             receive_own: false,

@@ -10,7 +10,7 @@ use super::*;
 use crate::broadcast::fanout_of;
 use crate::command::BroadcastPayload;
 use crate::command::Joining;
-use crate::membership::{Asked, Membership};
+use crate::membership::{Asked, Form, Membership};
 use crate::outbound::Socket;
 use crate::subscription::Identity;
 use crate::topic::ReadRights;
@@ -60,13 +60,13 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
     let (recorder, mut written) = mpsc::unbounded_channel();
     let socket = Arc::new(Recorder(recorder));
     let open = Command::Open { session, socket, serializer: Serializer::V2, subject: None };
-    let asked = Asked { topic: public_topic(), form: Arc::default(), values: Box::default() };
+    let (form, values) = Form::new(Vec::new(), Privacy::Public, false);
+    let asked = Asked::new(Arc::new(form), TOPIC, &Ref::NULL, &values);
     let join = Command::Join(Box::new(Joining {
         membership: Arc::new(Membership {
             session,
             channel: ChannelId::fresh(),
             asked: Arc::new(asked),
-            join_ref: Ref::null(),
             shard: ShardId::new(0),
             serializer: Serializer::V2,
             receive_own: false,
