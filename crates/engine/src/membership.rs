@@ -1,7 +1,7 @@
 //! What gateway, shard and matcher all have to know of a channel: each holds the same one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use walcast_wire::{Binding, Ref, Serializer};
 
@@ -18,12 +18,10 @@ pub struct Membership {
     pub(crate) asked: Arc<Asked>,
     pub(crate) shard: ShardId,
     pub(crate) serializer: Serializer,
-    /// Own broadcasts come back.
-    pub(crate) receive_own: bool,
-    /// Broadcasts are acknowledged.
-    pub(crate) acknowledge: bool,
     /// False when the channel has ended, by whomever.
-    pub(crate) open: AtomicBool,
+    open: AtomicBool,
+    /// The matcher's: where it has noted the bindings. It saves a look-up table with a line for each channel.
+    pub(crate) entry: AtomicU32,
 }
 
 /// What was joined. Joins that are alike share one, but those who join a topic of their own have one each, so that all
@@ -46,15 +44,25 @@ pub(crate) struct Form {
     /// What is left of each binding; see [`Binding::into_parts`]. They are read again when the catalog changes.
     bindings: Box<[Arc<str>]>,
     privacy: Privacy,
+    options: Options,
+}
+
+/// What a join asks for beside its bindings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Options {
     /// Changes are pushed in the old form (docs/protocol.md §3.8).
-    legacy: bool,
+    pub(crate) legacy: bool,
+    /// Own broadcasts come back.
+    pub(crate) receive_own: bool,
+    /// Broadcasts are acknowledged.
+    pub(crate) acknowledge: bool,
 }
 
 impl Form {
     /// What others may have alike, and the values of the bindings' filters, for [`Asked::new`].
-    pub(crate) fn new(bindings: Vec<Binding>, privacy: Privacy, legacy: bool) -> (Self, String) {
+    pub(crate) fn new(bindings: Vec<Binding>, privacy: Privacy, options: Options) -> (Self, String) {
         let (bindings, values): (Vec<_>, Vec<_>) = bindings.into_iter().map(Binding::into_parts).unzip();
-        (Form { bindings: bindings.into(), privacy, legacy }, values.join("\0"))
+        (Form { bindings: bindings.into(), privacy, options }, values.join("\0"))
     }
 }
 
@@ -81,6 +89,12 @@ impl Asked {
 }
 
 impl Membership {
+    /// Of a channel that has not had a name so far.
+    pub(crate) fn new(session: SessionId, shard: ShardId, serializer: Serializer, asked: Arc<Asked>) -> Self {
+        let (open, entry) = (AtomicBool::new(true), AtomicU32::new(0));
+        Membership { session, channel: ChannelId::fresh(), asked, shard, serializer, open, entry }
+    }
+
     /// Where frames go.
     pub(crate) fn target(&self) -> Target {
         Target { session: self.session, channel: self.channel }
@@ -101,9 +115,9 @@ impl Membership {
         self.asked.join_ref()
     }
 
-    /// Whether changes are pushed in the old form.
-    pub(crate) fn is_legacy(&self) -> bool {
-        self.asked.form.legacy
+    /// What was asked for beside bindings.
+    pub(crate) fn options(&self) -> Options {
+        self.asked.form.options
     }
 
     /// The bindings that were asked for.
@@ -126,5 +140,31 @@ impl Membership {
     /// It has ended.
     pub(crate) fn end(&self) {
         self.open.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_membership_has_what_was_asked_for_whatever_is_in_the_texts() {
+        let bindings = [r#""filter":"owner=eq.Zoë""#, r#""table":"notes""#, r#""filter":"id=in.(1,2)""#];
+        let bindings = bindings.map(|member| Binding::parse(&format!(r#"{{"schema":"public",{member}}}"#)));
+        let bindings: Vec<_> = bindings.map(Result::unwrap).into();
+        let options = Options { acknowledge: true, ..Options::default() };
+        for join_ref in [Ref::NULL, Ref::from_text("7"), Ref::from_text(&"é".repeat(400))] {
+            for topic in ["realtime:zoë\0null\0", "realtime:a"] {
+                let (form, values) = Form::new(bindings.clone(), Privacy::Private, options);
+                let asked = Arc::new(Asked::new(Arc::new(form), topic, &join_ref, &values));
+                let (session, shard) = (SessionId::fresh(), ShardId::new(0));
+                let membership = Membership::new(session, shard, Serializer::V2, asked);
+                assert_eq!(membership.key(), TopicRef { topic, privacy: Privacy::Private });
+                assert_eq!(membership.join_ref(), join_ref);
+                assert_eq!(membership.options(), options);
+                let ids = |bindings: Vec<Binding>| bindings.into_iter().map(|binding| binding.id);
+                assert!(ids(membership.bindings()).eq(ids(bindings.clone())));
+            }
+        }
     }
 }

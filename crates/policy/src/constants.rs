@@ -267,3 +267,33 @@ pub(crate) fn foreign_function(name: &str, arguments: &[Kind]) -> Option<Kind> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_come_to_the_same_whether_there_is_one_or_several() {
+        let settings = Settings {
+            role: "reader",
+            claims_json: "{}",
+            claims: &serde_json::json!({}),
+            foreign: &[],
+            channel: None,
+        };
+        let of = |outcome: Outcome<'static>| match outcome {
+            Ok(value) => Expression::Literal(value),
+            Err(_) => Expression::Oracle,
+        };
+        let (text, uuid) = (Value::Text(Cow::Borrowed("")), Value::Uuid(u128::MAX - 1));
+        let outcomes = [Ok(Some(text)), Ok(Some(uuid)), Ok(Some(Value::Int(1))), Ok(None), Err(Stop::Ask)];
+        let slots = outcomes.clone().map(of);
+        let all = Values::new(&slots, settings);
+        for (place, (slot, outcome)) in slots.iter().zip(&outcomes).enumerate() {
+            let one = Values::new(std::slice::from_ref(slot), settings);
+            assert_eq!((&one.get(0), &all.get(place)), (outcome, outcome));
+            assert_eq!((one.stop(0), all.stop(place)), (outcome.as_ref().err(), outcome.as_ref().err()));
+            assert_eq!(one.get(1), Err(Stop::Ask), "there is no such slot");
+        }
+    }
+}

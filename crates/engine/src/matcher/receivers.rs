@@ -246,37 +246,27 @@ impl Together {
 
 fn form<T>(member: &Member, topic: T) -> Form<T> {
     let Member { membership, id, columns } = member;
-    let legacy = membership.is_legacy();
+    let legacy = membership.options().legacy;
     Form { topic, id: *id, columns: *columns, serializer: membership.serializer, legacy }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use walcast_wire::{Binding, Ref};
 
     use super::super::column_sets::ColumnSets;
     use super::*;
     use crate::ids::SessionId;
-    use crate::membership::{self, Asked};
+    use crate::membership::{self, Asked, Options};
     use crate::topic::Privacy;
 
     fn member(topic: usize, shard: usize) -> Member {
         let binding = Binding::parse(r#"{"event":"*","schema":"public"}"#).unwrap();
         let id = binding.id;
-        let (form, values) = membership::Form::new(vec![binding], Privacy::Public, false);
+        let (form, values) = membership::Form::new(vec![binding], Privacy::Public, Options::default());
         let asked = Asked::new(Arc::new(form), &topic.to_string(), &Ref::NULL, &values);
-        let membership = Membership {
-            session: SessionId::fresh(),
-            channel: ChannelId::fresh(),
-            asked: Arc::new(asked),
-            shard: ShardId::new(shard),
-            serializer: Serializer::V2,
-            receive_own: false,
-            acknowledge: false,
-            open: AtomicBool::new(true),
-        };
+        let membership =
+            Membership::new(SessionId::fresh(), ShardId::new(shard), Serializer::V2, Arc::new(asked));
         let columns = ColumnSets::default().take(&[0]);
         Member { membership: Arc::new(membership), id, columns }
     }

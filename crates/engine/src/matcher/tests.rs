@@ -6,7 +6,6 @@ mod windows;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -23,7 +22,7 @@ use walcast_wire::{Binding, Position, Ref, Serializer, Status};
 use super::*;
 use crate::ids::{SessionId, ShardId};
 use crate::log_inbox::{LogSender, log_inbox};
-use crate::membership::{self, Asked};
+use crate::membership::{self, Asked, Options};
 use crate::subscription::resolve;
 use crate::topic::{Privacy, ReadRights};
 use crate::transaction::{Change, Changes, RowChange};
@@ -248,7 +247,7 @@ struct Scene {
     commands: mpsc::Receiver<Command>,
     /// Rows that have been delivered together with those that [`Scene::told`] told of.
     delivered: VecDeque<String>,
-    _unsubscribe: mpsc::UnboundedSender<ChannelId>,
+    _unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
 }
 
 impl Scene {
@@ -307,17 +306,10 @@ impl Scene {
         let deletes = crate::settings::Deletes::Private;
         let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
         change(&self.oracle);
-        let (form, values) = membership::Form::new(bindings, Privacy::Public, false);
-        let membership = Arc::new(Membership {
-            session: SessionId::fresh(),
-            channel: ChannelId::fresh(),
-            asked: Arc::new(Asked::new(Arc::new(form), "realtime:room", &Ref::NULL, &values)),
-            shard: ShardId::new(0),
-            serializer: Serializer::V2,
-            receive_own: false,
-            acknowledge: false,
-            open: AtomicBool::new(true),
-        });
+        let (form, values) = membership::Form::new(bindings, Privacy::Public, Options::default());
+        let asked = Arc::new(Asked::new(Arc::new(form), "realtime:room", &Ref::NULL, &values));
+        let (session, shard) = (SessionId::fresh(), ShardId::new(0));
+        let membership = Arc::new(Membership::new(session, shard, Serializer::V2, asked));
         let joining = Joining {
             membership: Arc::clone(&membership),
             reference: Ref::null(),

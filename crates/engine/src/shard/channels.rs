@@ -8,6 +8,7 @@ use walcast_wire::{Ref, Serializer, Status};
 use super::{ReplyTo, Shard};
 use crate::command::{Departure, Joining, PeerCommand, Push, PushKind, SystemMessage, Target};
 use crate::ids::{ChannelId, SessionId};
+use crate::membership::Options;
 use crate::rate::ClientEventRefused;
 use crate::session::Channel;
 use crate::subscription::Identity;
@@ -21,7 +22,7 @@ impl Shard {
         let session = target.session;
         let Some(found) = self.sessions.get_mut(&session) else {
             // The connection ended while its join was being decided.
-            let _ = self.unsubscribe.send(target.channel);
+            let _ = self.unsubscribe.send(joining.membership);
             return;
         };
         let serializer = found.serializer;
@@ -92,8 +93,8 @@ impl Shard {
             return self.write(push.session, &reply);
         };
         let target = Target { session: push.session, channel: channel.id() };
-        let acknowledge = channel.membership.acknowledge;
-        let except = (!channel.membership.receive_own).then_some(channel.id());
+        let Options { acknowledge, receive_own, .. } = channel.membership.options();
+        let except = (!receive_own).then_some(channel.id());
         match push.kind {
             PushKind::Leave => self.leave(&push),
             PushKind::Broadcast(payload) => {
@@ -204,7 +205,7 @@ impl Shard {
             };
             self.tell(self.home(&topic), command);
         }
-        let _ = self.unsubscribe.send(channel.id());
+        let _ = self.unsubscribe.send(channel.membership);
     }
 
     pub(super) fn renew(&mut self, session: SessionId, channel: ChannelId, identity: Arc<Identity>) {

@@ -1,7 +1,6 @@
 //! A shard alone, with a socket that records.
 
 use std::io::{self, IoSlice};
-use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use walcast_wire::sub_topic;
@@ -10,7 +9,7 @@ use super::*;
 use crate::broadcast::fanout_of;
 use crate::command::BroadcastPayload;
 use crate::command::Joining;
-use crate::membership::{Asked, Form, Membership};
+use crate::membership::{Asked, Form, Membership, Options};
 use crate::outbound::Socket;
 use crate::subscription::Identity;
 use crate::topic::ReadRights;
@@ -60,19 +59,10 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
     let (recorder, mut written) = mpsc::unbounded_channel();
     let socket = Arc::new(Recorder(recorder));
     let open = Command::Open { session, socket, serializer: Serializer::V2, subject: None };
-    let (form, values) = Form::new(Vec::new(), Privacy::Public, false);
+    let (form, values) = Form::new(Vec::new(), Privacy::Public, Options::default());
     let asked = Asked::new(Arc::new(form), TOPIC, &Ref::NULL, &values);
     let join = Command::Join(Box::new(Joining {
-        membership: Arc::new(Membership {
-            session,
-            channel: ChannelId::fresh(),
-            asked: Arc::new(asked),
-            shard: ShardId::new(0),
-            serializer: Serializer::V2,
-            receive_own: false,
-            acknowledge: false,
-            open: AtomicBool::new(true),
-        }),
+        membership: Arc::new(Membership::new(session, ShardId::new(0), Serializer::V2, Arc::new(asked))),
         reference: Ref::null(),
         response: "{}".to_owned(),
         identity: Arc::new(Identity { role: "r".into(), claims: Arc::default(), claims_json: "{}".into() }),

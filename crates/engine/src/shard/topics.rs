@@ -339,13 +339,11 @@ fn channel_of(sessions: &mut FxHashMap<SessionId, Session>, target: Target) -> O
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use walcast_wire::{Ref, Serializer};
 
     use super::*;
     use crate::ids::ShardId;
-    use crate::membership::{Asked, Form};
+    use crate::membership::{Asked, Form, Options};
     use crate::topic::Privacy;
 
     fn key(topic: &str) -> TopicKey {
@@ -353,17 +351,9 @@ mod tests {
     }
 
     fn membership(key: &TopicKey) -> Arc<Membership> {
-        let (form, values) = Form::new(Vec::new(), key.privacy, false);
-        Arc::new(Membership {
-            session: SessionId::fresh(),
-            channel: ChannelId::fresh(),
-            asked: Arc::new(Asked::new(Arc::new(form), &key.topic, &Ref::NULL, &values)),
-            shard: ShardId::new(0),
-            serializer: Serializer::V2,
-            receive_own: false,
-            acknowledge: false,
-            open: AtomicBool::new(true),
-        })
+        let (form, values) = Form::new(Vec::new(), key.privacy, Options::default());
+        let asked = Arc::new(Asked::new(Arc::new(form), &key.topic, &Ref::NULL, &values));
+        Arc::new(Membership::new(SessionId::fresh(), ShardId::new(0), Serializer::V2, asked))
     }
 
     /// Joins and puts on both lists.
