@@ -1,7 +1,5 @@
 //! A shard alone, with a socket that records.
 
-use std::io::{self, IoSlice};
-
 use bytes::Bytes;
 use walcast_wire::sub_topic;
 
@@ -10,7 +8,7 @@ use crate::broadcast::fanout_of;
 use crate::command::BroadcastPayload;
 use crate::command::Joining;
 use crate::membership::{Asked, Form, Membership, Options};
-use crate::outbound::Socket;
+use crate::recorder::Recorder;
 use crate::subscription::Identity;
 use crate::topic::ReadRights;
 
@@ -18,24 +16,6 @@ const TOPIC: &str = "realtime:room";
 
 fn public_topic() -> TopicKey {
     TopicKey::new(TOPIC.into(), Privacy::Public)
-}
-
-/// Takes everything and hands it to the test.
-struct Recorder(mpsc::UnboundedSender<Vec<u8>>);
-
-impl Socket for Recorder {
-    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.to_vec()).collect();
-        let count = bytes.len();
-        self.0.send(bytes).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        Ok(count)
-    }
-
-    fn notify_writable(&self) {}
-
-    fn finish(&self) {}
-
-    fn closing(&self) {}
 }
 
 /// The only shard there is, running.
