@@ -13,7 +13,7 @@ use crate::expression::Expression;
 use crate::finder::{self, Found};
 use crate::keys::{self, Key};
 use crate::members::MembersAt;
-use crate::operation::Stop;
+use crate::operation::{Comparison, Operation, Stop};
 use crate::parse::{Compiler, Names, Surroundings};
 use crate::planning::{self, Constants};
 use crate::refusal::{Refusal, refusal};
@@ -51,7 +51,7 @@ pub enum DecidedBy {
     Process,
     /// walcast itself, with look-ups in copies of these tables (`schema.name`).
     Members(Vec<String>),
-    /// PostgreSQL, wherever the parts that walcast understands do not settle it.
+    /// PostgreSQL, unless the parts that walcast understands hide the row.
     Oracle(Vec<Unsupported>),
 }
 
@@ -98,6 +98,9 @@ struct Rules {
     may_ask: bool,
     /// Whether it takes PostgreSQL to know which rows raise, so that nothing is decided without it.
     only_oracle: bool,
+    /// Whether a part is left to PostgreSQL. That may raise although the other parts admit the row, be it while it is
+    /// planned, so that no row is shown without asking.
+    leaves_a_part: bool,
     /// The error that every row raises.
     raises: Option<String>,
     copies: Vec<CopyNeed>,
@@ -138,6 +141,7 @@ impl Plan {
             asked_columns: asked_columns(table, &policies),
             may_ask: false,
             only_oracle: false,
+            leaves_a_part: false,
             raises: None,
             copies: Vec::new(),
         };
@@ -163,6 +167,13 @@ impl Plan {
                 });
             }
             foregone |= parts(&expression) < parts_before;
+            if leave_equal_to_themselves(&mut expression) {
+                compiler.unsupported.push(Unsupported {
+                    expression: (*using).to_owned(),
+                    reason: "a setting is compared with itself, which not every PostgreSQL can plan"
+                        .to_owned(),
+                });
+            }
             constants::hoist(&mut expression, &mut rules.slots);
             finder::attach(&mut expression);
             let looks_up = tables_of(&expression, snapshot);
@@ -186,6 +197,7 @@ impl Plan {
         }
         for expression in rules.permissive.iter().chain(&rules.restrictive) {
             rules.may_ask |= expression.may_ask();
+            rules.leaves_a_part |= leaves_a_part(expression);
             copies::collect(expression, &mut rules.copies);
         }
         let refused = refusal(&counting, role, snapshot, &mut vec![table.oid], &mut foregone);
@@ -416,6 +428,7 @@ impl BoundPlan {
             }
         }
         match open {
+            None if rules.leaves_a_part => self.ask(scope),
             None => self.planned(scope),
             Some(Stop::Missing(column)) => Verdict::Missing { column },
             Some(_) => self.ask(scope),
@@ -517,6 +530,28 @@ pub(crate) fn may_select(table: &Table, role: &Role, columns: &[i16]) -> bool {
     } else {
         columns.iter().all(|&number| selectable(number))
     }
+}
+
+/// Leaves to PostgreSQL what compares something with itself that is the same for all rows, such as `current_user =
+/// current_user`: PostgreSQL 15 raises for some of these while it plans ("cannot cope with variable-free clause").
+fn leave_equal_to_themselves(expression: &mut Expression) -> bool {
+    if let Expression::Call(Operation::Compare(Comparison::Equal), operands) = expression
+        && let [left, right] = operands.as_slice()
+        && left == right
+        && left.is_constant()
+    {
+        *expression = Expression::Oracle;
+        return true;
+    }
+    let mut left = false;
+    for child in expression.children_mut() {
+        left |= leave_equal_to_themselves(child);
+    }
+    left
+}
+
+fn leaves_a_part(expression: &Expression) -> bool {
+    matches!(expression, Expression::Oracle) || expression.children().into_iter().any(leaves_a_part)
 }
 
 /// How many look-ups, and parts that are left to PostgreSQL, an expression has.
