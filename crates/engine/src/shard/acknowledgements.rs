@@ -253,5 +253,5 @@ impl Shard {
 }
 
 fn is_alike(one: &Membership, other: &Membership) -> bool {
-    one.claimant() == other.claimant() && one.asked == other.asked
+    one.claimant() == other.claimant() && one.asked.is_alike(&other.asked)
 }

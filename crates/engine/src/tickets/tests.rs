@@ -1,14 +1,13 @@
 //! Who gets which ticket.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use walcast_wire::{Binding, Ref, Serializer};
 
 use super::*;
 use crate::ids::{SessionId, ShardId};
-use crate::membership::{Asked, Form};
-use crate::topic::{Privacy, TopicKey};
+use crate::membership::{Asked, Form, Options};
+use crate::topic::Privacy;
 
 const VALIDITY: Duration = Duration::from_mins(2);
 
@@ -21,20 +20,13 @@ fn kept(tickets_max: usize) -> Arc<Tickets> {
 
 fn channel_on(topic: &str, subject: &str, table: &str) -> Arc<Membership> {
     let binding = Binding::parse(&format!(r#"{{"table":"{table}"}}"#)).unwrap();
-    let (form, values) = Form::new(vec![binding], false);
-    let topic = TopicKey::new(topic.into(), Privacy::Public);
-    Arc::new(Membership {
-        session: SessionId::fresh(),
-        channel: ChannelId::fresh(),
-        asked: Arc::new(Asked { topic, form: Arc::new(form), values }),
-        join_ref: Ref::null(),
-        shard: ShardId::new(0),
-        serializer: Serializer::V2,
-        receive_own: false,
-        acknowledge: false,
-        open: AtomicBool::new(true),
-        claimant: AtomicU64::new(Claimant::of(Some(subject), "").0),
-    })
+    let (form, values) = Form::new(vec![binding], Privacy::Public, Options::default());
+    // Each join has a number of its own.
+    let join_ref = Ref::from_text(&ChannelId::fresh().0.to_string());
+    let asked = Arc::new(Asked::new(Arc::new(form), topic, &join_ref, &values));
+    let membership = Membership::new(SessionId::fresh(), ShardId::new(0), Serializer::V2, asked);
+    membership.set_claimant(Claimant::of(Some(subject), ""));
+    Arc::new(membership)
 }
 
 fn channel() -> Arc<Membership> {
