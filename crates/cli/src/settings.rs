@@ -573,7 +573,7 @@ mod tests {
         assert_eq!(settings.project.replication.publications, ["supabase_realtime"]);
         assert_eq!(settings.project.changes.deletes, Deletes::Private);
         assert_eq!(settings.project.changes.catalog_poll, Duration::from_secs(5));
-        assert_eq!(settings.server.outbound_bytes_max, 16 << 20);
+        assert_eq!(settings.server.outbound_bytes_max, 1 << 20);
         assert_eq!(settings.server.connect_error_backoff, Duration::from_secs(2));
         assert!(settings.log.health_checks);
         assert_eq!(settings.project.address, Address::Everything);

@@ -100,6 +100,18 @@ pub enum Command {
     End,
 }
 
+impl Command {
+    /// Bytes that it is about to add to some session's queue, as far as they are many and known.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Command::Write(_, bytes) => bytes.len(),
+            Command::Push(Push { kind: PushKind::Broadcast(payload), .. }) => payload.byte_len(),
+            Command::Publish(fanout) => fanout.frame_bytes_max(),
+            _ => 0,
+        }
+    }
+}
+
 /// How a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
@@ -233,6 +245,16 @@ pub enum FromLog {
     Message(Arc<Fanout>),
 }
 
+impl FromLog {
+    /// Bytes that it adds to one receiver's queue.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            FromLog::Change(delivery) => delivery.frame.len(),
+            FromLog::Message(fanout) => fanout.frame_bytes_max(),
+        }
+    }
+}
+
 /// Consecutive parts of the log, as one shard gets them.
 pub struct FromLogBatch {
     /// In the order of the log.
@@ -311,6 +333,17 @@ pub(crate) enum PeerCommand {
     Release(Arc<Membership>),
 }
 
+impl PeerCommand {
+    /// Bytes that it adds to one receiver's queue, as far as they are many.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            PeerCommand::Broadcast(fanout) | PeerCommand::PresenceDiff(fanout) => fanout.frame_bytes_max(),
+            PeerCommand::State { payload, .. } => payload.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// A payload that a channel tracks.
 pub(crate) struct Tracking {
     pub(crate) target: Target,
@@ -338,6 +371,11 @@ impl Fanout {
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> usize {
         [&self.v1, &self.v2].into_iter().flatten().map(Frame::len).sum()
+    }
+
+    /// Bytes that it adds to one receiver's queue at most.
+    pub(crate) fn frame_bytes_max(&self) -> usize {
+        [&self.v1, &self.v2].into_iter().flatten().map(Frame::len).max().unwrap_or(0)
     }
 
     pub(crate) fn frame(&self, serializer: Serializer) -> Option<&Frame> {

@@ -52,7 +52,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         EngineSettings {
             shards: 1,
-            outbound_bytes_max: 16 << 20,
+            outbound_bytes_max: 1 << 20,
             payload_bytes_max: 3_000_500,
             presence_payload_bytes_max: 64 << 10,
             presence_topic_bytes_max: 4 << 20,
@@ -123,8 +123,9 @@ pub struct Counters {
     pub presence_refused: AtomicU64,
     /// Bytes that wait for sockets, all together.
     pub queued_bytes: AtomicU64,
-    /// From the commit of a transaction to the moment when its frames are in the queues of the sockets.
-    pub commit_to_queue: LatencyHistogram,
+    /// From the commit of a transaction to the moment when its frames are written to the sockets. One count for each part
+    /// of the log that a shard gets, and one for each socket that was behind then, once it has taken its frames.
+    pub commit_to_write: LatencyHistogram,
     /// Broadcast and change messages handed to sockets.
     pub deliveries: AtomicU64,
     /// Changes read from the log, those of tables that nobody is subscribed to included.

@@ -284,7 +284,7 @@ pub(super) static OUTBOUND_BYTES_MAX: Setting<usize> = Setting::new(
     "Bytes that may wait for one slow socket before it is closed.",
 )
 .environment(&["WALCAST_OUTBOUND_BYTES_MAX", "WEBSOCKET_MAX_HEAP_SIZE"])
-.default("16777216");
+.default("1048576");
 
 pub(super) static DRAIN: Setting<Duration> = Setting::new(
     "server.drain_seconds",
@@ -599,7 +599,7 @@ pub(super) static PRESENCE_TOPIC_BYTES_MAX: Setting<usize> = Setting::new(
     "presence.topic_bytes_max",
     parse::count::<1024, 1_000_000_000>,
     "Bytes of all payloads that are tracked on one topic, with their keys; a track for which there is no room is \
-     refused. Everybody who joins with presence is sent all of it: keep it below `server.outbound_bytes_max`.",
+     refused. Everybody who joins with presence is sent all of it.",
 )
 .environment(&["WALCAST_PRESENCE_TOPIC_BYTES_MAX"])
 .default("4194304");

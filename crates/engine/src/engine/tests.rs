@@ -6,6 +6,7 @@ mod messages;
 mod operations;
 mod presence;
 mod replays;
+mod slow_sockets;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};

@@ -9,20 +9,27 @@ use super::{ReplyTo, Shard};
 use crate::broadcast::fanout_of;
 use crate::command::{BroadcastPayload, Delivery, Fanout, FromLog, FromLogBatch, PeerCommand, Target};
 use crate::ids::{ChannelId, ShardId};
+use crate::session::Queued;
 
 impl Shard {
-    pub(super) fn deliver(&mut self, batch: &FromLogBatch) {
+    /// Hands what the log has brought to those who get it, a part at a time where it is much.
+    pub(super) async fn deliver(&mut self, batch: &FromLogBatch) {
+        self.turn.commits.push(batch.committed);
         for item in &batch.items {
+            self.make_room_for(item.bytes()).await;
+            if self.turn.commits.is_empty() {
+                self.turn.commits.push(batch.committed);
+            }
             match item {
                 FromLog::Change(delivery) => self.deliver_change(delivery),
-                FromLog::Message(fanout) => self.fan_out(fanout, None),
+                FromLog::Message(fanout) => self.fan_out_as(Queued::FromLog, fanout, None),
             }
         }
-        self.counters.commit_to_queue.observe_since(batch.committed);
     }
 
     fn deliver_change(&mut self, delivery: &Delivery) {
         let mut count = 0;
+        self.turn.bytes += delivery.frame.len();
         for target in delivery.targets.as_slice() {
             let Some(found) = self.sessions.get_mut(&target.session) else {
                 continue;
@@ -31,7 +38,7 @@ impl Shard {
                 continue;
             }
             let frame = delivery.frame.bytes().clone();
-            found.push(target.session, frame, &mut self.dirty, &mut self.overflowed);
+            found.push_as(Queued::FromLog, target.session, frame, &mut self.turn);
             count += 1;
         }
         self.counters.deliveries.fetch_add(count, Relaxed);
@@ -67,11 +74,16 @@ impl Shard {
 
     /// Hands a broadcast to the listeners of its topic.
     pub(super) fn fan_out(&mut self, fanout: &Arc<Fanout>, except: Option<ChannelId>) {
+        self.fan_out_as(Queued::Frames, fanout, except);
+    }
+
+    fn fan_out_as(&mut self, kind: Queued, fanout: &Arc<Fanout>, except: Option<ChannelId>) {
         let Some(topic) = self.topics.get_mut(&fanout.topic) else {
             return;
         };
         let repeated = topic.meet(fanout);
         let replays = topic.replays().filter(|_| repeated).zip(fanout.id);
+        self.turn.bytes += fanout.frame_bytes_max();
         let mut count = 0;
         for member in topic.listeners() {
             if Some(member.channel) == except
@@ -85,7 +97,7 @@ impl Shard {
             let Some(frame) = fanout.frame(found.serializer) else {
                 continue;
             };
-            found.push(member.session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            found.push_as(kind, member.session, frame.bytes().clone(), &mut self.turn);
             count += 1;
         }
         self.counters.deliveries.fetch_add(count, Relaxed);

@@ -176,6 +176,7 @@ impl Shard {
         let Some(topic) = self.topics.get(&fanout.topic) else {
             return;
         };
+        self.turn.bytes += fanout.frame_bytes_max();
         for member in topic.followers() {
             let Some(found) = self.sessions.get_mut(&member.session) else {
                 continue;
@@ -183,7 +184,7 @@ impl Shard {
             let Some(frame) = fanout.frame(found.serializer) else {
                 continue;
             };
-            found.push(member.session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            found.push(member.session, frame.bytes().clone(), &mut self.turn);
         }
     }
 

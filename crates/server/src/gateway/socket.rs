@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
@@ -152,6 +154,11 @@ impl Socket for SharedStream {
 
     fn notify_writable(&self) {
         self.blocked.notify_one();
+    }
+
+    fn writable(&self) -> BoxFuture<'_, ()> {
+        // What fails is found out by the next write.
+        SharedStream::writable(self).map(drop).boxed()
     }
 
     fn finish(&self) {
