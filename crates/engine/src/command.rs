@@ -7,12 +7,13 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 use walcast_pgoutput::PgTimestamp;
 use walcast_policy::channel::StoredMessage;
-use walcast_wire::{Encoding, Frame, Ref, Serializer, Status};
+use walcast_wire::{BroadcastOptions, Encoding, Frame, Ref, Serializer, Status};
 
 use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::operations::Operation;
 use crate::outbound::Socket;
+use crate::relief::Relief;
 use crate::subscription::Identity;
 use crate::topic::{ReadRights, TopicKey};
 
@@ -191,6 +192,8 @@ pub enum BroadcastPayload {
         encoding: Encoding,
         /// The payload.
         payload: Bytes,
+        /// What its sender says of sockets that are behind; most say nothing.
+        options: Option<Box<BroadcastOptions>>,
     },
 }
 
@@ -362,6 +365,8 @@ pub struct Fanout {
     pub(crate) topic: TopicKey,
     /// What a replay may have sent it as.
     pub(crate) id: Option<Uuid>,
+    /// How it spares sockets that are behind; most say nothing of that.
+    pub(crate) relief: Option<Arc<Relief>>,
     /// `None` where this serializer's receivers get nothing (docs/protocol.md §2.4).
     pub(crate) v1: Option<Frame>,
     pub(crate) v2: Option<Frame>,

@@ -1,8 +1,10 @@
 //! What is on its way to one socket: shared frames, written many at a time, bounded in bytes.
 
-use std::collections::VecDeque;
+mod queue;
+
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +14,9 @@ use tokio::time::Instant;
 use walcast_pgoutput::PgTimestamp;
 use walcast_wire::Frame;
 
-use crate::latency::LatencyHistogram;
+use self::queue::{Keys, Queue};
+use crate::relief::Relief;
+use crate::settings::Counters;
 
 /// For how long a socket that takes nothing is waited for by those it holds up.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(250);
@@ -46,16 +50,15 @@ pub trait Socket: Send + Sync + 'static {
 /// Its bound is for what waits while the kernel takes nothing: what does not fit is given to the kernel first.
 pub(crate) struct Outbound {
     socket: Arc<dyn Socket>,
-    queue: VecDeque<Bytes>,
-    /// How much of the first frame is written.
-    written_of_first: usize,
-    queued_bytes: usize,
+    queue: Queue,
     /// Of the queued bytes, those that have been counted elsewhere.
     counted_bytes: usize,
     /// What is known of a socket that has not taken everything; most have.
     behind: Option<Box<Behind>>,
     queued_bytes_max: u32,
     state: State,
+    /// Something that is queued may lose its worth.
+    can_expire: bool,
 }
 
 /// A socket whose kernel buffer was full, until its queue is empty again.
@@ -69,6 +72,8 @@ struct Behind {
     exempt_bytes: usize,
     /// The commit of a change that waits, and the bytes up to the end of it.
     change: Option<(PgTimestamp, usize)>,
+    /// Known once something with a key has come since.
+    keys: Option<Keys>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +91,7 @@ enum State {
 }
 
 /// The queue would pass its bound: the peer reads too slowly.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Overflow;
 
 impl Outbound {
@@ -94,35 +99,46 @@ impl Outbound {
     pub(crate) fn new(socket: Arc<dyn Socket>, queued_bytes_max: usize) -> Self {
         Outbound {
             socket,
-            queue: VecDeque::new(),
-            written_of_first: 0,
-            queued_bytes: 0,
+            queue: Queue::default(),
             counted_bytes: 0,
             behind: None,
             queued_bytes_max: u32::try_from(queued_bytes_max).unwrap_or(u32::MAX),
             state: State::Open,
+            can_expire: false,
         }
     }
 
     /// Queues a frame. One of any size passes when no more than half of the bound is used, and then no second one before
     /// it is written.
-    pub(crate) fn push(&mut self, frame: Bytes, latencies: &LatencyHistogram) -> Result<(), Overflow> {
+    pub(crate) fn push(&mut self, frame: Bytes, counters: &Counters) -> Result<(), Overflow> {
+        if !self.is_over() {
+            self.admit(frame.len(), counters)?;
+            self.queue.push(frame, None);
+        }
+        Ok(())
+    }
+
+    /// Queues a frame that spares a socket that is behind: in place of an older one with the same key, and only for as long
+    /// as it is worth something.
+    pub(crate) fn push_sparing(
+        &mut self,
+        frame: Bytes,
+        relief: &Arc<Relief>,
+        counters: &Counters,
+    ) -> Result<(), Overflow> {
         if self.is_over() {
             return Ok(());
         }
-        if self.counted_with(frame.len()) > self.bytes_max() {
-            self.flush(latencies);
-            let counted = self.counted_with(frame.len());
-            if counted > self.bytes_max() {
-                let exempt_before = self.behind.as_ref().is_some_and(|behind| behind.exempt_bytes > 0);
-                if exempt_before || counted - frame.len() > self.bytes_max() / 2 {
-                    return Err(Overflow);
-                }
-                self.exempt(counted - self.bytes_max() / 2);
-            }
+        if let (Some(behind), Some(key)) = (&mut self.behind, &relief.key) {
+            let keys = behind.keys.get_or_insert_with(|| Keys::of(&self.queue));
+            counters.conflated_broadcasts.fetch_add(self.queue.conflate(key, keys).into(), Relaxed);
         }
-        self.queued_bytes += frame.len();
-        self.queue.push_back(frame);
+        self.admit(frame.len(), counters)?;
+        self.can_expire |= relief.can_expire();
+        match self.behind.as_mut().and_then(|behind| behind.keys.as_mut()) {
+            Some(keys) => self.queue.push_noted(frame, relief, keys),
+            None => self.queue.push(frame, Some(Arc::clone(relief))),
+        }
         Ok(())
     }
 
@@ -130,15 +146,44 @@ impl Outbound {
     pub(crate) fn push_part(&mut self, frame: Bytes) {
         if !self.is_over() {
             self.exempt(frame.len());
-            self.queued_bytes += frame.len();
-            self.queue.push_back(frame);
+            self.queue.push(frame, None);
+        }
+    }
+
+    /// Sees to it that there is room for so many bytes.
+    fn admit(&mut self, bytes: usize, counters: &Counters) -> Result<(), Overflow> {
+        let max = self.bytes_max();
+        if self.counted_with(bytes) <= max {
+            return Ok(());
+        }
+        self.flush(counters);
+        self.expire(counters);
+        let counted = self.counted_with(bytes);
+        if counted <= max {
+            return Ok(());
+        }
+        let exempt_before = self.behind.as_ref().is_some_and(|behind| behind.exempt_bytes > 0);
+        if exempt_before || counted - bytes > max / 2 {
+            return Err(Overflow);
+        }
+        self.exempt(counted - max / 2);
+        Ok(())
+    }
+
+    /// Takes out what is not worth sending any more.
+    fn expire(&mut self, counters: &Counters) {
+        let Some(behind) = self.behind.as_mut().filter(|_| self.can_expire) else { return };
+        let expired = self.queue.expire(Instant::now());
+        if expired > 0 {
+            counters.expired_broadcasts.fetch_add(expired as u64, Relaxed);
+            behind.keys = None;
         }
     }
 
     /// What counts against the bound, with so many bytes more.
     fn counted_with(&self, more: usize) -> usize {
         let exempt = self.behind.as_ref().map_or(0, |behind| behind.exempt_bytes);
-        self.queued_bytes.saturating_sub(exempt) + more
+        self.queue.bytes().saturating_sub(exempt) + more
     }
 
     fn bytes_max(&self) -> usize {
@@ -158,15 +203,12 @@ impl Outbound {
             return false;
         }
         if discard {
-            // A frame that is half written must be completed, or the close frame would be garbage.
-            self.queue.truncate(usize::from(self.written_of_first > 0));
-            self.queued_bytes = self.queue.iter().map(Bytes::len).sum::<usize>() - self.written_of_first;
+            self.queue.clear_unwritten();
             if let Some(behind) = &mut self.behind {
-                behind.change = None;
+                (behind.change, behind.keys) = (None, None);
             }
         }
-        self.queue.push_back(frame.bytes().clone());
-        self.queued_bytes += frame.len();
+        self.queue.push(frame.bytes().clone(), None);
         self.state = State::Closing { blocked: self.state == State::Blocked };
         self.socket.closing();
         true
@@ -174,8 +216,7 @@ impl Outbound {
 
     /// Ends without a word: the peer is gone.
     pub(crate) fn abandon(&mut self) {
-        self.queue.clear();
-        self.queued_bytes = 0;
+        self.queue = Queue::default();
         self.behind = None;
         // Who has been sent a last frame, or has sent one, need not wait for it.
         self.state = match self.state {
@@ -193,14 +234,14 @@ impl Outbound {
 
     /// Bytes that wait.
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+        self.queue.bytes()
     }
 
     /// How many more bytes wait than at the last call; fewer are negative.
     pub(crate) fn take_growth(&mut self) -> i64 {
-        let before = std::mem::replace(&mut self.counted_bytes, self.queued_bytes);
+        let before = std::mem::replace(&mut self.counted_bytes, self.queue.bytes());
         // Neither is near what 64 bits hold.
-        self.queued_bytes.cast_signed() as i64 - before.cast_signed() as i64
+        self.queue.bytes().cast_signed() as i64 - before.cast_signed() as i64
     }
 
     /// Nothing can be added.
@@ -216,14 +257,14 @@ impl Outbound {
     /// A change of this commit is in the queue of a socket that is behind. It counts as written when it is.
     pub(crate) fn note_change(&mut self, committed: PgTimestamp) {
         if let Some(behind) = &mut self.behind {
-            behind.change.get_or_insert((committed, self.queued_bytes));
+            behind.change.get_or_insert((committed, self.queue.bytes()));
         }
     }
 
     /// Until when it is worth waiting for this socket to make room; `None` where it has room, or does not read.
     pub(crate) fn worth_waiting(&self) -> Option<Instant> {
         let behind = self.behind.as_ref().filter(|behind| !behind.given_up)?;
-        let full = self.queued_bytes > self.bytes_max() / 2 && !self.is_over();
+        let full = self.queue.bytes() > self.bytes_max() / 2 && !self.is_over();
         full.then(|| behind.progressed + PATIENCE)
     }
 
@@ -248,27 +289,29 @@ impl Outbound {
         };
     }
 
-    /// Writes what the kernel takes. Changes that had to wait count in `latencies` once they are written.
-    pub(crate) fn flush(&mut self, latencies: &LatencyHistogram) {
+    /// Writes what the kernel takes. Changes that had to wait count in the counters once they are written.
+    pub(crate) fn flush(&mut self, counters: &Counters) {
         let waits = matches!(self.state, State::Blocked | State::Closing { blocked: true });
         if waits || matches!(self.state, State::Finished | State::Cut) {
             return;
         }
-        let queued_before = self.queued_bytes;
+        self.expire(counters);
+        let mut written = 0;
         while !self.queue.is_empty() {
             match self.write_once() {
-                Ok(()) => {}
+                Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return self.block(queued_before, latencies);
+                    return self.block(written, counters);
                 }
                 Err(_) => return self.abandon(),
             }
         }
         // Most sessions wait most of the time: an empty queue takes no memory.
-        self.queue = VecDeque::new();
+        self.queue = Queue::default();
+        self.can_expire = false;
         if let Some((committed, _)) = self.behind.take().and_then(|behind| behind.change) {
-            latencies.observe_since(committed);
+            counters.commit_to_write.observe_since(committed);
         }
         if matches!(self.state, State::Closing { .. }) {
             self.state = State::Finished;
@@ -277,19 +320,18 @@ impl Outbound {
     }
 
     /// The kernel takes nothing more.
-    fn block(&mut self, queued_before: usize, latencies: &LatencyHistogram) {
+    fn block(&mut self, written: usize, counters: &Counters) {
         self.state = match self.state {
             State::Closing { .. } => State::Closing { blocked: true },
             _ => State::Blocked,
         };
-        let written = queued_before - self.queued_bytes;
         match &mut self.behind {
             Some(behind) if written > 0 => {
                 behind.progressed = Instant::now();
                 behind.exempt_bytes = behind.exempt_bytes.saturating_sub(written);
                 behind.change = match behind.change.take() {
                     Some((committed, bytes)) if bytes <= written => {
-                        latencies.observe_since(committed);
+                        counters.commit_to_write.observe_since(committed);
                         None
                     }
                     change => change.map(|(committed, bytes)| (committed, bytes - written)),
@@ -297,47 +339,21 @@ impl Outbound {
             }
             Some(_) => {}
             None => {
-                let is_large = self.queued_bytes > self.bytes_max();
-                let exempt_bytes = if is_large { self.queued_bytes - self.bytes_max() / 2 } else { 0 };
+                let is_large = self.queue.bytes() > self.bytes_max();
+                let exempt_bytes = if is_large { self.queue.bytes() - self.bytes_max() / 2 } else { 0 };
                 let progressed = Instant::now();
-                let behind = Behind { progressed, given_up: false, exempt_bytes, change: None };
+                let behind = Behind { progressed, given_up: false, exempt_bytes, change: None, keys: None };
                 self.behind = Some(Box::new(behind));
             }
         }
         self.socket.notify_writable();
     }
 
-    fn write_once(&mut self) -> io::Result<()> {
-        let mut slices = [IoSlice::new(&[]); SLICES_PER_WRITE];
-        let mut count = 0;
-        for (slice, frame) in slices.iter_mut().zip(&self.queue) {
-            let start = if count == 0 { self.written_of_first } else { 0 };
-            *slice = IoSlice::new(&frame[start..]);
-            count += 1;
-        }
-        let written = self.socket.try_write(&slices[..count])?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        self.advance(written);
-        Ok(())
-    }
-
-    fn advance(&mut self, mut written: usize) {
-        self.queued_bytes -= written;
-        while let Some(first) = self.queue.front() {
-            let rest = first.len() - self.written_of_first;
-            if written < rest {
-                self.written_of_first += written;
-                return;
-            }
-            written -= rest;
-            self.written_of_first = 0;
-            self.queue.pop_front();
-        }
-        // An idle session keeps no buffer that a burst has grown.
-        if self.queue.capacity() > SLICES_PER_WRITE {
-            self.queue.shrink_to(0);
+    fn write_once(&mut self) -> io::Result<usize> {
+        let keys = self.behind.as_mut().and_then(|behind| behind.keys.as_mut());
+        match self.queue.write(keys, |slices| self.socket.try_write(slices))? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            written => Ok(written),
         }
     }
 }
@@ -396,12 +412,12 @@ mod tests {
     }
 
     /// Where nothing is measured.
-    fn none() -> LatencyHistogram {
-        LatencyHistogram::default()
+    fn none() -> Counters {
+        Counters::default()
     }
 
-    fn count(latencies: &LatencyHistogram) -> u64 {
-        latencies.counts().iter().sum()
+    fn count(counters: &Counters) -> u64 {
+        counters.commit_to_write.counts().iter().sum()
     }
 
     #[test]
@@ -418,7 +434,7 @@ mod tests {
             outbound.flush(&none());
         }
         assert_eq!(socket.text(), "abcdefg");
-        assert_eq!(outbound.queued_bytes, 0);
+        assert_eq!(outbound.queued_bytes(), 0);
     }
 
     #[test]

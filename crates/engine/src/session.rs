@@ -10,8 +10,9 @@ use walcast_wire::{Ref, Serializer};
 
 use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
-use crate::outbound::Outbound;
+use crate::outbound::{Outbound, Overflow};
 use crate::rate::Bucket;
+use crate::relief::Relief;
 use crate::settings::RateLimit;
 use crate::shard::Turn;
 use crate::subscription::Identity;
@@ -228,7 +229,25 @@ impl Session {
 
     /// The same, telling what it is.
     pub(crate) fn push_as(&mut self, kind: Queued, id: SessionId, frame: Bytes, turn: &mut Turn) {
-        if self.outbound.push(frame, &turn.counters.commit_to_write).is_err() {
+        let pushed = self.outbound.push(frame, &turn.counters);
+        self.note_pushed(pushed, kind, id, turn);
+    }
+
+    /// The same for a frame that spares a session that is behind.
+    pub(crate) fn push_sparing(
+        &mut self,
+        kind: Queued,
+        id: SessionId,
+        frame: Bytes,
+        relief: &Arc<Relief>,
+        turn: &mut Turn,
+    ) {
+        let pushed = self.outbound.push_sparing(frame, relief, &turn.counters);
+        self.note_pushed(pushed, kind, id, turn);
+    }
+
+    fn note_pushed(&mut self, pushed: Result<(), Overflow>, kind: Queued, id: SessionId, turn: &mut Turn) {
+        if pushed.is_err() {
             turn.overflowed.push(id);
             return;
         }
@@ -241,10 +260,7 @@ impl Session {
     /// Queues one of several frames that pass together, however large they are.
     pub(crate) fn push_part(&mut self, id: SessionId, frame: Bytes, turn: &mut Turn) {
         self.outbound.push_part(frame);
-        if self.queued == Queued::Nothing {
-            self.queued = Queued::Frames;
-            turn.dirty.push(id);
-        }
+        self.note_pushed(Ok(()), Queued::Frames, id, turn);
     }
 
     pub(crate) fn channel(&self, topic: &str) -> Option<&Channel> {

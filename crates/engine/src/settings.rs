@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use crate::canary::Canary;
 use crate::latency::LatencyHistogram;
+use crate::relief::BroadcastRules;
 
 /// Limits and choices of the engine. Each has a setting of the same name.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct EngineSettings {
     pub shards: usize,
     /// Bytes queued for one socket before it is closed as too slow.
     pub outbound_bytes_max: usize,
+    /// How broadcasts of some events spare sockets that are behind.
+    pub broadcast_rules: BroadcastRules,
     /// Bytes of one broadcast's payload.
     pub payload_bytes_max: usize,
     /// Bytes of one tracked payload.
@@ -53,6 +56,7 @@ impl Default for EngineSettings {
         EngineSettings {
             shards: 1,
             outbound_bytes_max: 1 << 20,
+            broadcast_rules: BroadcastRules::default(),
             payload_bytes_max: 3_000_500,
             presence_payload_bytes_max: 64 << 10,
             presence_topic_bytes_max: 4 << 20,
@@ -146,6 +150,10 @@ pub struct Counters {
     pub oracle_questions: AtomicU64,
     /// Refused handshakes and joins, and frames that were no messages; the gateway counts them.
     pub errors: AtomicU64,
+    /// Broadcasts that were not written because a newer one with the same key was there.
+    pub conflated_broadcasts: AtomicU64,
+    /// Broadcasts that were not written because they had outlived their time.
+    pub expired_broadcasts: AtomicU64,
     /// Sockets closed as too slow.
     pub slow_closes: AtomicU64,
     /// Subscriptions registered now.

@@ -20,6 +20,7 @@ use walcast_wire::{Encoding, sub_topic};
 
 use super::*;
 use crate::command::{Departure, Push, PushKind};
+use crate::relief::BroadcastRules;
 
 const ROOM: &str = "realtime:room";
 
@@ -356,5 +357,10 @@ impl Client {
 
 /// A payload that a client sends in a binary frame.
 fn user(event: &str, encoding: Encoding, payload: &'static [u8]) -> BroadcastPayload {
-    BroadcastPayload::User { event: event.into(), encoding, payload: bytes::Bytes::from_static(payload) }
+    BroadcastPayload::User {
+        event: event.into(),
+        encoding,
+        payload: bytes::Bytes::from_static(payload),
+        options: None,
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tokio::time::Instant;
 use walcast_wire::Status;
 
 use super::{ReplyTo, Shard};
@@ -59,7 +60,7 @@ impl Shard {
             }
             return;
         }
-        let fanout = Arc::new(fanout_of(answer.topic.clone(), payload, None));
+        let fanout = Arc::new(fanout_of(answer.topic.clone(), payload, None, &self.settings.broadcast_rules));
         self.counters.broadcasts.fetch_add(1, Relaxed);
         self.fan_out(&fanout, except);
         for (index, shard) in self.shards.iter().enumerate() {
@@ -83,6 +84,12 @@ impl Shard {
         };
         let repeated = topic.meet(fanout);
         let replays = topic.replays().filter(|_| repeated).zip(fanout.id);
+        let expired = fanout.relief.as_ref().is_some_and(|relief| relief.has_expired(Instant::now()));
+        if expired {
+            let count = topic.listeners().count() as u64;
+            self.counters.expired_broadcasts.fetch_add(count, Relaxed);
+            return;
+        }
         self.turn.bytes += fanout.frame_bytes_max();
         let mut count = 0;
         for member in topic.listeners() {
@@ -97,7 +104,11 @@ impl Shard {
             let Some(frame) = fanout.frame(found.serializer) else {
                 continue;
             };
-            found.push_as(kind, member.session, frame.bytes().clone(), &mut self.turn);
+            let frame = frame.bytes().clone();
+            match &fanout.relief {
+                None => found.push_as(kind, member.session, frame, &mut self.turn),
+                Some(relief) => found.push_sparing(kind, member.session, frame, relief, &mut self.turn),
+            }
             count += 1;
         }
         self.counters.deliveries.fetch_add(count, Relaxed);

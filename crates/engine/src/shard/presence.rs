@@ -255,7 +255,7 @@ impl Shard {
             Some(walcast_wire::push(serializer, &Ref::null(), name, "presence_diff", &diff.payload))
         };
         let (v1, v2) = (frame(Serializer::V1), frame(Serializer::V2));
-        let fanout = Arc::new(Fanout { topic, id: None, v1, v2 });
+        let fanout = Arc::new(Fanout { topic, id: None, relief: None, v1, v2 });
         for index in 0..self.shards.len() {
             self.tell(ShardId::new(index), PeerCommand::PresenceDiff(Arc::clone(&fanout)));
         }

@@ -22,7 +22,7 @@ impl Shard {
         let mut outbound = Outbound::new(socket, self.settings.outbound_bytes_max);
         if let Some(frame) = &self.shutdown {
             outbound.close(frame, false);
-            outbound.flush(&self.counters.commit_to_write);
+            outbound.flush(&self.counters);
         }
         self.counters.sessions.fetch_add(1, Relaxed);
         self.sessions.insert(session, Session::new(serializer, outbound, subject));

@@ -113,7 +113,7 @@ impl Shard {
         while let Some(session) = self.turn.dirty.pop() {
             let Some(found) = self.sessions.get_mut(&session) else { continue };
             let queued = std::mem::take(&mut found.queued);
-            found.outbound.flush(&self.counters.commit_to_write);
+            found.outbound.flush(&self.counters);
             growth += found.outbound.take_growth();
             if queued == Queued::FromLog {
                 match first_commit {
@@ -159,7 +159,7 @@ impl Shard {
                 Some(session) = writable.next() => {
                     let Some(found) = self.sessions.get_mut(&session) else { continue };
                     found.outbound.writable();
-                    found.outbound.flush(&self.counters.commit_to_write);
+                    found.outbound.flush(&self.counters);
                     growth += found.outbound.take_growth();
                     if found.outbound.worth_waiting().is_some() {
                         waits_for.push(session);

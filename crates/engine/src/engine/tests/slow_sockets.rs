@@ -46,6 +46,16 @@ impl Valve {
         }
     }
 
+    /// The payloads of the broadcasts so far, in short.
+    fn texts(&self) -> Vec<String> {
+        let inside = self.inside.lock().unwrap();
+        let payload = |frame: &Frame| {
+            let message: Value = serde_json::from_slice(&frame.payload()).ok()?;
+            message[4]["payload"].as_str().map(str::to_owned)
+        };
+        inside.frames.iter().filter_map(payload).collect()
+    }
+
     /// The numbers in the payloads of the broadcasts so far.
     fn numbers(&self) -> Vec<usize> {
         let inside = self.inside.lock().unwrap();
@@ -243,4 +253,122 @@ async fn a_change_counts_as_written_when_it_is() {
     until_got(&valve, 1).await;
     scene.engine.topics().await;
     assert_eq!(latencies(), 1);
+}
+
+/// A member of the public room that has got its answer to the join, and takes nothing any more.
+async fn blocked_member(scene: &Scene) -> Arc<Valve> {
+    let valve = Valve::with_room(usize::MAX / 2);
+    let session = scene.engine.connect(Arc::clone(&valve) as _, Serializer::V2, None).await;
+    scene.engine.join(&session, public(ROOM).request()).await.unwrap();
+    scene.engine.topics().await;
+    scene.engine.topics().await;
+    valve.inside.lock().unwrap().room = 0;
+    let watched = Arc::clone(&valve);
+    tokio::spawn(async move {
+        loop {
+            watched.blocked.notified().await;
+            watched.has_room().await;
+            session.send(Command::Writable(session.id)).await;
+        }
+    });
+    valve
+}
+
+/// Publishes texts, each in a turn of its own, with more members of the message.
+async fn publish(scene: &Scene, event: &str, texts: &[(&str, Value)]) {
+    for (text, members) in texts {
+        let mut message = json!({ "type": "broadcast", "event": event, "payload": text });
+        message.as_object_mut().unwrap().extend(members.as_object().cloned().unwrap_or_default());
+        let payload = BroadcastPayload::Text(message.to_string().into());
+        scene.engine.publish(ROOM.into(), Privacy::Public, payload, None).await;
+        scene.engine.topics().await;
+    }
+}
+
+/// Opens the valve and waits for everything that was published before.
+async fn drained(scene: &Scene, valve: &Valve) -> Vec<String> {
+    publish(scene, "e", &[("end", json!(null))]).await;
+    valve.open(10 << 20);
+    while valve.texts().last().is_none_or(|text| text != "end") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut texts = valve.texts();
+    texts.pop();
+    texts
+}
+
+fn count(counter: &std::sync::atomic::AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_those_with_one_key_only_the_newest_waits_and_in_its_place_in_time() {
+    let scene = one_shard();
+    let (slow, fast) = (blocked_member(&scene).await, blocked_member(&scene).await);
+    fast.open(10 << 20);
+    let key = |key: &str| json!({ "conflate": key });
+    let texts = [
+        ("first", json!(null)),
+        ("a1", key("a")),
+        ("b1", key("b")),
+        ("plain", json!(null)),
+        ("a2", key("a")),
+        ("a3", key("a")),
+    ];
+    publish(&scene, "e", &texts).await;
+    assert_eq!(drained(&scene, &fast).await, texts.map(|(text, _)| text), "who reads gets all of them");
+    assert_eq!(drained(&scene, &slow).await, ["first", "b1", "plain", "a3", "end"]);
+    let counters = scene.engine.counters();
+    assert_eq!((count(&counters.conflated_broadcasts), count(&counters.queued_bytes)), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_is_half_written_is_not_replaced() {
+    let scene = one_shard();
+    let slow = blocked_member(&scene).await;
+    let key = json!({ "conflate": "a" });
+    slow.open(5);
+    publish(&scene, "e", &[("a1", key.clone()), ("a2", key.clone()), ("a3", key)]).await;
+    assert_eq!(drained(&scene, &slow).await, ["a1", "a3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_with_few_keys_never_fills_a_queue() {
+    let scene = Scene::with(EngineSettings { outbound_bytes_max: 16_384, ..EngineSettings::default() });
+    let slow = blocked_member(&scene).await;
+    let numbers: Vec<String> = (0..5_000).map(|number| format!("{number}{}", "x".repeat(500))).collect();
+    for (number, text) in numbers.iter().enumerate() {
+        publish(&scene, "e", &[(text, json!({ "conflate": format!("key {}", number % 3) }))]).await;
+    }
+    assert!(count(&scene.engine.counters().queued_bytes) < 2_500);
+    assert_eq!(drained(&scene, &slow).await, numbers[4_997..]);
+    assert_eq!(count(&scene.engine.counters().conflated_broadcasts), 4_997);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_outlived_its_time_is_not_written_and_makes_room() {
+    let scene = Scene::with(EngineSettings { outbound_bytes_max: 16_384, ..EngineSettings::default() });
+    let slow = blocked_member(&scene).await;
+    let long = "x".repeat(6_000);
+    let ttl = json!({ "ttl_ms": 1_000 });
+    publish(&scene, "e", &[("kept", json!(null)), (&long, ttl.clone()), (&long, ttl.clone())]).await;
+    tokio::time::advance(Duration::from_millis(1_001)).await;
+    // There would be no room for these.
+    publish(&scene, "e", &[(&long, json!(null)), ("fresh", ttl)]).await;
+    assert_eq!(drained(&scene, &slow).await, ["kept", &long, "fresh"]);
+    assert_eq!((count(&scene.engine.counters().expired_broadcasts), slow_closes(&scene)), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_for_an_event_holds_for_messages_of_the_database_too() {
+    let mut rules = BroadcastRules::default();
+    rules.of_event_mut("gps").ttl = Some(Duration::from_mins(1));
+    let scene = Scene::with(EngineSettings { broadcast_rules: rules, ..EngineSettings::default() });
+    let valve = member(&scene, usize::MAX / 2).await;
+    // These were committed in the year 2000.
+    let row = |number, event| Row { event: Some(event), ..rows(number..number + 1, 10)[0] };
+    scene.commit(100, &[row(1, "gps"), row(2, "other"), row(3, "gps"), row(4, "other")]).await;
+    until_got(&valve, 2).await;
+    assert_eq!(valve.numbers(), [2, 4]);
+    assert_eq!(count(&scene.engine.counters().expired_broadcasts), 2);
 }
