@@ -79,7 +79,7 @@ impl Shard {
     }
 
     fn fan_out_as(&mut self, kind: Queued, fanout: &Arc<Fanout>, except: Option<ChannelId>) {
-        let Some(topic) = self.topics.get_mut(&fanout.topic) else {
+        let Some(topic) = self.topics.get_mut(fanout.topic.as_ref()) else {
             return;
         };
         let repeated = topic.meet(fanout);
