@@ -65,6 +65,8 @@ pub(crate) struct Outbound {
 struct Behind {
     /// When the kernel last took bytes.
     progressed: Instant,
+    /// The kernel has taken bytes since it was full.
+    reads: bool,
     /// It has been waited for in vain.
     given_up: bool,
     /// Queued bytes that do not count against the bound. What came at once and is over the bound counts as half of it, so
@@ -268,6 +270,11 @@ impl Outbound {
         full.then(|| behind.progressed + PATIENCE)
     }
 
+    /// Whether it has taken bytes since its kernel buffer was full.
+    pub(crate) fn reads(&self) -> bool {
+        self.behind.as_ref().is_none_or(|behind| behind.reads)
+    }
+
     /// Nobody waits for this socket any more before it has taken everything.
     pub(crate) fn give_up(&mut self) {
         if let Some(behind) = &mut self.behind {
@@ -328,6 +335,7 @@ impl Outbound {
         match &mut self.behind {
             Some(behind) if written > 0 => {
                 behind.progressed = Instant::now();
+                behind.reads = true;
                 behind.exempt_bytes = behind.exempt_bytes.saturating_sub(written);
                 behind.change = match behind.change.take() {
                     Some((committed, bytes)) if bytes <= written => {
@@ -342,7 +350,14 @@ impl Outbound {
                 let is_large = self.queue.bytes() > self.bytes_max();
                 let exempt_bytes = if is_large { self.queue.bytes() - self.bytes_max() / 2 } else { 0 };
                 let progressed = Instant::now();
-                let behind = Behind { progressed, given_up: false, exempt_bytes, change: None, keys: None };
+                let behind = Behind {
+                    progressed,
+                    reads: false,
+                    given_up: false,
+                    exempt_bytes,
+                    change: None,
+                    keys: None,
+                };
                 self.behind = Some(Box::new(behind));
             }
         }

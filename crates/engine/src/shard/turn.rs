@@ -4,7 +4,7 @@
 //! A reader that is as fast as it can be must not be closed by a burst, and nobody may be kept waiting by one that is
 //! not. So a shard that has filled half of a queue waits until there is room again, as long as the socket goes on taking
 //! bytes: a quarter of a second at most, after which it is not waited for any more before it has taken everything. And
-//! all waiting together has a budget.
+//! all waiting together has a budget, a small one where it was in vain.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,10 +23,10 @@ use crate::settings::Counters;
 
 /// Close code 1013, "Try Again Later" (IANA WebSocket close codes): the client may reconnect.
 const TRY_AGAIN_LATER: u16 = 1013;
-/// For how long a shard may be held up at once by all who are behind.
-const HELD_UP_MAX: Duration = Duration::from_secs(5);
-/// And in the long run: one part of so many of the time.
-const HELD_UP_SHARE: u32 = 4;
+/// Waiting for those who made room: five seconds at once, and in the long run a quarter of the time.
+const WORTH_IT: Budget = Budget::new(Duration::from_secs(5), 4);
+/// Waiting in vain: half a second at once, and in the long run a twentieth of the time.
+const IN_VAIN: Budget = Budget::new(Duration::from_millis(500), 20);
 
 /// What has been queued since the queues were last written.
 pub(crate) struct Turn {
@@ -41,18 +41,21 @@ pub(crate) struct Turn {
     pub(super) commits: Vec<PgTimestamp>,
     /// Sessions that have more than half of their bound queued after writing, and read.
     crowded: Vec<SessionId>,
-    budget: Budget,
+    worth_it: Budget,
+    in_vain: Budget,
 }
 
 /// For how long the shard may still be held up.
 struct Budget {
+    max: Duration,
+    /// One part of so many of the time comes back.
+    share: u32,
     left: Duration,
-    as_of: Instant,
+    as_of: Option<Instant>,
 }
 
 impl Turn {
     pub(super) fn new(counters: Arc<Counters>) -> Self {
-        let budget = Budget { left: HELD_UP_MAX, as_of: Instant::now() };
         Turn {
             counters,
             dirty: Vec::new(),
@@ -60,24 +63,29 @@ impl Turn {
             bytes: 0,
             commits: Vec::new(),
             crowded: Vec::new(),
-            budget,
+            worth_it: WORTH_IT,
+            in_vain: IN_VAIN,
         }
     }
 }
 
 impl Budget {
+    const fn new(max: Duration, share: u32) -> Self {
+        Budget { max, share, left: max, as_of: None }
+    }
+
     /// What there is at this moment.
     fn available(&mut self, now: Instant) -> Duration {
-        let earned = now.saturating_duration_since(self.as_of) / HELD_UP_SHARE;
-        self.left = (self.left + earned).min(HELD_UP_MAX);
-        self.as_of = now;
+        if let Some(as_of) = self.as_of {
+            let earned = now.saturating_duration_since(as_of) / self.share;
+            self.left = (self.left + earned).min(self.max);
+        }
+        self.as_of = Some(now);
         self.left
     }
 
-    /// It was held up until this moment, since the last call.
-    fn spend_until(&mut self, now: Instant) {
-        self.left = self.left.saturating_sub(now.saturating_duration_since(self.as_of));
-        self.as_of = now;
+    fn spend(&mut self, time: Duration) {
+        self.left = self.left.saturating_sub(time);
     }
 }
 
@@ -137,7 +145,8 @@ impl Shard {
     /// Waits for those who read and have no room, as long as they are worth it.
     async fn make_room(&mut self) {
         let start = Instant::now();
-        let latest = start + self.turn.budget.available(start).min(PATIENCE);
+        let worth_it = start + self.turn.worth_it.available(start).min(PATIENCE);
+        let in_vain = start + self.turn.in_vain.available(start).min(PATIENCE);
         let mut crowded = std::mem::take(&mut self.turn.crowded);
         let mut writable = FuturesUnordered::new();
         let mut waits_for = crowded.clone();
@@ -152,7 +161,11 @@ impl Shard {
                     });
                 }
             }
-            let until = |session: &SessionId| self.sessions.get(session)?.outbound.worth_waiting();
+            let until = |session: &SessionId| {
+                let outbound = &self.sessions.get(session)?.outbound;
+                let latest = if outbound.reads() { worth_it } else { in_vain };
+                Some(outbound.worth_waiting()?.min(latest))
+            };
             let Some(until) = crowded.iter().filter_map(until).max() else { break };
             tokio::select! {
                 biased;
@@ -165,17 +178,20 @@ impl Shard {
                         waits_for.push(session);
                     }
                 }
-                () = tokio::time::sleep_until(until.min(latest)) => break,
+                () = tokio::time::sleep_until(until) => break,
             }
         }
+        let mut gave_up = false;
         for session in &crowded {
             if let Some(found) = self.sessions.get_mut(session)
                 && found.outbound.worth_waiting().is_some()
             {
                 found.outbound.give_up();
+                gave_up = true;
             }
         }
-        self.turn.budget.spend_until(Instant::now());
+        let budget = if gave_up { &mut self.turn.in_vain } else { &mut self.turn.worth_it };
+        budget.spend(start.elapsed());
         self.count_queued(growth);
         crowded.clear();
         self.turn.crowded = crowded;

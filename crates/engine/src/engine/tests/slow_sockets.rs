@@ -220,7 +220,7 @@ async fn who_reads_a_little_now_and_then_is_not_waited_for_without_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_waiting_together_is_bounded() {
+async fn all_waiting_in_vain_together_is_bounded() {
     let scene = one_shard();
     let healthy = member(&scene, usize::MAX / 2).await;
     let start = Instant::now();
@@ -231,8 +231,8 @@ async fn all_waiting_together_is_bounded() {
         until_got(&healthy, 120 * (usize::try_from(burst).unwrap() + 1)).await;
     }
     let took = start.elapsed();
-    // Five seconds, and a quarter of the time.
-    assert!(took > Duration::from_secs(5) && took < Duration::from_secs(8), "{took:?}");
+    // Half a second, a little of the time, and for each burst the millisecond until the test looks.
+    assert!(took >= Duration::from_millis(500) && took < Duration::from_millis(700), "{took:?}");
     assert_eq!(slow_closes(&scene), 60);
 }
 
