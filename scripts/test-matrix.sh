@@ -25,6 +25,8 @@ else
   scripts/clients.sh
 fi
 cargo build --package walcast-testkit --package walcast --quiet
+# A large transaction is a matter of walcast, not of the version.
+export WALCAST_LARGE_ROWS=${WALCAST_LARGE_ROWS:-200000}
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

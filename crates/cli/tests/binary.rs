@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rcgen::generate_simple_self_signed;
 use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject as _;
@@ -113,6 +113,6 @@ async fn a_project_that_can_not_start_ends_the_process_with_its_name() -> Result
     std::fs::write(&configuration, text)?;
     let mut walcast = Walcast::serve(&configuration)?;
     walcast.says("walcast: the project `green` can not start: ").await?;
-    assert!(!timeout(DEADLINE, walcast.process.wait()).await??.success());
+    assert!(!walcast.ended().await?.success());
     Ok(())
 }

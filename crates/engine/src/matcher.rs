@@ -5,7 +5,7 @@
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
 //! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
-//! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database),
+//! what that is asked), [`show`] and [`pace`] (what they are shown, and how fast). Beside that, [`messages`] (broadcasts from the database),
 //! [`journal`] and [`replay`] (what somebody has missed who comes back), [`refill`] (the journal after a start).
 
 mod audience;
@@ -19,6 +19,7 @@ mod index;
 mod journal;
 mod judge;
 mod messages;
+mod pace;
 mod receivers;
 mod refill;
 mod replay;
@@ -278,6 +279,7 @@ impl State {
             let mut commit = Commit { time: transaction.commit_time, position: transaction.first };
             let mut tables = Tables::new();
             let mut last = commit.position;
+            let is_large = transaction.changes.spilled_bytes() > 0;
             let mut changes = transaction.changes.reader();
             while let Some(chunk) = changes.next().await? {
                 for index in 0..chunk.changes.len() {
@@ -291,6 +293,9 @@ impl State {
                 }
                 self.matcher.counters.changes.fetch_add(chunk.changes.len() as u64, Relaxed);
                 self.flush().await;
+                if is_large {
+                    self.keep_pace().await;
+                }
             }
             self.last_commit = commit_lsn;
             drop(changes);

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -79,17 +79,21 @@ impl Walcast {
     }
 
     /// Asks it to stop, and waits until it has.
-    pub(crate) async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<()> {
         self.signal(Signal::TERM)?;
-        let status = timeout(DEADLINE, self.process.wait()).await??;
+        let status = self.ended().await?;
         ensure!(status.success(), "{status}");
         Ok(())
     }
 
     /// Ends it on the spot.
-    pub(crate) async fn kill(mut self) -> Result<()> {
+    pub(crate) async fn kill(self) -> Result<()> {
         self.signal(Signal::KILL)?;
-        timeout(DEADLINE, self.process.wait()).await??;
-        Ok(())
+        self.ended().await.map(drop)
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ended(mut self) -> Result<ExitStatus> {
+        Ok(timeout(DEADLINE, self.process.wait()).await??)
     }
 }
