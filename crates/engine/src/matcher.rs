@@ -56,7 +56,7 @@ use self::subscriptions::Parked;
 use self::window::{HeldChange, HeldMessages, Window};
 use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
 use crate::ids::ChannelId;
-use crate::ingest::{IngestError, LogBatch};
+use crate::ingest::{IngestError, LogBatch, LogStart};
 use crate::log_inbox::{LogInbox, Queued};
 use crate::membership::Membership;
 use crate::settings::{Counters, EngineSettings};
@@ -218,14 +218,7 @@ impl State {
                     self.refilled_up_to(lsn).await;
                 }
                 LogBatch::Refill(until) => self.refill_until(until),
-                LogBatch::Restarted(start) => {
-                    if let Some(what) = &start.gap {
-                        self.gap(what).await;
-                    }
-                    self.journal.restarted(&start, Position::before(self.handled));
-                    self.handled = self.handled.max(start.since);
-                    self.log_begins(start.gap.is_some()).await;
-                }
+                LogBatch::Restarted(start) => self.restarted(start).await,
                 LogBatch::Transaction(transaction) => self.transaction(transaction).await?,
                 LogBatch::Canary(content) => {
                     // Behind everything that came before it, like a change.
@@ -245,6 +238,23 @@ impl State {
             self.subscribe_parked().await;
         }
         Ok(())
+    }
+
+    /// A connection begins.
+    async fn restarted(&mut self, mut start: LogStart) {
+        let (since, lost) = (start.since, start.gap.is_some());
+        if let Some(what) = &start.gap {
+            self.gap(what).await;
+            // Another server's log may have fewer positions. Nobody goes on at one that only the former had.
+            start.since = since.max(self.handled);
+        }
+        self.journal.restarted(&start, Position::before(self.handled));
+        if lost {
+            self.handled = since;
+            self.last_commit = self.last_commit.min(Lsn(since.0.saturating_sub(1)));
+        }
+        self.handled = self.handled.max(since);
+        self.log_begins(lost).await;
     }
 
     /// Changes were lost before what comes now. What is known from the log, copies and catalog, may be wrong since, so it

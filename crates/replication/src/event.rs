@@ -46,6 +46,10 @@ pub enum Gap {
     /// Another consumer, or an operator, has moved the slot on.
     #[error("the replication slot was moved on by somebody else")]
     SlotMoved,
+    /// Another server has taken the place of the one that was read, as a standby that was promoted, and what was read
+    /// behind this position is not in its log.
+    #[error("a standby was promoted that has the log only up to {0}")]
+    LogCutOff(Lsn),
     /// [`SlotControl::renew`](crate::SlotControl::renew) was called, with this reason.
     #[error("the replication slot was given up: {0}")]
     SlotGivenUp(String),
