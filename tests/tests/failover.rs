@@ -107,7 +107,7 @@ impl Pair {
 /// Waits until a question to this cluster is answered with yes.
 async fn until(cluster: &Cluster, question: &str) -> Result<()> {
     let client = cluster.client("postgres").await?;
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !client.query_one(question, &[]).await?.get::<_, bool>(0) {
         ensure!(Instant::now() < deadline, "it stays no: {question}");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -132,7 +132,7 @@ async fn told(watcher: &mut Watcher) -> Result<(String, String)> {
 
 async fn patient(world: &World) -> Result<(Watcher, String)> {
     let mut watcher = Watcher::join(world, &person("ana"), &[rows(None)]).await?;
-    watcher.client.set_deadline(Duration::from_secs(60));
+    watcher.client.set_deadline(Duration::from_mins(1));
     let (status, text) = told(&mut watcher).await?;
     ensure!(status == "ok", "{text}");
     let position = text.strip_prefix("position ").context("a position")?.to_owned();

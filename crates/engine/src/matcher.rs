@@ -218,6 +218,7 @@ impl State {
                     self.refilled_up_to(lsn).await;
                 }
                 LogBatch::Refill(until) => self.refill_until(until),
+                LogBatch::Promoted => self.judge.forget(),
                 LogBatch::Restarted(start) => self.restarted(start).await,
                 LogBatch::Transaction(transaction) => self.transaction(transaction).await?,
                 LogBatch::Canary(content) => {

@@ -13,6 +13,8 @@ pub enum Event {
         since: Lsn,
         /// Where the server's log ended when the connection began.
         log_end: Lsn,
+        /// Another server has taken the place of the one that was read before, as a standby that was promoted.
+        promoted: bool,
         /// Why changes between the last handled position and `since` are lost to us, if they are. Never set on the
         /// first connection.
         gap: Option<Gap>,

@@ -267,10 +267,11 @@ impl Supervisor<'_> {
             // Nothing before it can be had again.
             self.progress.begin_again(since);
         }
+        let promoted = self.known_system.as_ref().is_some_and(|known| known.timeline < system.timeline);
         self.known_system = Some(KnownSystem { identifier: system.identifier, timeline: system.timeline });
         self.status.send_replace(StreamStatus::Streaming { since_lsn: since });
         tracing::info!(slot = self.settings.slot, %since, "streaming changes");
-        let first = Event::Restarted { since, log_end, gap };
+        let first = Event::Restarted { since, log_end, promoted, gap };
         let timing = self.timing(&facts);
         let stream = Stream::new(session.socket, &self.settings.slot, self.progress, timing, first);
         let session_end = self.cancel.child_token();
