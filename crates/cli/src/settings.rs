@@ -199,6 +199,8 @@ pub struct ReplicationSettings {
     pub publications: Vec<String>,
     /// What happens when the slot holds back too much log; `None` is nothing.
     pub slot_lag: Option<SlotLag>,
+    /// Bytes of handled log that the slot keeps for the journal of a server that starts again.
+    pub trail_bytes_max: u64,
     /// How often a message is sent through the log to see whether it comes back; `None` is never.
     pub canary: Option<Duration>,
 }
@@ -366,6 +368,7 @@ impl Default for ReplicationSettings {
             slot: "walcast".to_owned(),
             publications: vec!["supabase_realtime".to_owned()],
             slot_lag: None,
+            trail_bytes_max: 1 << 30,
             canary: Some(Duration::from_secs(10)),
         }
     }
@@ -510,6 +513,7 @@ fn replication_settings(layers: &Layers<'_>) -> Result<ReplicationSettings, Sett
         slot,
         publications: layers.get(&definitions::PUBLICATIONS)?,
         slot_lag: bytes_max.map(|bytes_max| SlotLag { bytes_max, action }),
+        trail_bytes_max: layers.get(&definitions::TRAIL_BYTES_MAX)?,
         canary: Some(layers.get(&definitions::CANARY)?).filter(|every| !every.is_zero()),
     })
 }

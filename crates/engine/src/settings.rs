@@ -142,6 +142,8 @@ pub struct Counters {
     pub journal_bytes: AtomicU64,
     /// The commit LSN of the oldest of these, 0 where there is none.
     pub journal_oldest: AtomicU64,
+    /// Up to this LSN transactions were forgotten for want of room, 0 where none was.
+    pub journal_crowded_out: AtomicU64,
     /// How often something was not kept that should have been: a transaction over the limit, a slot that was lost.
     pub journal_gaps: AtomicU64,
     /// Changes decided in process, one for each audience that a change was put to.

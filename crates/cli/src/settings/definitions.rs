@@ -412,6 +412,16 @@ pub(super) static SLOT_LAG_ACTION: Setting<SlotLagAction> = Setting::new(
 .environment(&["WALCAST_SLOT_LAG_ACTION"])
 .default("stop");
 
+pub(super) static TRAIL_BYTES_MAX: Setting<u64> = Setting::new(
+    "replication.trail_bytes_max",
+    parse::bytes_or_off,
+    "Bytes of log that the slot keeps although they are handled, so that a server that starts again has its journal \
+     again. It keeps them for `changes.journal_age_ms` at most, and never more than half of `replication.max_slot_lag` or of \
+     PostgreSQL's `max_slot_wal_keep_size`; 0 keeps none.",
+)
+.environment(&["WALCAST_TRAIL_BYTES_MAX"])
+.default("1073741824");
+
 pub(super) static CANARY: Setting<Duration> = Setting::new(
     "replication.canary_ms",
     parse::milliseconds,
@@ -716,6 +726,7 @@ pub(super) static ALL: &[&About] = &[
     &PUBLICATIONS.about,
     &MAX_SLOT_LAG.about,
     &SLOT_LAG_ACTION.about,
+    &TRAIL_BYTES_MAX.about,
     &CANARY.about,
     &JANITOR.about,
     &JANITOR_EVERY.about,

@@ -81,7 +81,7 @@ impl Resume {
         wishes
     }
 
-    fn wants_changes(&self) -> bool {
+    pub(super) fn wants_changes(&self) -> bool {
         self.since.iter().any(Option::is_some)
     }
 }
@@ -101,7 +101,7 @@ impl State {
             }
             return;
         };
-        let here = Position::before(self.handled);
+        let here = Position::before(self.place());
         let mut gap = None;
         wishes.retain(|wish| match self.missing(wish, here) {
             None => true,

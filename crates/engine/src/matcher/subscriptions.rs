@@ -155,6 +155,7 @@ impl State {
     /// Registers the bindings of a join, or of a channel that got a new token. A join whose policies look things up
     /// in copies that are about to be there waits for them, so that the first rows are judged by them.
     pub(super) async fn subscribe(&mut self, subscribing: Subscribing) {
+        let Some(subscribing) = self.wait_for_refill(subscribing) else { return };
         // The join may know a newer catalog than has arrived here.
         let newest = self.matcher.oracle.snapshot();
         self.catalog(newest).await;
