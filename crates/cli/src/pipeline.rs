@@ -76,10 +76,13 @@ async fn decode(mut events: mpsc::Receiver<Vec<Event>>, batches: LogSender) -> R
         };
         for event in arrived {
             let event = match event {
-                Event::Restarted { since, log_end, gap } => {
+                Event::Restarted { since, log_end, promoted, gap } => {
                     if !std::mem::replace(&mut begun, true)
                         && let Some(batch) = ingest.feed(LogEvent::Refill(log_end)).await?
                     {
+                        batches.send(batch).await;
+                    }
+                    if promoted && let Some(batch) = ingest.feed(LogEvent::Promoted).await? {
                         batches.send(batch).await;
                     }
                     if let Some(gap) = &gap {

@@ -45,6 +45,7 @@ impl LogSender {
             LogBatch::Transaction(transaction) => transaction.changes.bytes(),
             LogBatch::Idle(_)
             | LogBatch::Refill(_)
+            | LogBatch::Promoted
             | LogBatch::Restarted(_)
             | LogBatch::Canary(_)
             | LogBatch::Tickets(..) => 0,

@@ -5,7 +5,7 @@
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
 //! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
-//! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database),
+//! what that is asked), [`show`] and [`pace`] (what they are shown, and how fast). Beside that, [`messages`] (broadcasts from the database),
 //! [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back), [`refill`] (the journal after a
 //! start).
 
@@ -21,6 +21,7 @@ mod index;
 mod journal;
 mod judge;
 mod messages;
+mod pace;
 mod receivers;
 mod refill;
 mod replay;
@@ -57,7 +58,7 @@ use self::show::{Bodies, Commit, SharedFrames, View, frame};
 use self::subscriptions::Parked;
 use self::window::{HeldChange, HeldMessages, Window};
 use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
-use crate::ingest::{IngestError, LogBatch};
+use crate::ingest::{IngestError, LogBatch, LogStart};
 use crate::log_inbox::{LogInbox, Queued};
 use crate::membership::Membership;
 use crate::settings::{Counters, EngineSettings};
@@ -228,15 +229,8 @@ impl State {
                     self.refilled_up_to(lsn).await;
                 }
                 LogBatch::Refill(until) => self.refill_until(until),
-                LogBatch::Restarted(start) => {
-                    if let Some(what) = &start.gap {
-                        self.gap(what).await;
-                    }
-                    self.journal.restarted(&start, Position::before(self.handled));
-                    self.handled = self.handled.max(start.since);
-                    self.matcher.tickets.log_begins(start.since);
-                    self.log_begins(start.gap.is_some()).await;
-                }
+                LogBatch::Promoted => self.judge.forget(),
+                LogBatch::Restarted(start) => self.restarted(start).await,
                 LogBatch::Transaction(transaction) => self.transaction(transaction).await?,
                 LogBatch::Canary(content) => {
                     // Behind everything that came before it, like a change.
@@ -261,6 +255,24 @@ impl State {
             self.subscribe_parked().await;
         }
         Ok(())
+    }
+
+    /// A connection begins.
+    async fn restarted(&mut self, mut start: LogStart) {
+        let (since, lost) = (start.since, start.gap.is_some());
+        if let Some(what) = &start.gap {
+            self.gap(what).await;
+            // Another server's log may have fewer positions. Nobody goes on at one that only the former had.
+            start.since = since.max(self.handled);
+        }
+        self.journal.restarted(&start, Position::before(self.handled));
+        if lost {
+            self.handled = since;
+            self.last_commit = self.last_commit.min(Lsn(since.0.saturating_sub(1)));
+        }
+        self.handled = self.handled.max(since);
+        self.matcher.tickets.log_begins(since, lost);
+        self.log_begins(lost).await;
     }
 
     /// Changes were lost before what comes now. What is known from the log, copies and catalog, may be wrong since, so it
@@ -295,6 +307,7 @@ impl State {
             let mut commit = Commit { time: transaction.commit_time, position: transaction.first };
             let mut tables = Tables::new();
             let mut last = commit.position;
+            let is_large = transaction.changes.spilled_bytes() > 0;
             let mut changes = transaction.changes.reader();
             while let Some(chunk) = changes.next().await? {
                 for index in 0..chunk.changes.len() {
@@ -308,6 +321,9 @@ impl State {
                 }
                 self.matcher.counters.changes.fetch_add(chunk.changes.len() as u64, Relaxed);
                 self.flush().await;
+                if is_large {
+                    self.keep_pace().await;
+                }
             }
             self.last_commit = commit_lsn;
             drop(changes);

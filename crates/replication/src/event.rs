@@ -13,6 +13,8 @@ pub enum Event {
         since: Lsn,
         /// Where the server's log ended when the connection began.
         log_end: Lsn,
+        /// Another server has taken the place of the one that was read before, as a standby that was promoted.
+        promoted: bool,
         /// Why changes between the last handled position and `since` are lost to us, if they are. Never set on the
         /// first connection.
         gap: Option<Gap>,
@@ -46,6 +48,10 @@ pub enum Gap {
     /// Another consumer, or an operator, has moved the slot on.
     #[error("the replication slot was moved on by somebody else")]
     SlotMoved,
+    /// Another server has taken the place of the one that was read, as a standby that was promoted, and what was read
+    /// behind this position is not in its log.
+    #[error("a standby was promoted that has the log only up to {0}")]
+    LogCutOff(Lsn),
     /// [`SlotControl::renew`](crate::SlotControl::renew) was called, with this reason.
     #[error("the replication slot was given up: {0}")]
     SlotGivenUp(String),

@@ -1,10 +1,11 @@
 //! How far the stream has come: the one thing the consumer and the reader share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use walcast_pgoutput::Lsn;
 
-/// Positions of one slot's stream. They only grow, across reconnects too.
+/// Positions of one slot's stream. They only grow, across reconnects too, until another server takes the place of the
+/// one that they were read from and lacks the end of its log.
 ///
 /// The consumer calls [`handle`](Progress::handle) when it has handed on everything up to a commit, and, while it holds
 /// nothing back, at every [`KeepAlive`](crate::Event::KeepAlive). It calls [`confirm`](Progress::confirm) with what it
@@ -18,11 +19,17 @@ pub struct Progress {
     reported: AtomicU64,
     /// Where the log ended when the first connection began.
     log_end_at_start: AtomicU64,
+    /// They have gone back once.
+    rewound: AtomicBool,
 }
 
 impl Progress {
     /// Everything up to `lsn` has been handed on: another connection of this process goes on from there.
     pub fn handle(&self, lsn: Lsn) {
+        if self.rewound.load(Ordering::Acquire) && lsn > self.received() {
+            // It is of the log that is not there any more; a connection must not go on behind it.
+            return;
+        }
         self.handled.fetch_max(lsn.0, Ordering::AcqRel);
     }
 
@@ -30,6 +37,7 @@ impl Progress {
     /// confirmed one changes nothing.
     pub fn confirm(&self, lsn: Lsn) {
         self.handle(lsn);
+        let lsn = lsn.min(self.handled());
         self.confirmed.fetch_max(lsn.0, Ordering::AcqRel);
     }
 
@@ -67,6 +75,20 @@ impl Progress {
         self.reported.fetch_max(lsn.0, Ordering::AcqRel);
     }
 
+    /// After a gap: nothing before `since` can be had again.
+    pub(crate) fn begin_again(&self, since: Lsn) {
+        self.receive(since);
+        self.confirm(since);
+    }
+
+    /// Everything behind `lsn` that was read is of a log that is not there any more.
+    pub(crate) fn rewind(&self, lsn: Lsn) {
+        for position in [&self.confirmed, &self.handled, &self.received] {
+            position.fetch_min(lsn.0, Ordering::AcqRel);
+        }
+        self.rewound.store(true, Ordering::Release);
+    }
+
     /// The first connection begins behind `since`, and the log ends at `log_end`.
     pub(crate) fn start(&self, since: Lsn, log_end: Lsn) {
         self.confirm(since);
@@ -94,6 +116,22 @@ mod tests {
         progress.confirm(Lsn(20));
         progress.handle(Lsn(30));
         assert_eq!((progress.confirmed(), progress.handled()), (Lsn(20), Lsn(30)));
+    }
+
+    #[test]
+    fn what_was_read_of_a_log_that_is_gone_counts_no_more() {
+        let progress = Progress::default();
+        progress.receive(Lsn(100));
+        progress.handle(Lsn(80));
+        progress.rewind(Lsn(50));
+        // Still on its way when the other server was found.
+        progress.handle(Lsn(100));
+        progress.confirm(Lsn(90));
+        assert_eq!((progress.handled(), progress.received()), (Lsn(50), Lsn(50)));
+        assert!(progress.confirmed() <= Lsn(50));
+        progress.receive(Lsn(60));
+        progress.confirm(Lsn(60));
+        assert_eq!((progress.handled(), progress.confirmed()), (Lsn(60), Lsn(60)));
     }
 
     #[test]

@@ -213,7 +213,7 @@ mod tests {
 
     use super::*;
 
-    const RESTARTED: Event = Event::Restarted { since: Lsn(1), log_end: Lsn(1), gap: None };
+    const RESTARTED: Event = Event::Restarted { since: Lsn(1), log_end: Lsn(1), promoted: false, gap: None };
 
     fn timing(feedback: Duration) -> Timing {
         Timing { feedback_interval: feedback, silence_limit: Duration::from_mins(10) }

@@ -374,7 +374,9 @@ impl State {
     async fn feed(&mut self, catch_up: CatchUp, frames: Vec<Frame>) {
         let (told, room) = oneshot::channel();
         let membership = &catch_up.membership;
-        let feed = Feed { target: membership.target(), frames: frames.into(), room: told };
+        // The transaction at hand may have more.
+        let up_to = catch_up.at.commit_lsn;
+        let feed = Feed { target: membership.target(), frames: frames.into(), up_to, room: told };
         let _ = self.matcher.shards[membership.shard.index()].commands.send(Command::Feed(feed)).await;
         self.catch_ups.wait_for(catch_up, room);
     }

@@ -74,6 +74,7 @@ impl Journal {
         self.kept.clear();
         self.forgotten.clear();
         self.bytes = 0;
+        self.counters.journal_crowded_out.store(0, Relaxed);
         self.begins_behind = Some(behind);
         self.count();
     }

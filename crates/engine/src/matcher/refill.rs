@@ -74,7 +74,11 @@ impl State {
 
     /// Takes in a transaction that was there before the start.
     pub(super) async fn refill(&mut self, transaction: Transaction) -> Result<(), IngestError> {
-        self.refill.schema_changed |= transaction.ddl;
+        self.judge.begin(transaction.xid);
+        if transaction.ddl {
+            self.refill.schema_changed = true;
+            self.judge.will_ask();
+        }
         self.copies.apply(&transaction).await?;
         let mut tables = Tables::new();
         let (mut position, mut last) = (transaction.first, transaction.first);

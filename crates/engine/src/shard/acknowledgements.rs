@@ -19,7 +19,7 @@ use super::Shard;
 use crate::command::{Joining, Search, Target};
 use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
-use crate::session::{Receipt, Session};
+use crate::session::{Channel, Receipt, Session};
 use crate::tickets::{Claimant, Reference, Standing};
 
 /// How often pings are sent; a session has one on its way at most.
@@ -55,7 +55,12 @@ struct Entry {
 /// A channel that goes on where its client was.
 struct Behind {
     channel: ChannelId,
+    /// Of what it had missed, that before this has arrived.
     from: Lsn,
+    /// Of that, what is in the queue.
+    queued: Lsn,
+    /// Of that, what the ping that is out follows.
+    pinged: Lsn,
     caught_up: CaughtUp,
 }
 
@@ -77,7 +82,7 @@ impl Acknowledgements {
 
     /// The log has been handled up to here.
     pub(super) fn handled(&mut self, handled: Lsn) {
-        self.handled = self.handled.max(handled);
+        self.handled = handled;
     }
 
     /// The session has been sent a row change, or is about to be.
@@ -89,6 +94,15 @@ impl Acknowledgements {
                 self.entry(id, session);
                 self.ask(id, session);
             }
+        }
+    }
+
+    /// Of what a channel had missed, that before a position is in its session's queue.
+    pub(super) fn queued_up_to(&mut self, target: Target, lsn: Lsn) {
+        let entry = self.entries.get_mut(&target.session);
+        let behind = entry.into_iter().flat_map(|entry| &mut entry.behind);
+        for behind in behind.filter(|behind| behind.channel == target.channel) {
+            behind.queued = behind.queued.max(lsn);
         }
     }
 
@@ -148,7 +162,8 @@ impl Shard {
         if found.receipt == Receipt::Over {
             return;
         }
-        let behind = Behind { channel: membership.channel, from: claim.arrive(), caught_up: CaughtUp::No };
+        let (channel, from) = (membership.channel, claim.arrive());
+        let behind = Behind { channel, from, queued: from, pinged: from, caught_up: CaughtUp::No };
         self.acknowledgements.entry(id, found).behind.push(behind);
     }
 
@@ -179,10 +194,13 @@ impl Shard {
             };
             found.receipt = Receipt::Pinged;
             entry.ping = Some((number, handled));
-            for behind in entry.behind.iter_mut().filter(|behind| behind.caught_up == CaughtUp::Queued) {
-                behind.caught_up = CaughtUp::Pinged(number);
+            for behind in &mut entry.behind {
+                behind.pinged = behind.queued;
+                if behind.caught_up == CaughtUp::Queued {
+                    behind.caught_up = CaughtUp::Pinged(number);
+                }
             }
-            found.push(id, ping.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            found.push(id, ping.bytes().clone(), &mut self.turn);
         }
         let more = !acknowledgements.due.is_empty();
         acknowledgements.next = more.then(|| Instant::now() + PING_INTERVAL);
@@ -195,6 +213,9 @@ impl Shard {
         entry.delivered = entry.delivered.max(proven);
         entry.reference = reference;
         entry.behind.retain(|behind| behind.caught_up != CaughtUp::Pinged(ping));
+        for behind in &mut entry.behind {
+            behind.from = behind.pinged;
+        }
         if found.receipt == Receipt::PingedBefore {
             self.acknowledgements.ask(id, found);
             return;
@@ -218,6 +239,29 @@ impl Shard {
             let delivered = entry.as_ref().map_or(handled, |entry| entry.delivered(channel.id()));
             self.tickets.leave(&channel.membership, delivered, reference);
         }
+    }
+
+    /// A channel ends whose client goes on with the same connection, and may not have got everything: it joins the topic
+    /// once more without having left it, or gives up a join that was being caught up, and perhaps was not answered in time.
+    pub(super) fn leave_ticket_of(&mut self, channel: &Channel, is_joining_again: bool) {
+        let membership = &channel.membership;
+        let Some(reference) = channel.join_ref().number().filter(|_| self.tickets.are_kept()) else { return };
+        let entry = self.acknowledgements.entries.get_mut(&membership.session);
+        let is_behind = entry
+            .as_ref()
+            .is_some_and(|entry| entry.behind.iter().any(|other| other.channel == channel.id()));
+        if membership.binding_count() == 0 || !(is_behind || is_joining_again) {
+            return;
+        }
+        let delivered = match entry {
+            Some(entry) => {
+                let delivered = entry.delivered(channel.id());
+                entry.behind.retain(|behind| behind.channel != channel.id());
+                delivered
+            }
+            None => self.acknowledgements.handled,
+        };
+        self.tickets.leave(membership, delivered, reference.get());
     }
 
     /// Nothing more is heard of a session.

@@ -31,6 +31,7 @@ impl Shard {
         let old = found.take_channel(topic);
         found.channels.push(channel);
         if let Some(old) = old {
+            self.leave_ticket_of(&old, true);
             self.forget(old, Departure::Closed);
         }
         self.begin_to_catch_up(&mut joining);
@@ -62,6 +63,7 @@ impl Shard {
         let Some(found) = self.sessions.get_mut(&session) else { return };
         let Some(old) = found.take_channel_by_id(channel) else { return };
         found.undecided_mut().superseded.push((old.topic().into(), old.join_ref()));
+        self.leave_ticket_of(&old, true);
         self.forget(old, Departure::Closed);
     }
 
@@ -162,6 +164,7 @@ impl Shard {
         let close = walcast_wire::channel_close(serializer, &join_ref, &push.topic);
         self.write(push.session, &reply);
         self.write(push.session, &close);
+        self.leave_ticket_of(&channel, false);
         self.forget(channel, Departure::Closed);
     }
 
@@ -254,7 +257,7 @@ impl Shard {
                 })
                 .collect();
             for frame in frames {
-                found.push(session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+                found.push(session, frame.bytes().clone(), &mut self.turn);
             }
         }
     }

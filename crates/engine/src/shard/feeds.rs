@@ -47,7 +47,8 @@ impl Shard {
                     if self.tickets.are_kept() {
                         self.acknowledgements.sent(session, found);
                     }
-                    found.push(session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+                    self.turn.bytes += frame.len();
+                    found.push(session, frame.bytes().clone(), &mut self.turn);
                     self.counters.deliveries.fetch_add(1, Relaxed);
                     moved = true;
                 }
@@ -55,6 +56,7 @@ impl Shard {
         }
         if found.outbound.queued_bytes() <= bound / ROOM_PART {
             for over in feeds.extract_if(.., |feed| feed.frames.is_empty()) {
+                self.acknowledgements.queued_up_to(over.target, over.up_to);
                 // Nobody waits for it where the channel has been given up meanwhile.
                 let _ = over.room.send(());
             }

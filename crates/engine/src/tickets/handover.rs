@@ -5,6 +5,7 @@
 //! the process before did not end in order, and for a while every client that comes back gets what the journal has.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -124,8 +125,13 @@ impl Tickets {
     }
 
     /// A connection brings the log from here on. What an earlier one has brought is still known.
-    pub(crate) fn log_begins(&self, since: Lsn) {
-        self.pass(since);
+    pub(crate) fn log_begins(&self, since: Lsn, lost: bool) {
+        if lost {
+            // Another server's log may have fewer positions.
+            self.handled.store(since.0, Ordering::Release);
+        } else {
+            self.pass(since);
+        }
         self.past.send_if_modified(|past| {
             let unknown = *past == Past::Awaited { from: Lsn(0) };
             if unknown {

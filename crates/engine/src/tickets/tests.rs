@@ -182,7 +182,7 @@ async fn what_is_gone_takes_no_room_for_long() {
 fn successor(messages: &[String]) -> (Arc<Tickets>, String) {
     let next = kept(1_000);
     let begin = next.begin();
-    next.log_begins(Lsn(100));
+    next.log_begins(Lsn(100), false);
     for message in messages {
         next.read(message.as_bytes(), true);
     }
