@@ -1,6 +1,7 @@
 //! Who comes back without saying up to where it had come, and who only looks like it (docs/protocol.md §5.7). The stock
 //! clients themselves are in `tickets.rs`.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -187,6 +188,29 @@ async fn a_socket_that_was_closed_as_too_slow_goes_on_behind_what_it_has_read() 
     until(&world, "walcast_resume_tickets_left_total", 1).await?;
     let mut back = counting(&world, &person("ana"), 5).await?;
     ensure_all(&back.ids(&world).await?, 1, ROWS)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_joins_again_while_it_is_caught_up_misses_nothing() -> Result<()> {
+    const ROWS: i64 = 1_000;
+    let world = watched_with("returning_again", NOTES, |settings| {
+        settings.project.engine.outbound_bytes_max = 256 << 10;
+    })
+    .await?;
+    let mut ana = counting(&world, &person("ana"), 0).await?;
+    world.sql("insert into notes values (1)").await?;
+    ensure!(ana.ids(&world).await? == [1]);
+    drop(ana);
+    until(&world, "walcast_resume_tickets_left_total", 1).await?;
+    let big = format!("insert into notes select id, repeat('x', 10000) from generate_series(2, {ROWS}) id");
+    write(&world, &big).await?;
+    // Most of it waits for room when the client gives up the join, and joins once more on the same connection.
+    let back = counting(&world, &person("ana"), 5).await?;
+    let mut again = Watcher::join_on(back.client, TOPIC, &[notes()]).await?;
+    let ids: BTreeSet<i64> = again.ids(&world).await?.into_iter().collect();
+    let missing: Vec<i64> = (2..=ROWS).filter(|id| !ids.contains(id)).collect();
+    ensure!(missing.is_empty(), "{} rows are missing: {:?} …", missing.len(), missing.first());
+    Ok(())
 }
 
 /// A client that polls.
