@@ -1,5 +1,6 @@
 //! Stock clients lose their connections, and the server is replaced: nobody misses a row (docs/protocol.md §5.7).
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -9,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -280,11 +280,6 @@ async fn a_rolling_restart_under_load_loses_nothing_for_stock_clients() -> Resul
     Ok(())
 }
 
-/// A port that nobody listens to at the moment.
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 /// The binary that cargo has built beside this program.
 fn walcast_binary() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
@@ -292,14 +287,19 @@ fn walcast_binary() -> Result<PathBuf> {
     found.context("the server is not built: cargo build --bin walcast")
 }
 
-/// Waits until something listens there.
-async fn serves(server: &mut Program, port: u16) -> Result<()> {
+/// Waits until a server that has just been started serves, and says on which port.
+async fn serves(server: &mut Program) -> Result<u16> {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-        ensure!(server.is_running()? && Instant::now() < deadline, "it does not serve: {}", server.log());
+    loop {
+        let log = server.log();
+        let up = log.lines().find(|line| line.contains("walcast is up"));
+        let address = up.and_then(|line| line.split_once("address=")?.1.split(' ').next());
+        if let Some(address) = address {
+            return Ok(address.parse::<SocketAddr>()?.port());
+        }
+        ensure!(server.is_running()? && Instant::now() < deadline, "it does not serve: {log}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -309,18 +309,18 @@ async fn a_server_that_is_killed_loses_nothing_for_stock_clients_either() -> Res
     client.batch_execute(FOUNDATION).await?;
     client.batch_execute(STREAM).await?;
     let folder = tempfile::tempdir()?;
-    let port = free_port()?;
     let mut server = Program::new(&walcast_binary()?, &["serve"], &folder.path().join("log"));
     for (name, value) in [
         ("DATABASE_URL", database.url()),
         ("JWT_SECRET", SECRET),
-        ("PORT", &port.to_string()),
+        ("PORT", "0"),
         ("WALCAST_SLOT", &database.slot_name()),
     ] {
         server.set(name, value);
     }
     server.start()?;
-    serves(&mut server, port).await?;
+    let port = serves(&mut server).await?;
+    server.set("PORT", &port.to_string());
     let urls = vec![format!("http://127.0.0.1:{port}"); 2];
     let javascript = Subscribers::javascript("@supabase/supabase-js", urls.clone()).await?;
     let python = Subscribers::python(urls).await?;
@@ -328,8 +328,9 @@ async fn a_server_that_is_killed_loses_nothing_for_stock_clients_either() -> Res
     for _ in 0..2 {
         tokio::time::sleep(Duration::from_secs(4)).await;
         server.kill().await?;
+        server.clear_log()?;
         server.start()?;
-        serves(&mut server, port).await?;
+        serves(&mut server).await?;
     }
     tokio::time::sleep(Duration::from_secs(4)).await;
     let last = writer.stop().await?;
