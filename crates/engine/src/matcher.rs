@@ -6,7 +6,8 @@
 //! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
 //! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database),
-//! [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back).
+//! [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back), [`snapshots`] (who begins with
+//! what is there).
 
 mod audience;
 mod catch_up;
@@ -25,6 +26,7 @@ mod replay;
 mod ruling;
 mod show;
 mod slots;
+mod snapshots;
 mod subscriptions;
 mod window;
 
@@ -51,6 +53,7 @@ use self::messages::MessageTable;
 use self::receivers::{Form, SharedBinding};
 use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, Commit, SharedFrames, View, frame};
+use self::snapshots::Snapshots;
 use self::subscriptions::Parked;
 use self::window::{HeldChange, HeldMessages, Window};
 use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
@@ -123,6 +126,8 @@ struct State {
     journal: Journal,
     /// Channels that have yet to be told what they have missed.
     catch_ups: CatchUps,
+    /// The rows that some of them begin with.
+    snapshots: Snapshots,
     /// While the journal is gone through for one channel: the time of now, by which it is judged.
     replayed_at: Option<PgTimestamp>,
     /// Up to where the log has been handled.
@@ -161,6 +166,7 @@ impl Matcher {
                 self.settings.journal_age,
             ),
             catch_ups: CatchUps::default(),
+            snapshots: Snapshots::new(&self.settings),
             replayed_at: None,
             handled: Lsn::ZERO,
             last_commit: Lsn::ZERO,
@@ -201,6 +207,7 @@ impl Matcher {
                 }
                 () = reached(parked_until) => state.subscribe_parked().await,
                 (channel, has_room) = state.catch_ups.room() => state.catch_ups.has_room(channel, has_room),
+                news = state.snapshots.news() => state.snapshot_news(news).await,
                 () = std::future::ready(()), if catches_up => state.catch_up().await,
             }
         }
@@ -243,6 +250,7 @@ impl State {
         if !self.parked.is_empty() {
             self.subscribe_parked().await;
         }
+        self.catch_ups.log_went_on();
         Ok(())
     }
 

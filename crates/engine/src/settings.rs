@@ -46,6 +46,10 @@ pub struct EngineSettings {
     pub journal_bytes_max: usize,
     /// For how long they are kept.
     pub journal_age: Duration,
+    /// Rows that a channel begins with at most, of all its bindings (docs/protocol.md §5.8).
+    pub snapshot_rows_max: usize,
+    /// Bytes of these.
+    pub snapshot_bytes_max: usize,
 }
 
 impl Default for EngineSettings {
@@ -68,6 +72,8 @@ impl Default for EngineSettings {
             copy_bytes_max: 256 << 20,
             journal_bytes_max: 64 << 20,
             journal_age: Duration::from_mins(2),
+            snapshot_rows_max: 10_000,
+            snapshot_bytes_max: 16 << 20,
         }
     }
 }

@@ -14,7 +14,9 @@ use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use walcast_pgoutput::Xid;
-use walcast_policy::{Answers, CopyRequest, LoadedCopy, OracleError, Question};
+use walcast_policy::{
+    Answers, CopyRequest, LoadedCopy, OracleError, Question, RowsError, RowsRead, RowsRequest,
+};
 use walcast_wire::{Encoding, sub_topic};
 
 use super::*;
@@ -65,6 +67,10 @@ impl Oracle for NoDatabase {
 
     fn load(self: Arc<Self>, _: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>> {
         panic!("nothing is looked up")
+    }
+
+    fn rows(self: Arc<Self>, _: RowsRequest) -> BoxFuture<'static, Result<RowsRead, RowsError>> {
+        panic!("nobody wants a snapshot")
     }
 }
 

@@ -14,13 +14,15 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use walcast_pgoutput::{Oid, Xid};
+use walcast_pgoutput::{Lsn, Oid, Xid};
+use walcast_policy::TransactionSnapshot;
 use walcast_policy::schema::Table;
-use walcast_wire::{Binding, Frame, Position, Status};
+use walcast_wire::{Binding, BindingTarget, Frame, Position, Status};
 
 use super::State;
 use super::entries::{Entry, Standing};
 use super::replay::{self, Bookmark, Slice};
+use super::snapshots::SnapshotTask;
 use crate::command::{Command, Delivery, Feed, FromLog, Targets};
 use crate::ids::ChannelId;
 use crate::ingest::IngestError;
@@ -31,7 +33,7 @@ use crate::subscription::Placement;
 const RESUME: &str = "resume";
 
 /// A slice has about so many bytes of frames at most, …
-const SLICE_BYTES_MAX: usize = 64 << 10;
+pub(super) const SLICE_BYTES_MAX: usize = 64 << 10;
 /// … and no more than one in so many parts of an outbound queue, as much as its shard keeps free for it.
 const QUEUE_PART: usize = 4;
 
@@ -55,6 +57,8 @@ pub(super) struct CatchUps {
     ready: VecDeque<ChannelId>,
     /// Those whose shard is to tell when it has room.
     rooms: FuturesUnordered<Room>,
+    /// Those that have come to the end of the journal, where the log has not come to the end of their snapshot.
+    at_head: Vec<ChannelId>,
     /// When the next slice may be gone through although the log waits.
     not_before: Option<Instant>,
 }
@@ -78,6 +82,8 @@ pub(super) struct CatchUp {
     tells_position: bool,
     /// What has been found in the last slice, to be told behind its frames.
     gap: Option<Gap>,
+    /// What its snapshot shows was committed before this.
+    reached: Lsn,
     stage: Stage,
 }
 
@@ -85,12 +91,28 @@ pub(super) struct CatchUp {
 pub(super) struct Wish {
     /// It wants what is behind this.
     pub(super) since: Position,
+    rows: Rows,
     pub(super) placement: Placement,
 }
 
+/// Whether a binding begins with rows.
+#[derive(Clone)]
+enum Rows {
+    /// It does not, or can not.
+    None,
+    /// They have not been read yet; what is not among them is not known, so that no change is for the binding.
+    Awaited,
+    /// They have been, and show some transactions already. What the journal has forgotten up to `forgotten` is among
+    /// those.
+    Read { snapshot: Arc<TransactionSnapshot>, forgotten: Position },
+}
+
 /// What a channel that is behind waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// The rows that it begins with have been sent.
+    Rows(SnapshotTask),
+    /// The log has gone on.
+    Log,
     /// Its turn.
     Ready,
     /// Room in its session's queue.
@@ -117,9 +139,11 @@ impl Resume {
     pub(crate) fn of(bindings: &[Binding], resume_from: Option<Position>) -> Option<Resume> {
         let targets = || bindings.iter().map(|binding| binding.target.as_ref().ok());
         let tells_position = targets().flatten().any(|target| target.resume || target.since.is_some());
-        let since =
-            || targets().map(|target| target.and_then(|target| target.since.or(resume_from))).collect();
-        (tells_position || resume_from.is_some()).then(|| Resume { since: since(), tells_position })
+        let snapshot = targets().flatten().any(|target| target.snapshot);
+        let since = |target: &BindingTarget| target.since.or(resume_from.filter(|_| !target.snapshot));
+        let since = || targets().map(|target| target.and_then(since)).collect();
+        (tells_position || snapshot || resume_from.is_some())
+            .then(|| Resume { since: since(), tells_position })
     }
 
     fn wants_changes(&self) -> bool {
@@ -169,7 +193,7 @@ impl CatchUps {
     /// The channel whose turn it is.
     fn next(&mut self) -> Option<CatchUp> {
         while let Some(channel) = self.ready.pop_front() {
-            if self.behind.get(&channel).is_some_and(|found| found.stage == Stage::Ready) {
+            if self.behind.get(&channel).is_some_and(|found| matches!(found.stage, Stage::Ready)) {
                 return self.behind.remove(&channel);
             }
         }
@@ -187,6 +211,35 @@ impl CatchUps {
         let channel = catch_up.membership.channel;
         self.rooms.push(Room { channel, told: room });
         self.insert(CatchUp { stage: Stage::Room, ..catch_up });
+    }
+
+    /// Lets a channel go on when the log has.
+    fn wait_for_log(&mut self, catch_up: CatchUp) {
+        self.at_head.push(catch_up.membership.channel);
+        self.insert(CatchUp { stage: Stage::Log, ..catch_up });
+    }
+
+    /// The log has gone on.
+    pub(super) fn log_went_on(&mut self) {
+        for channel in self.at_head.drain(..) {
+            if let Some(catch_up) = self.behind.get_mut(&channel) {
+                catch_up.stage = Stage::Ready;
+                self.ready.push_back(channel);
+            }
+        }
+    }
+
+    /// Lets a channel go on when the task has sent its rows.
+    pub(super) fn wait_for_rows(&mut self, catch_up: CatchUp, task: SnapshotTask) {
+        self.insert(CatchUp { stage: Stage::Rows(task), ..catch_up });
+    }
+
+    /// The task that sends a channel's rows.
+    pub(super) fn task(&self, channel: ChannelId) -> Option<&SnapshotTask> {
+        match &self.behind.get(&channel)?.stage {
+            Stage::Rows(task) => Some(task),
+            _ => None,
+        }
     }
 }
 
@@ -211,6 +264,7 @@ impl CatchUp {
             bookmark: None,
             tells_position: resume.tells_position,
             gap: None,
+            reached: Lsn::ZERO,
             stage: Stage::Room,
         }
     }
@@ -218,15 +272,71 @@ impl CatchUp {
     /// Takes over how the bindings are resolved now. What a binding has been told of a table stays.
     pub(super) fn place(&mut self, placements: Vec<Placement>) {
         let former = std::mem::take(&mut self.wishes);
+        // A table that joins those of a wildcard later is live.
+        let first = former.is_empty();
         let since = |placement: &Placement| {
             let is_it = |wish: &&Wish| {
                 (wish.placement.binding, wish.placement.table) == (placement.binding, placement.table)
             };
-            let known = former.iter().find(is_it).map(|wish| wish.since);
-            known.or_else(|| self.origins.get(placement.binding).copied()).unwrap_or(self.at)
+            let known = former.iter().find(is_it).map(|wish| (wish.since, wish.rows.clone()));
+            let origin = || self.origins.get(placement.binding).copied().unwrap_or(self.at);
+            let rows = if placement.snapshot.is_some() && first { Rows::Awaited } else { Rows::None };
+            known.unwrap_or_else(|| (origin(), rows))
         };
-        let wish = |placement: Placement| Wish { since: since(&placement), placement };
+        let wish = |placement: Placement| {
+            let (since, rows) = since(&placement);
+            Wish { since, rows, placement }
+        };
         self.wishes = placements.into_iter().map(wish).collect();
+    }
+
+    /// Rows have been read for the bindings that begin with them: they stand at this position of the log, and show
+    /// what the journal has forgotten.
+    pub(super) fn align(
+        &mut self,
+        position: Position,
+        snapshot: &Arc<TransactionSnapshot>,
+        reached: Lsn,
+        forgotten: impl Fn(Oid) -> Position,
+    ) {
+        let at = self.at;
+        for wish in &mut self.wishes {
+            if wish.awaits_rows() {
+                let forgotten = forgotten(wish.placement.table);
+                wish.rows = Rows::Read { snapshot: Arc::clone(snapshot), forgotten };
+                wish.since = position;
+            } else {
+                wish.since = wish.since.max(at);
+            }
+        }
+        self.reached = reached;
+        self.at = Position::default();
+        self.bookmark = None;
+        self.skip();
+    }
+
+    /// There will be no rows.
+    pub(super) fn go_without_rows(&mut self) {
+        for wish in self.wishes.iter_mut().filter(|wish| wish.awaits_rows()) {
+            wish.rows = Rows::None;
+            wish.since = wish.since.max(self.at);
+        }
+    }
+
+    pub(super) fn task_mut(&mut self) -> Option<&mut SnapshotTask> {
+        match &mut self.stage {
+            Stage::Rows(task) => Some(task),
+            _ => None,
+        }
+    }
+
+    /// No more rows are sent.
+    pub(super) fn end_task(&mut self) {
+        self.stage = Stage::Ready;
+    }
+
+    fn awaits_rows(&self) -> bool {
+        self.wishes.iter().any(Wish::awaits_rows)
     }
 
     /// Whether a transaction with these tables may concern it.
@@ -258,8 +368,27 @@ impl CatchUp {
 
 impl Wish {
     /// Whether it wants a change.
-    pub(super) fn is_for(&self, position: Position, _transaction: Xid) -> bool {
+    pub(super) fn is_for(&self, position: Position, transaction: Xid) -> bool {
         self.since < position
+            && match &self.rows {
+                Rows::None => true,
+                Rows::Awaited => false,
+                Rows::Read { snapshot, .. } => !snapshot.shows(transaction),
+            }
+    }
+
+    /// Whether it waits for rows that it begins with.
+    pub(super) fn awaits_rows(&self) -> bool {
+        matches!(self.rows, Rows::Awaited)
+    }
+
+    /// It wants all that is behind this, or has it already: another position than `since` where rows have been read.
+    fn covered(&self, since: Position) -> Position {
+        match self.rows {
+            Rows::None => since,
+            Rows::Awaited => Position::MAX,
+            Rows::Read { forgotten, .. } => since.max(forgotten),
+        }
     }
 }
 
@@ -273,11 +402,27 @@ impl State {
         if let Some(gap) = catch_up.give_up(here, ahead) {
             self.tell_gap(&catch_up.membership, &gap).await;
         }
+        self.begin_with_changes(catch_up).await;
+    }
+
+    /// Begins with the changes that a channel has missed.
+    pub(super) async fn begin_with_changes(&mut self, mut catch_up: CatchUp) {
         self.tell_of_what_is_gone(&mut catch_up).await;
         if self.journal.next_behind(catch_up.at).is_some() {
             self.feed(catch_up, Vec::new()).await;
         } else {
+            self.at_end_of_journal(catch_up).await;
+        }
+    }
+
+    async fn at_end_of_journal(&mut self, catch_up: CatchUp) {
+        let identity = self.entries.identity(catch_up.membership.channel).filter(|_| catch_up.awaits_rows());
+        if let Some(identity) = identity {
+            self.take_snapshot(catch_up, &identity).await;
+        } else if catch_up.reached <= self.handled {
             self.go_live(catch_up).await;
+        } else {
+            self.catch_ups.wait_for_log(catch_up);
         }
     }
 
@@ -300,9 +445,11 @@ impl State {
             catch_up.go_on_from(here, |wish| of_table.is_none_or(|table| wish.placement.table == table));
             catch_up.gap = Some(gap);
         }
-        if is_last && bytes <= bytes_max {
+        if is_last && bytes <= bytes_max && catch_up.reached <= self.handled && !catch_up.awaits_rows() {
             self.deliver(&catch_up.membership, frames).await;
             self.go_live(catch_up).await;
+        } else if is_last && frames.is_empty() {
+            self.at_end_of_journal(catch_up).await;
         } else if frames.is_empty() {
             self.catch_ups.go_on(catch_up);
         } else {
@@ -322,7 +469,7 @@ impl State {
         let gap = catch_up.give_up(here, |wish, since| {
             // Before the log has begun nothing is known of any table.
             let begins_behind = journal.begins_behind(wish.placement.table).unwrap_or(here);
-            (since < begins_behind).then_some(Gap::TooOld { since, begins_behind })
+            (wish.covered(since) < begins_behind).then_some(Gap::TooOld { since, begins_behind })
         });
         if let Some(gap) = gap {
             self.tell_gap(&catch_up.membership, &gap).await;

@@ -120,6 +120,15 @@ impl Entries {
         self.0.find(hash(channel), |entry| entry.channel() == channel).is_some()
     }
 
+    /// Who a channel is.
+    pub(super) fn identity(&self, channel: ChannelId) -> Option<Arc<Identity>> {
+        let found = self.0.find(hash(channel), |entry| entry.channel() == channel)?;
+        Some(Arc::clone(match found {
+            Entry::One(_, identity, _) => identity,
+            Entry::Other(parts) => &parts.1,
+        }))
+    }
+
     /// Adds the entry of a channel that has none.
     pub(super) fn insert(&mut self, entry: Entry) {
         self.0.insert_unique(hash(entry.channel()), entry, |entry| hash(entry.channel()));

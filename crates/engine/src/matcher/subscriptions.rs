@@ -113,10 +113,10 @@ impl State {
             Standing::Undecided => (Status::Error, UNDECIDED.to_owned()),
         };
         self.entries.insert(Entry::new(Arc::clone(&membership), identity, standing));
-        if told {
-            return;
+        if !told {
+            self.tell(&membership, POSTGRES_CHANGES, status, message).await;
         }
-        self.tell(&membership, POSTGRES_CHANGES, status, message).await;
+        self.take_snapshot_anew(channel).await;
     }
 
     async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
@@ -232,7 +232,7 @@ impl State {
                 self.tell_undecided(&membership, resume).await;
             }
             None if resume.is_some() && is_live => self.begin_catch_up(membership.channel).await,
-            None => {}
+            None => self.take_snapshot_anew(membership.channel).await,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The matcher alone, with a catalog that the test plays.
 
 mod resume;
+mod snapshots;
 mod visibility;
 mod windows;
 
@@ -16,7 +17,8 @@ use walcast_policy::schema::{
     TypeKind, Types,
 };
 use walcast_policy::{
-    Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, TableCopy, TransactionSnapshot,
+    Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, RowsError, RowsRead,
+    RowsRequest, TableCopy, TableRows, TransactionSnapshot,
 };
 use walcast_wire::{Binding, Position, Ref, Serializer, Status};
 
@@ -42,6 +44,8 @@ struct Played {
     decided: Mutex<VecDeque<Result<Decide, OracleError>>>,
     /// The rows of the table that policies look things up in.
     members: Mutex<Option<Vec<[&'static str; 2]>>>,
+    /// What is read for snapshots.
+    rows: Mutex<VecDeque<Result<RowsRead, RowsError>>>,
     /// What happened, in words: commits waited for, questions, readings of the catalog, positions confirmed.
     events: Arc<Mutex<Vec<String>>>,
 }
@@ -133,6 +137,13 @@ impl Oracle for Played {
         }
         let snapshot = TransactionSnapshot::parse("10:10:").unwrap();
         async { Ok(LoadedCopy { rows, snapshot, reached: Lsn::ZERO }) }.boxed()
+    }
+
+    fn rows(self: Arc<Self>, request: RowsRequest) -> BoxFuture<'static, Result<RowsRead, RowsError>> {
+        let filters: Vec<_> = request.reads.iter().filter_map(|read| read.filter.as_deref()).collect();
+        self.event(format!("read as {} where {}", request.role, filters.join("; ")));
+        let answer = self.rows.lock().unwrap().pop_front().expect("nothing more to read");
+        async { answer }.boxed()
     }
 }
 
