@@ -30,6 +30,7 @@ pub async fn run(command: &mut Command, mut restart: impl AsyncFnMut() -> Result
     let mut report = String::new();
     let talk = async {
         while let Some(line) = lines.next_line().await? {
+            println!("{line}");
             report.push_str(&line);
             report.push('\n');
             if line == "RESTART" {

@@ -44,6 +44,11 @@ async fn an_older_supabase_js_with_serializer_1_0_0_works_unchanged() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_supabase_js_that_begins_while_rows_are_written_is_what_select_says() -> Result<()> {
+    check("clients_list", "node", &["js/list.mjs"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_client_of_the_phoenix_framework_works_over_websocket() -> Result<()> {
     check("clients_phoenix", "node", &["js/phoenix.mjs", "websocket"]).await
 }
