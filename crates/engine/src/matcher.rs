@@ -181,6 +181,7 @@ impl Matcher {
         };
         loop {
             let (parked_until, resolve_undecided_at) = (state.parked_until(), state.resolve_undecided_at);
+            state.matcher.counters.catch_ups.store(state.catch_ups.len() as u64, Relaxed);
             let catches_up = state.catch_ups.may_go_on(inputs.log.batches.is_empty());
             tokio::select! {
                 queued = inputs.log.batches.recv() => {

@@ -145,6 +145,10 @@ pub struct Counters {
     pub journal_oldest: AtomicU64,
     /// How often something was not kept that should have been: a transaction over the limit, a slot that was lost.
     pub journal_gaps: AtomicU64,
+    /// Channels that have yet to be told what they have missed, or are being sent the rows that they begin with.
+    pub catch_ups: AtomicU64,
+    /// Channels that have been sent the rows that they begin with.
+    pub snapshots: AtomicU64,
     /// Changes decided in process, one for each audience that a change was put to.
     pub plan_decisions: AtomicU64,
     /// Questions put to PostgreSQL.

@@ -36,7 +36,7 @@ impl Identity {
 }
 
 /// One binding on one table, ready to be matched.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Placement {
     pub(crate) table: Oid,
     /// Its place among those of the join.
@@ -57,7 +57,7 @@ pub(crate) struct Placement {
 }
 
 /// Which rows a binding begins with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SnapshotWanted {
     /// The filter as SQL.
     pub(crate) filter: Option<String>,

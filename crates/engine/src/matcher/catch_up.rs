@@ -84,6 +84,8 @@ pub(super) struct CatchUp {
     gap: Option<Gap>,
     /// What its snapshot shows was committed before this.
     reached: Lsn,
+    /// Its bindings are not what they were when it was asked for.
+    has_changed: bool,
     stage: Stage,
 }
 
@@ -162,6 +164,11 @@ impl CatchUps {
 
     pub(super) fn remove(&mut self, channel: ChannelId) -> Option<CatchUp> {
         self.behind.remove(&channel)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.behind.len()
     }
 
     /// Whether somebody is ready to go on, and it is their turn and not the log's.
@@ -265,6 +272,7 @@ impl CatchUp {
             tells_position: resume.tells_position,
             gap: None,
             reached: Lsn::ZERO,
+            has_changed: false,
             stage: Stage::Room,
         }
     }
@@ -272,6 +280,8 @@ impl CatchUp {
     /// Takes over how the bindings are resolved now. What a binding has been told of a table stays.
     pub(super) fn place(&mut self, placements: Vec<Placement>) {
         let former = std::mem::take(&mut self.wishes);
+        let same = former.iter().map(|wish| &wish.placement);
+        self.has_changed |= !former.is_empty() && !same.eq(&placements);
         // A table that joins those of a wildcard later is live.
         let first = former.is_empty();
         let since = |placement: &Placement| {
@@ -321,6 +331,11 @@ impl CatchUp {
             wish.rows = Rows::None;
             wish.since = wish.since.max(self.at);
         }
+    }
+
+    /// Whether its bindings are not what they were when it was last asked.
+    pub(super) fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.has_changed)
     }
 
     pub(super) fn task_mut(&mut self) -> Option<&mut SnapshotTask> {

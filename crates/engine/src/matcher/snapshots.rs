@@ -4,6 +4,7 @@
 //! there, past those that the snapshot does show, until the log has reached all of them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -205,9 +206,12 @@ impl State {
         self.catch_ups.wait_for_rows(catch_up, SnapshotTask { number, handle, is_sending: false });
     }
 
-    /// The bindings of a channel whose rows are being read or sent are not what they were.
-    pub(super) async fn take_snapshot_anew(&mut self, channel: ChannelId) {
-        let Some(is_sending) = self.catch_ups.task(channel).map(SnapshotTask::is_sending) else { return };
+    /// The bindings of a channel have been resolved again. Where they are not what they were, and its rows are being read
+    /// or sent, it is another one that it should begin with.
+    pub(super) async fn check_snapshot(&mut self, channel: ChannelId) {
+        let has_changed = self.catch_ups.get_mut(channel).is_some_and(CatchUp::take_change);
+        let is_sending = self.catch_ups.task(channel).map(SnapshotTask::is_sending);
+        let Some(is_sending) = is_sending.filter(|_| has_changed) else { return };
         let Some(mut catch_up) = self.catch_ups.remove(channel) else { return };
         catch_up.end_task();
         if is_sending {
@@ -241,6 +245,9 @@ impl State {
                 let _ = answer.send(alignment);
             }
             What::Over(outcome) => {
+                if outcome.is_ok() {
+                    self.matcher.counters.snapshots.fetch_add(1, Relaxed);
+                }
                 if let Some(mut catch_up) = self.catch_ups.remove(channel) {
                     catch_up.end_task();
                     self.snapshot_over(catch_up, outcome).await;

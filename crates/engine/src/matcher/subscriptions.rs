@@ -116,7 +116,7 @@ impl State {
         if !told {
             self.tell(&membership, POSTGRES_CHANGES, status, message).await;
         }
-        self.take_snapshot_anew(channel).await;
+        self.check_snapshot(channel).await;
     }
 
     async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
@@ -232,7 +232,7 @@ impl State {
                 self.tell_undecided(&membership, resume).await;
             }
             None if resume.is_some() && is_live => self.begin_catch_up(membership.channel).await,
-            None => self.take_snapshot_anew(membership.channel).await,
+            None => self.check_snapshot(membership.channel).await,
         }
     }
 

@@ -312,10 +312,27 @@ impl Scene {
         self.join_bindings(vec![Binding::parse(binding).unwrap()], change).await;
     }
 
-    /// The same with these.
-    async fn join_bindings(&self, bindings: Vec<Binding>, change: impl FnOnce(&Played)) {
-        let claims = Arc::new(serde_json::json!({}));
-        let identity = Arc::new(Identity { role: "reader".into(), claims, claims_json: "{}".into() });
+    /// A joined channel gets a token with these claims.
+    async fn renew(&self, membership: &Arc<Membership>, claims: &serde_json::Value) {
+        let identity = identity(claims);
+        let snapshot_version = self.oracle.snapshot().version;
+        let deletes = crate::settings::Deletes::Private;
+        let bindings = membership.bindings();
+        let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
+        let subscribing = Subscribing {
+            membership: Arc::clone(membership),
+            identity,
+            resolved: resolved.map_err(|error| error.to_string()),
+            snapshot_version,
+            resume: None,
+            joining: None,
+        };
+        assert!(self.subscribe.send(subscribing).await.is_ok());
+    }
+
+    /// Joins with these bindings.
+    async fn join_bindings(&self, bindings: Vec<Binding>, change: impl FnOnce(&Played)) -> Arc<Membership> {
+        let identity = identity(&serde_json::json!({}));
         let resume = Resume::of(&bindings, self.resume_from);
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
@@ -350,7 +367,7 @@ impl Scene {
             joined: None,
         };
         let subscribing = Subscribing {
-            membership,
+            membership: Arc::clone(&membership),
             identity,
             resolved: resolved.map_err(|error| error.to_string()),
             snapshot_version,
@@ -358,6 +375,7 @@ impl Scene {
             joining: Some(Box::new(joining)),
         };
         assert!(self.subscribe.send(subscribing).await.is_ok());
+        membership
     }
 
     /// Waits until the log has been handed on up to here.
@@ -422,6 +440,11 @@ impl Scene {
             _ => panic!("the matcher says no such thing"),
         }
     }
+}
+
+fn identity(claims: &serde_json::Value) -> Arc<Identity> {
+    let claims_json = claims.to_string().into();
+    Arc::new(Identity { role: "reader".into(), claims: Arc::new(claims.clone()), claims_json })
 }
 
 /// The rows of a change and what follows them.

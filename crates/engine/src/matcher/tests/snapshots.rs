@@ -158,3 +158,31 @@ async fn what_another_binding_has_missed_comes_before_the_rows() {
     assert!(scene.log.send(row_at(400, "d")).await);
     assert_eq!(scene.told().await, row("d"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_new_token_of_the_same_person_leaves_the_rows_alone_and_one_of_another_ends_them() {
+    const OWN: &str = "(body = ((current_setting('request.jwt.claims'::text, true))::json ->> 'sub'::text))";
+    for (claims, ends) in
+        [(serde_json::json!({ "exp": 7 }), false), (serde_json::json!({ "sub": "somebody else" }), true)]
+    {
+        let mut scene = Scene::start(snapshot(1, &COLUMNS, OWN));
+        assert!(scene.log.send(LogBatch::Restarted(LogStart { since: Lsn(400), gap: None })).await);
+        scene.oracle.rows.lock().unwrap().push_back(read(&["a"], "301:301:", 308));
+        let membership = scene.join_bindings(vec![Binding::parse(&binding("")).unwrap()], |_| {}).await;
+        assert!(scene.told().await.starts_with("Subscribed to PostgreSQL"));
+        let Some(Command::Feed(feed)) = scene.commands.recv().await else { panic!("rows") };
+        scene.renew(&membership, &claims).await;
+        assert_eq!(scene.told().await, "ok: Subscribed to PostgreSQL");
+        assert!(scene.told().await.starts_with("ok: DELETE on"));
+        if ends {
+            let told = scene.told().await;
+            assert!(
+                told.starts_with("error: no snapshot: policies, columns or the token have changed"),
+                "{told}"
+            );
+        } else {
+            assert!(feed.room.send(()).is_ok());
+            assert_eq!(scene.told().await, "ok: 1 rows, position 0/18F:0");
+        }
+    }
+}
