@@ -530,14 +530,14 @@ impl State {
     /// The channel has been told everything up to here, and is matched with what comes.
     async fn go_live(&mut self, catch_up: CatchUp) {
         let CatchUp { membership, wishes, tells_position, .. } = catch_up;
-        let Some(entry) = self.entries.remove(membership.channel) else { return };
+        let Some(entry) = self.entries.remove(&membership) else { return };
         let placements = wishes.into_iter().map(|wish| wish.placement).collect();
         let places = self.audiences.insert(&membership, placements);
-        let (membership, identity, _) = entry.into_parts();
+        let Entry { membership, identity, .. } = entry;
         if tells_position {
             let here = Position::before(self.handled);
             self.tell(&membership, RESUME, Status::Ok, format!("position {here}")).await;
         }
-        self.entries.insert(Entry::new(membership, identity, Standing::live(places)));
+        self.entries.insert(Entry { membership, identity, standing: Standing::live(places) });
     }
 }

@@ -15,7 +15,6 @@ use super::catch_up::CatchUp;
 use super::entries::{Entry, Standing};
 use super::{Matcher, State, Subscribing};
 use crate::command::{Command, SystemMessage, Target};
-use crate::ids::ChannelId;
 use crate::membership::Membership;
 use crate::subscription::{Identity, Resolved, SubscribeError, resolve_in};
 
@@ -76,31 +75,29 @@ impl State {
             self.audiences.clear();
             self.resolve_again(|_| true).await;
         } else {
-            self.resolve_again(|entry| !entry.is_live()).await;
+            self.resolve_again(|standing| !standing.is_live()).await;
         }
     }
 
     /// Tries again what PostgreSQL could not be asked about.
     pub(super) async fn resolve_undecided(&mut self) {
-        self.resolve_again(Entry::is_undecided).await;
+        self.resolve_again(|standing| *standing == Standing::Undecided).await;
     }
 
-    async fn resolve_again(&mut self, which: impl Fn(&Entry) -> bool) {
-        let chosen = self.entries.iter().filter(|entry| which(entry));
-        let channels: Vec<_> = chosen.map(Entry::channel).collect();
-        for channel in channels {
-            self.resolve_entry(channel).await;
+    async fn resolve_again(&mut self, which: impl Fn(&Standing) -> bool) {
+        for membership in self.entries.standing(which) {
+            self.resolve_entry(&membership).await;
         }
-        let undecided = self.entries.iter().any(Entry::is_undecided);
-        self.resolve_undecided_at = undecided.then(|| Instant::now() + RESOLVE_AGAIN_AFTER);
+        self.resolve_undecided_at =
+            self.entries.has_undecided().then(|| Instant::now() + RESOLVE_AGAIN_AFTER);
     }
 
     /// Resolves an entry that is in no audience.
-    async fn resolve_entry(&mut self, channel: ChannelId) {
-        let Some(entry) = self.entries.remove(channel) else {
+    async fn resolve_entry(&mut self, membership: &Membership) {
+        let Some(entry) = self.entries.remove(membership) else {
             return;
         };
-        let (membership, identity, former) = entry.into_parts();
+        let Entry { membership, identity, standing: former } = entry;
         let resolved = self.resolve(&membership.bindings(), &identity).await;
         let (standing, _) = self.stand(&membership, resolved);
         if !standing.is_live() {
@@ -112,11 +109,11 @@ impl State {
             Standing::Refused(refusal) => (Status::Error, refusal.message.clone()),
             Standing::Undecided => (Status::Error, UNDECIDED.to_owned()),
         };
-        self.entries.insert(Entry::new(Arc::clone(&membership), identity, standing));
+        self.entries.insert(Entry { membership: Arc::clone(&membership), identity, standing });
         if !told {
             self.tell(&membership, POSTGRES_CHANGES, status, message).await;
         }
-        self.check_snapshot(channel).await;
+        self.check_snapshot(membership.channel).await;
     }
 
     async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
@@ -174,7 +171,7 @@ impl State {
 
     async fn register(&mut self, subscribing: Subscribing) {
         let Subscribing { membership, identity, resolved, snapshot_version, resume, joining } = subscribing;
-        if joining.is_none() && !self.entries.contains(membership.channel) {
+        if joining.is_none() && !self.entries.contains(&membership) {
             // The channel was left while its new token was being checked.
             return;
         }
@@ -187,7 +184,7 @@ impl State {
         } else {
             self.resolve(&membership.bindings(), &identity).await
         };
-        self.remove(membership.channel);
+        self.remove(&membership);
         if let Some(resume) = &resume {
             let here = Position::before(self.handled);
             self.catch_ups.insert(CatchUp::new(&membership, resume, here));
@@ -212,7 +209,7 @@ impl State {
         if !is_live && undecided.is_none() {
             self.end_catch_up(&membership, &standing).await;
         }
-        self.entries.insert(Entry::new(Arc::clone(&membership), identity, standing));
+        self.entries.insert(Entry { membership: Arc::clone(&membership), identity, standing });
         match joining {
             Some(mut joining) => {
                 let system = system.into_iter().map(|(status, text)| (POSTGRES_CHANGES, status, text));
@@ -260,16 +257,15 @@ impl State {
     }
 
     /// Forgets a channel that is gone.
-    pub(super) fn unsubscribe(&mut self, channel: ChannelId) {
-        self.remove(channel);
-        self.catch_ups.remove(channel);
+    pub(super) fn unsubscribe(&mut self, membership: &Membership) {
+        self.remove(membership);
+        self.catch_ups.remove(membership.channel);
     }
 
     /// Removes what is known of a channel but for what it has yet to be told.
-    fn remove(&mut self, channel: ChannelId) {
-        if let Some(entry) = self.entries.remove(channel) {
-            let (membership, _, standing) = entry.into_parts();
-            self.audiences.remove(&membership, standing.places());
+    fn remove(&mut self, membership: &Membership) {
+        if let Some(Entry { standing, .. }) = self.entries.remove(membership) {
+            self.audiences.remove(membership, standing.places());
             let bindings = membership.binding_count();
             self.matcher.counters.subscriptions.fetch_sub(bindings as u64, Relaxed);
         }

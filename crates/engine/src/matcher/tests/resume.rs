@@ -37,9 +37,10 @@ async fn after_three(using: &str) -> Scene {
     scene
 }
 
-async fn joined(scene: &mut Scene, members: &str) {
-    scene.join_with(&binding(members), |_| {}).await;
+async fn joined(scene: &mut Scene, members: &str) -> Arc<Membership> {
+    let membership = scene.join_with(&binding(members), |_| {}).await;
     assert!(scene.told().await.starts_with("Subscribed to PostgreSQL"));
+    membership
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,14 +223,13 @@ async fn what_is_sent_comes_in_slices_each_of_which_waits_for_room_and_the_log_g
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_is_not_sent_more_and_is_forgotten_with_its_channel() {
     let mut scene = after_three("true").await;
-    joined(&mut scene, r#""since":"0/5A:0""#).await;
+    let membership = joined(&mut scene, r#""since":"0/5A:0""#).await;
     let Some(Command::Feed(feed)) = scene.commands.recv().await else { panic!("room is asked for") };
     assert!(scene.log.send(bodies(400, &["e"])).await);
     scene.confirmed(408).await;
     assert!(scene.commands.try_recv().is_err());
-    let channel = feed.target.channel;
     drop(feed);
-    scene.unsubscribe.send(channel).unwrap();
+    scene.unsubscribe.send(membership).unwrap();
     assert!(scene.log.send(bodies(500, &["f"])).await);
     scene.confirmed(508).await;
     assert!(scene.commands.try_recv().is_err());
@@ -324,9 +324,9 @@ async fn a_new_token_that_comes_meanwhile_counts_from_the_next_slice_on() {
 #[tokio::test(start_paused = true)]
 async fn a_channel_that_is_left_meanwhile_gets_nothing_more() {
     let mut scene = after_three("true").await;
-    joined(&mut scene, r#""since":"0/5A:0""#).await;
+    let membership = joined(&mut scene, r#""since":"0/5A:0""#).await;
     let Some(Command::Feed(feed)) = scene.commands.recv().await else { panic!("room is asked for") };
-    scene.unsubscribe.send(feed.target.channel).unwrap();
+    scene.unsubscribe.send(membership).unwrap();
     // The clock stands still for as long as there is anything to do.
     tokio::time::sleep(Duration::from_millis(1)).await;
     scene.join().await;
