@@ -206,7 +206,7 @@ impl Matcher {
                     state.subscribe_parked().await;
                 }
                 () = reached(parked_until) => state.subscribe_parked().await,
-                (channel, has_room) = state.catch_ups.room() => state.catch_ups.has_room(channel, has_room),
+                told = state.catch_ups.room() => state.catch_ups.take_room(told),
                 news = state.snapshots.news() => state.snapshot_news(news).await,
                 () = std::future::ready(()), if catches_up => state.catch_up().await,
             }

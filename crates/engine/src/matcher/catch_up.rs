@@ -22,7 +22,7 @@ use walcast_wire::{Binding, BindingTarget, Frame, Position, Status};
 use super::State;
 use super::entries::{Entry, Standing};
 use super::replay::{self, Bookmark, Slice};
-use super::snapshots::SnapshotTask;
+use super::snapshots::{Alignment, SnapshotTask};
 use crate::command::{Command, Delivery, Feed, FromLog, Targets};
 use crate::ids::ChannelId;
 use crate::ingest::IngestError;
@@ -57,15 +57,25 @@ pub(super) struct CatchUps {
     ready: VecDeque<ChannelId>,
     /// Those whose shard is to tell when it has room.
     rooms: FuturesUnordered<Room>,
+    last_room: u64,
     /// Those that have come to the end of the journal, where the log has not come to the end of their snapshot.
     at_head: Vec<ChannelId>,
     /// When the next slice may be gone through although the log waits.
     not_before: Option<Instant>,
 }
 
-/// Becomes true when there is room for a channel, and false when the channel is gone.
+/// What a shard has told.
+pub(super) struct RoomTold {
+    channel: ChannelId,
+    number: u64,
+    /// False where the channel is gone.
+    has_room: bool,
+}
+
+/// Tells whether there is room for a channel, or the channel is gone.
 struct Room {
     channel: ChannelId,
+    number: u64,
     told: oneshot::Receiver<()>,
 }
 
@@ -84,6 +94,11 @@ pub(super) struct CatchUp {
     gap: Option<Gap>,
     /// What its snapshot shows was committed before this.
     reached: Lsn,
+    /// What reads its rows and sends them.
+    pub(super) task: Option<SnapshotTask>,
+    /// The rows have been read and stand at this position. What other bindings are told up to there comes first; then
+    /// the task is told to go on.
+    pub(super) before_rows: Option<(Position, oneshot::Sender<Alignment>)>,
     /// Its bindings are not what they were when it was asked for.
     has_changed: bool,
     stage: Stage,
@@ -111,14 +126,16 @@ enum Rows {
 
 /// What a channel that is behind waits for.
 enum Stage {
-    /// The rows that it begins with have been sent.
-    Rows(SnapshotTask),
+    /// Its bindings to be placed.
+    Begun,
+    /// The rows that it begins with have been read, or have been sent.
+    Rows,
     /// The log has gone on.
     Log,
     /// Its turn.
     Ready,
-    /// Room in its session's queue.
-    Room,
+    /// Room in its session's queue, which is asked for once more each time.
+    Room(u64),
 }
 
 /// Why a channel is not told what it has missed. The client has to read anew what it shows.
@@ -178,7 +195,7 @@ impl CatchUps {
     }
 
     /// Waits until a shard tells that it has room for a channel, or that this is gone.
-    pub(super) async fn room(&mut self) -> (ChannelId, bool) {
+    pub(super) async fn room(&mut self) -> RoomTold {
         match self.rooms.next().await {
             Some(told) => told,
             None => std::future::pending().await,
@@ -186,14 +203,16 @@ impl CatchUps {
     }
 
     /// Takes in what [`CatchUps::room`] brought.
-    pub(super) fn has_room(&mut self, channel: ChannelId, has_room: bool) {
-        match self.behind.get_mut(&channel) {
-            Some(catch_up) if has_room => {
+    pub(super) fn take_room(&mut self, RoomTold { channel, number, has_room }: RoomTold) {
+        let Some(catch_up) = self.behind.get_mut(&channel) else { return };
+        match catch_up.stage {
+            Stage::Room(asked) if asked == number && has_room => {
                 catch_up.stage = Stage::Ready;
                 self.ready.push_back(channel);
             }
             // With its channel, which is reported gone as well, or is about to be.
-            _ => drop(self.behind.remove(&channel)),
+            Stage::Room(asked) if asked == number => drop(self.behind.remove(&channel)),
+            _ => {}
         }
     }
 
@@ -216,8 +235,10 @@ impl CatchUps {
     /// Lets a channel go on once its shard has room.
     fn wait_for(&mut self, catch_up: CatchUp, room: oneshot::Receiver<()>) {
         let channel = catch_up.membership.channel;
-        self.rooms.push(Room { channel, told: room });
-        self.insert(CatchUp { stage: Stage::Room, ..catch_up });
+        self.last_room += 1;
+        let number = self.last_room;
+        self.rooms.push(Room { channel, number, told: room });
+        self.insert(CatchUp { stage: Stage::Room(number), ..catch_up });
     }
 
     /// Lets a channel go on when the log has.
@@ -236,26 +257,23 @@ impl CatchUps {
         }
     }
 
-    /// Lets a channel go on when the task has sent its rows.
-    pub(super) fn wait_for_rows(&mut self, catch_up: CatchUp, task: SnapshotTask) {
-        self.insert(CatchUp { stage: Stage::Rows(task), ..catch_up });
+    /// Lets a channel go on when its task has read its rows, or has sent them.
+    pub(super) fn wait_for_rows(&mut self, catch_up: CatchUp) {
+        self.insert(CatchUp { stage: Stage::Rows, ..catch_up });
     }
 
     /// The task that sends a channel's rows.
     pub(super) fn task(&self, channel: ChannelId) -> Option<&SnapshotTask> {
-        match &self.behind.get(&channel)?.stage {
-            Stage::Rows(task) => Some(task),
-            _ => None,
-        }
+        self.behind.get(&channel)?.task.as_ref()
     }
 }
 
 impl Future for Room {
-    type Output = (ChannelId, bool);
+    type Output = RoomTold;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let channel = self.channel;
-        self.told.poll_unpin(context).map(|told| (channel, told.is_ok()))
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<RoomTold> {
+        let (channel, number) = (self.channel, self.number);
+        self.told.poll_unpin(context).map(|told| RoomTold { channel, number, has_room: told.is_ok() })
     }
 }
 
@@ -272,8 +290,10 @@ impl CatchUp {
             tells_position: resume.tells_position,
             gap: None,
             reached: Lsn::ZERO,
+            task: None,
+            before_rows: None,
             has_changed: false,
-            stage: Stage::Room,
+            stage: Stage::Begun,
         }
     }
 
@@ -320,9 +340,18 @@ impl CatchUp {
             }
         }
         self.reached = reached;
-        self.at = Position::default();
-        self.bookmark = None;
-        self.skip();
+        if position < self.at {
+            self.at = position;
+            self.bookmark = None;
+        }
+    }
+
+    /// The rows that have been read are not the ones that it should begin with.
+    pub(super) fn await_rows_again(&mut self) {
+        self.before_rows = None;
+        for wish in self.wishes.iter_mut().filter(|wish| matches!(wish.rows, Rows::Read { .. })) {
+            wish.rows = Rows::Awaited;
+        }
     }
 
     /// There will be no rows.
@@ -338,16 +367,15 @@ impl CatchUp {
         std::mem::take(&mut self.has_changed)
     }
 
-    pub(super) fn task_mut(&mut self) -> Option<&mut SnapshotTask> {
-        match &mut self.stage {
-            Stage::Rows(task) => Some(task),
-            _ => None,
-        }
+    /// How far the journal is gone through now: up to the position of the rows, before they come.
+    pub(super) fn until(&self) -> Position {
+        self.before_rows.as_ref().map_or(Position::MAX, |(position, _)| *position)
     }
 
     /// No more rows are sent.
     pub(super) fn end_task(&mut self) {
-        self.stage = Stage::Ready;
+        self.task = None;
+        self.before_rows = None;
     }
 
     fn awaits_rows(&self) -> bool {
@@ -423,7 +451,7 @@ impl State {
     /// Begins with the changes that a channel has missed.
     pub(super) async fn begin_with_changes(&mut self, mut catch_up: CatchUp) {
         self.tell_of_what_is_gone(&mut catch_up).await;
-        if self.journal.next_behind(catch_up.at).is_some() {
+        if self.journal.next_between(catch_up.at, catch_up.until()).is_some() {
             self.feed(catch_up, Vec::new()).await;
         } else {
             self.at_end_of_journal(catch_up).await;
@@ -431,6 +459,9 @@ impl State {
     }
 
     async fn at_end_of_journal(&mut self, catch_up: CatchUp) {
+        if catch_up.before_rows.is_some() {
+            return self.send_rows(catch_up);
+        }
         let identity = self.entries.identity(catch_up.membership.channel).filter(|_| catch_up.awaits_rows());
         if let Some(identity) = identity {
             self.take_snapshot(catch_up, &identity).await;
@@ -460,7 +491,8 @@ impl State {
             catch_up.go_on_from(here, |wish| of_table.is_none_or(|table| wish.placement.table == table));
             catch_up.gap = Some(gap);
         }
-        if is_last && bytes <= bytes_max && catch_up.reached <= self.handled && !catch_up.awaits_rows() {
+        let is_at_end = catch_up.reached <= self.handled && catch_up.before_rows.is_none();
+        if is_last && bytes <= bytes_max && is_at_end && !catch_up.awaits_rows() {
             self.deliver(&catch_up.membership, frames).await;
             self.go_live(catch_up).await;
         } else if is_last && frames.is_empty() {

@@ -126,9 +126,10 @@ impl Journal {
         self.begins_behind.max(self.forgotten.get(&table).copied())
     }
 
-    /// The first transaction with a change behind a position.
-    pub(super) fn next_behind(&self, position: Position) -> Option<&Kept> {
-        self.kept.get(self.kept.partition_point(|kept| kept.last <= position))
+    /// The first transaction with a change behind a position, if it begins before another.
+    pub(super) fn next_between(&self, position: Position, until: Position) -> Option<&Kept> {
+        let next = self.kept.get(self.kept.partition_point(|kept| kept.last <= position));
+        next.filter(|kept| kept.transaction.first < until)
     }
 
     /// The place before the first transaction that a snapshot does not show; the log has been handled up to `handled`.
@@ -202,8 +203,8 @@ mod tests {
     }
 
     fn found(journal: &Journal, position: Position) -> Vec<u64> {
-        let first = journal.next_behind(position);
-        let all = std::iter::successors(first, |kept| journal.next_behind(kept.last));
+        let first = journal.next_between(position, Position::MAX);
+        let all = std::iter::successors(first, |kept| journal.next_between(kept.last, Position::MAX));
         all.map(|kept| kept.transaction.first.commit_lsn.0).collect()
     }
 

@@ -31,7 +31,7 @@ pub(super) struct Slice {
     /// What the channel is sent.
     pub(super) frames: Vec<Frame>,
     pub(super) bytes: usize,
-    /// Nothing of the journal is left.
+    /// Nothing of the journal is left, as far as it is to be gone through.
     pub(super) is_last: bool,
     /// What stands in the way.
     pub(super) gap: Option<Gap>,
@@ -90,7 +90,8 @@ impl State {
     /// `true`: nothing of the journal is left.
     async fn replay_slice(&mut self, course: &mut Course<'_>) -> Result<bool, Gap> {
         for _ in 0..TRANSACTIONS_MAX {
-            let Some(kept) = self.journal.next_behind(course.catch_up.at) else { return Ok(true) };
+            let (at, until) = (course.catch_up.at, course.catch_up.until());
+            let Some(kept) = self.journal.next_between(at, until) else { return Ok(true) };
             let last = kept.last;
             if course.catch_up.wants_any(&kept.tables) {
                 let transaction = Arc::clone(&kept.transaction);

@@ -72,7 +72,7 @@ enum What {
 }
 
 /// Where rows stand in the log; or the transactions that the log has told of and that they do not show.
-type Alignment = Result<Position, Vec<Xid>>;
+pub(super) type Alignment = Result<Position, Vec<Xid>>;
 
 struct Sent {
     rows: usize,
@@ -166,7 +166,7 @@ impl Drop for SnapshotTask {
 
 impl State {
     /// Has the rows read that the channel is to begin with.
-    pub(super) async fn take_snapshot(&mut self, catch_up: CatchUp, identity: &Identity) {
+    pub(super) async fn take_snapshot(&mut self, mut catch_up: CatchUp, identity: &Identity) {
         let reads = catch_up.wishes.iter().filter_map(|wish| {
             let placement = &wish.placement;
             let filter = placement.snapshot.as_ref().filter(|_| wish.awaits_rows())?.filter.clone();
@@ -203,7 +203,20 @@ impl State {
         };
         let number = job.number;
         let handle = tokio::spawn(job.run()).abort_handle();
-        self.catch_ups.wait_for_rows(catch_up, SnapshotTask { number, handle, is_sending: false });
+        catch_up.task = Some(SnapshotTask { number, handle, is_sending: false });
+        self.catch_ups.wait_for_rows(catch_up);
+    }
+
+    /// What comes before the rows that have been read has been sent.
+    pub(super) fn send_rows(&mut self, mut catch_up: CatchUp) {
+        if let Some((position, answer)) = catch_up.before_rows.take() {
+            if let Some(task) = &mut catch_up.task {
+                task.is_sending = true;
+            }
+            // Where nobody waits for it the task has ended, which is told as well.
+            let _ = answer.send(Ok(position));
+        }
+        self.catch_ups.wait_for_rows(catch_up);
     }
 
     /// The bindings of a channel have been resolved again. Where they are not what they were, and its rows are being read
@@ -217,6 +230,7 @@ impl State {
         if is_sending {
             return self.snapshot_over(catch_up, Err(NoSnapshot::Changed)).await;
         }
+        catch_up.await_rows_again();
         if let Some(identity) = self.entries.identity(channel) {
             self.take_snapshot(catch_up, &identity).await;
         }
@@ -230,19 +244,18 @@ impl State {
         }
         match what {
             What::Read { snapshot, reached, answer } => {
-                let alignment = self.journal.aligned(&snapshot, self.handled);
-                if let Ok(position) = alignment
-                    && let Some(catch_up) = self.catch_ups.get_mut(channel)
-                {
-                    let journal = &self.journal;
-                    let known = |table| journal.begins_behind(table).unwrap_or_default();
-                    catch_up.align(position, &Arc::new(snapshot), reached, known);
-                    if let Some(task) = catch_up.task_mut() {
-                        task.is_sending = true;
+                match self.journal.aligned(&snapshot, self.handled) {
+                    Ok(position) => {
+                        let Some(mut catch_up) = self.catch_ups.remove(channel) else { return };
+                        let journal = &self.journal;
+                        let known = |table| journal.begins_behind(table).unwrap_or_default();
+                        catch_up.align(position, &Arc::new(snapshot), reached, known);
+                        catch_up.before_rows = Some((position, answer));
+                        self.begin_with_changes(catch_up).await;
                     }
+                    // Where nobody waits for it the task has ended, which is told as well.
+                    Err(unseen) => drop(answer.send(Err(unseen))),
                 }
-                // Where nobody waits for it the task has ended, which is told as well.
-                let _ = answer.send(alignment);
             }
             What::Over(outcome) => {
                 if outcome.is_ok() {

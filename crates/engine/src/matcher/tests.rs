@@ -40,6 +40,8 @@ struct Played {
     members: Mutex<Option<Vec<[&'static str; 2]>>>,
     /// What is read for snapshots.
     rows: Mutex<VecDeque<Result<RowsRead, RowsError>>>,
+    /// Nothing is while this is held.
+    reading: Arc<tokio::sync::Mutex<()>>,
     /// What happened, in words: commits waited for, questions, readings of the catalog, positions confirmed.
     events: Arc<Mutex<Vec<String>>>,
 }
@@ -136,8 +138,11 @@ impl Oracle for Played {
     fn rows(self: Arc<Self>, request: RowsRequest) -> BoxFuture<'static, Result<RowsRead, RowsError>> {
         let filters: Vec<_> = request.reads.iter().filter_map(|read| read.filter.as_deref()).collect();
         self.event(format!("read as {} where {}", request.role, filters.join("; ")));
-        let answer = self.rows.lock().unwrap().pop_front().expect("nothing more to read");
-        async { answer }.boxed()
+        async move {
+            let _reading = self.reading.lock().await;
+            self.rows.lock().unwrap().pop_front().expect("nothing more to read")
+        }
+        .boxed()
     }
 }
 

@@ -21,11 +21,13 @@ fn row(body: &str) -> String {
 }
 
 /// Rows with these bodies, as a snapshot shows them.
-fn read(bodies: &[&str], snapshot: &str, reached: u64) -> Result<RowsRead, RowsError> {
+fn read(bodies: &[&str], snapshot: &str, reached: u64) -> RowsRead {
     let mut rows = TableRows::new(Box::new([0, 1]));
-    bodies.iter().for_each(|body| rows.push([Some("1"), Some(*body)]));
+    for body in bodies {
+        rows.push([Some("1"), Some(*body)]);
+    }
     let snapshot = TransactionSnapshot::parse(snapshot).unwrap();
-    Ok(RowsRead { tables: vec![rows], snapshot, reached: Lsn(reached) })
+    RowsRead { tables: vec![rows], snapshot, reached: Lsn(reached) }
 }
 
 /// A matcher that has handled what commits at 100 (0x64), 200 (0xC8) and 300 (0x12C).
@@ -49,7 +51,7 @@ async fn rows_come_first_and_then_what_they_do_not_show_whether_it_was_committed
     let mut scene = after_three().await;
     // All but 200, of which the log has told already, and 400, of which it has not.
     let rows = read(&["a", "c", "d"], "200:501:200", 500);
-    scene.oracle.rows.lock().unwrap().push_back(rows);
+    scene.oracle.rows.lock().unwrap().push_back(Ok(rows));
     joined(&mut scene, r#","filter":"body=neq.x""#).await;
     for expected in [row("a"), row("c"), row("d"), "ok: 3 rows, position 0/C7:0".to_owned(), row("b")] {
         assert_eq!(scene.told().await, expected);
@@ -68,7 +70,7 @@ async fn rows_come_first_and_then_what_they_do_not_show_whether_it_was_committed
 #[tokio::test(start_paused = true)]
 async fn rows_are_marked_and_have_the_position_of_the_snapshot() {
     let mut scene = after_three().await;
-    scene.oracle.rows.lock().unwrap().push_back(read(&["a"], "301:301:", 308));
+    scene.oracle.rows.lock().unwrap().push_back(Ok(read(&["a"], "301:301:", 308)));
     joined(&mut scene, "").await;
     let Some(Command::Feed(feed)) = scene.commands.recv().await else { panic!("rows") };
     let text = String::from_utf8_lossy(feed.frames[0].bytes()).into_owned();
@@ -94,7 +96,7 @@ async fn rows_that_lack_what_is_not_kept_any_longer_are_read_again_once_it_can_b
         .rows
         .lock()
         .unwrap()
-        .extend([read(&["a"], "200:301:200", 400), read(&["a", "b"], "301:301:", 400)]);
+        .extend([Ok(read(&["a"], "200:301:200", 400)), Ok(read(&["a", "b"], "301:301:", 400))]);
     joined(&mut scene, "").await;
     for expected in [row("a"), row("b"), "ok: 2 rows, position 0/18F:0".to_owned()] {
         assert_eq!(scene.told().await, expected);
@@ -128,7 +130,7 @@ async fn without_a_snapshot_the_channel_is_told_why_and_has_everything_since_its
 #[tokio::test(start_paused = true)]
 async fn a_catalog_that_changes_while_rows_are_sent_ends_them_and_changes_go_on() {
     let mut scene = after_three().await;
-    scene.oracle.rows.lock().unwrap().push_back(read(&["a"], "301:301:", 308));
+    scene.oracle.rows.lock().unwrap().push_back(Ok(read(&["a"], "301:301:", 308)));
     joined(&mut scene, "").await;
     let Some(Command::Feed(feed)) = scene.commands.recv().await else { panic!("rows") };
     let now = snapshot(2, &COLUMNS, "(body <> 'x'::text)");
@@ -146,7 +148,7 @@ async fn a_catalog_that_changes_while_rows_are_sent_ends_them_and_changes_go_on(
 #[tokio::test(start_paused = true)]
 async fn what_another_binding_has_missed_comes_before_the_rows() {
     let mut scene = after_three().await;
-    scene.oracle.rows.lock().unwrap().push_back(read(&["a"], "301:301:", 308));
+    scene.oracle.rows.lock().unwrap().push_back(Ok(read(&["a"], "301:301:", 308)));
     let since = r#"{"event":"*","schema":"public","table":"notes","since":"0/64:0"}"#.to_owned();
     let bindings = [binding(""), since].iter().map(|text| Binding::parse(text).unwrap()).collect();
     scene.join_bindings(bindings, |_| {}).await;
@@ -167,7 +169,7 @@ async fn a_new_token_of_the_same_person_leaves_the_rows_alone_and_one_of_another
     {
         let mut scene = Scene::start(snapshot(1, &COLUMNS, OWN));
         assert!(scene.log.send(LogBatch::Restarted(LogStart { since: Lsn(400), gap: None })).await);
-        scene.oracle.rows.lock().unwrap().push_back(read(&["a"], "301:301:", 308));
+        scene.oracle.rows.lock().unwrap().push_back(Ok(read(&["a"], "301:301:", 308)));
         let membership = scene.join_bindings(vec![Binding::parse(&binding("")).unwrap()], |_| {}).await;
         assert!(scene.told().await.starts_with("Subscribed to PostgreSQL"));
         let Some(Command::Feed(feed)) = scene.commands.recv().await else { panic!("rows") };
@@ -185,4 +187,23 @@ async fn a_new_token_of_the_same_person_leaves_the_rows_alone_and_one_of_another
             assert_eq!(scene.told().await, "ok: 1 rows, position 0/18F:0");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_binding_is_told_up_to_the_position_of_the_rows_comes_before_them() {
+    let mut scene = after_three().await;
+    scene.oracle.rows.lock().unwrap().push_back(Ok(read(&["a"], "401:401:", 408)));
+    let since = r#"{"event":"*","schema":"public","table":"notes","since":"0/12C:0"}"#.to_owned();
+    let bindings = [binding(""), since].iter().map(|text| Binding::parse(text).unwrap()).collect();
+    // The rows are read behind the change, although the join is before it.
+    let held = Arc::clone(&scene.oracle.reading).lock_owned().await;
+    scene.join_bindings(bindings, |_| {}).await;
+    assert!(scene.told().await.starts_with("Subscribed to PostgreSQL"));
+    assert!(scene.log.send(row_at(400, "d")).await);
+    scene.confirmed(408).await;
+    drop(held);
+    for expected in [row("d"), row("a"), "ok: 1 rows, position 0/197:0".to_owned()] {
+        assert_eq!(scene.told().await, expected);
+    }
+    assert_eq!(scene.told().await, "ok: position 0/197:0");
 }
