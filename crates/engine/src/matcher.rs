@@ -51,6 +51,7 @@ use self::journal::{Journal, Tables};
 use self::judge::Judge;
 use self::messages::MessageTable;
 use self::receivers::{Form, SharedBinding};
+use self::replay::ChunksRead;
 use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, Commit, SharedFrames, View, frame};
 use self::snapshots::Snapshots;
@@ -125,6 +126,8 @@ struct State {
     journal: Journal,
     /// Channels that have yet to be told what they have missed.
     catch_ups: CatchUps,
+    /// What of the journal was read from files for them.
+    chunks_read: ChunksRead,
     /// The rows that some of them begin with.
     snapshots: Snapshots,
     /// While the journal is gone through for one channel: the time of now, by which it is judged.
@@ -165,6 +168,7 @@ impl Matcher {
                 self.settings.journal_age,
             ),
             catch_ups: CatchUps::default(),
+            chunks_read: ChunksRead::default(),
             snapshots: Snapshots::new(&self.settings),
             replayed_at: None,
             handled: Lsn::ZERO,

@@ -502,6 +502,9 @@ impl State {
         } else {
             self.feed(catch_up, frames).await;
         }
+        if self.catch_ups.len() == 0 {
+            self.chunks_read.clear();
+        }
         let now = Instant::now();
         self.catch_ups.not_before =
             Some(now + LOG_SHARE * now.duration_since(began).max(Duration::from_micros(1)));
