@@ -5,9 +5,9 @@
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
 //! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
-//! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database),
-//! [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back), [`snapshots`] (who begins with
-//! what is there).
+//! what that is asked), [`show`] and [`pace`] (what they are shown, and how fast). Beside that, [`messages`] (broadcasts
+//! from the database), [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back), [`refill`]
+//! (the journal after a start), [`snapshots`] (who begins with what is there).
 
 mod audience;
 mod catch_up;
@@ -21,7 +21,9 @@ mod index;
 mod journal;
 mod judge;
 mod messages;
+mod pace;
 mod receivers;
+mod refill;
 mod replay;
 mod ruling;
 mod show;
@@ -51,6 +53,7 @@ use self::journal::{Journal, Tables};
 use self::judge::Judge;
 use self::messages::MessageTable;
 use self::receivers::{Form, SharedBinding};
+use self::refill::Refill;
 use self::replay::ChunksRead;
 use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, Commit, SharedFrames, View, frame};
@@ -58,7 +61,7 @@ use self::snapshots::Snapshots;
 use self::subscriptions::Parked;
 use self::window::{HeldChange, HeldMessages, Window};
 use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
-use crate::ingest::{IngestError, LogBatch};
+use crate::ingest::{IngestError, LogBatch, LogStart};
 use crate::log_inbox::{LogInbox, Queued};
 use crate::membership::Membership;
 use crate::settings::{Counters, EngineSettings};
@@ -124,6 +127,8 @@ struct State {
     message_table: MessageTable,
     /// What has been handled lately.
     journal: Journal,
+    /// What was in the log before the start.
+    refill: Refill,
     /// Channels that have yet to be told what they have missed.
     catch_ups: CatchUps,
     /// What of the journal was read from files for them.
@@ -167,6 +172,7 @@ impl Matcher {
                 self.settings.journal_bytes_max,
                 self.settings.journal_age,
             ),
+            refill: Refill::default(),
             catch_ups: CatchUps::default(),
             chunks_read: ChunksRead::default(),
             snapshots: Snapshots::new(&self.settings),
@@ -228,14 +234,11 @@ impl State {
                 LogBatch::Idle(lsn) => {
                     self.passed(lsn);
                     self.journal.shrink();
+                    self.refilled_up_to(lsn).await;
                 }
-                LogBatch::Restarted(start) => {
-                    if let Some(what) = &start.gap {
-                        self.gap(what).await;
-                    }
-                    self.journal.restarted(&start, Position::before(self.handled));
-                    self.handled = self.handled.max(start.since);
-                }
+                LogBatch::Refill(until) => self.refill_until(until),
+                LogBatch::Promoted => self.judge.forget(),
+                LogBatch::Restarted(start) => self.restarted(start).await,
                 LogBatch::Transaction(transaction) => self.transaction(transaction).await?,
                 LogBatch::Canary(content) => {
                     // Behind everything that came before it, like a change.
@@ -258,6 +261,26 @@ impl State {
         Ok(())
     }
 
+    /// A connection begins.
+    async fn restarted(&mut self, mut start: LogStart) {
+        let (since, lost) = (start.since, start.gap.is_some());
+        if let Some(what) = &start.gap {
+            self.gap(what).await;
+            // Another server's log may have fewer positions. Nobody goes on at one that only the former had.
+            start.since = since.max(self.handled);
+        }
+        self.journal.restarted(&start, Position::before(self.handled));
+        if lost {
+            self.handled = since;
+            self.last_commit = self.last_commit.min(Lsn(since.0.saturating_sub(1)));
+            for channel in self.catch_ups.log_was_lost() {
+                self.check_snapshot(channel).await;
+            }
+        }
+        self.handled = self.handled.max(since);
+        self.log_begins(lost).await;
+    }
+
     /// Changes were lost before what comes now. What is known from the log, copies and catalog, may be wrong since, so it
     /// is had anew; every channel with bindings is told.
     async fn gap(&mut self, what: &str) {
@@ -273,7 +296,11 @@ impl State {
 
     async fn transaction(&mut self, transaction: Transaction) -> Result<(), IngestError> {
         let (commit_lsn, end_lsn) = (transaction.first.commit_lsn, transaction.end_lsn);
-        if commit_lsn > self.last_commit {
+        self.refilled_up_to(commit_lsn).await;
+        if commit_lsn > self.last_commit && self.was_there_before(commit_lsn) {
+            self.refill(transaction).await?;
+            self.last_commit = commit_lsn;
+        } else if commit_lsn > self.last_commit {
             if transaction.ddl {
                 self.settle().await;
             }
@@ -286,6 +313,7 @@ impl State {
             let mut commit = Commit { time: transaction.commit_time, position: transaction.first };
             let mut tables = Tables::new();
             let mut last = commit.position;
+            let is_large = transaction.changes.spilled_bytes() > 0;
             let mut changes = transaction.changes.reader();
             while let Some(chunk) = changes.next().await? {
                 for index in 0..chunk.changes.len() {
@@ -299,6 +327,9 @@ impl State {
                 }
                 self.matcher.counters.changes.fetch_add(chunk.changes.len() as u64, Relaxed);
                 self.flush().await;
+                if is_large {
+                    self.keep_pace().await;
+                }
             }
             self.last_commit = commit_lsn;
             drop(changes);
@@ -307,6 +338,7 @@ impl State {
             }
         }
         self.passed(end_lsn);
+        self.refilled_up_to(end_lsn).await;
         Ok(())
     }
 

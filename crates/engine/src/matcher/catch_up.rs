@@ -165,7 +165,7 @@ impl Resume {
             .then(|| Resume { since: since(), tells_position })
     }
 
-    fn wants_changes(&self) -> bool {
+    pub(super) fn wants_changes(&self) -> bool {
         self.since.iter().any(Option::is_some)
     }
 }
@@ -255,6 +255,24 @@ impl CatchUps {
                 self.ready.push_back(channel);
             }
         }
+    }
+
+    /// What the log brings from now on may be another server's: what snapshots show says nothing of it. Gives the
+    /// channels whose rows are being read or sent.
+    pub(super) fn log_was_lost(&mut self) -> Vec<ChannelId> {
+        let mut with_tasks = Vec::new();
+        for (&channel, catch_up) in &mut self.behind {
+            catch_up.reached = Lsn::ZERO;
+            let reads = catch_up.task.as_ref().is_some_and(|task| !task.is_sending());
+            for wish in catch_up.wishes.iter_mut().filter(|wish| matches!(wish.rows, Rows::Read { .. })) {
+                wish.rows = if reads { Rows::Awaited } else { Rows::None };
+            }
+            if catch_up.task.is_some() {
+                catch_up.has_changed = true;
+                with_tasks.push(channel);
+            }
+        }
+        with_tasks
     }
 
     /// Lets a channel go on when its task has read its rows, or has sent them.
@@ -440,7 +458,7 @@ impl State {
     /// has missed.
     pub(super) async fn begin_catch_up(&mut self, channel: ChannelId) {
         let Some(mut catch_up) = self.catch_ups.remove(channel) else { return };
-        let here = Position::before(self.handled);
+        let here = Position::before(self.place());
         let ahead = |_: &Wish, since| (since > here).then_some(Gap::Ahead { since, here });
         if let Some(gap) = catch_up.give_up(here, ahead) {
             self.tell_gap(&catch_up.membership, &gap).await;
@@ -487,7 +505,7 @@ impl State {
                 Gap::Changed(table) => Some(table.oid),
                 _ => None,
             };
-            let here = Position::before(self.handled);
+            let here = Position::before(self.place());
             catch_up.go_on_from(here, |wish| of_table.is_none_or(|table| wish.placement.table == table));
             catch_up.gap = Some(gap);
         }
@@ -514,7 +532,7 @@ impl State {
 
     /// Tells a channel of what it wants and the journal has no longer.
     async fn tell_of_what_is_gone(&mut self, catch_up: &mut CatchUp) {
-        let here = Position::before(self.handled);
+        let here = Position::before(self.place());
         let journal = &self.journal;
         let gap = catch_up.give_up(here, |wish, since| {
             // Before the log has begun nothing is known of any table.
@@ -570,7 +588,7 @@ impl State {
         let places = self.audiences.insert(&membership, placements);
         let Entry { membership, identity, .. } = entry;
         if tells_position {
-            let here = Position::before(self.handled);
+            let here = Position::before(self.place());
             self.tell(&membership, RESUME, Status::Ok, format!("position {here}")).await;
         }
         self.entries.insert(Entry { membership, identity, standing: Standing::live(places) });

@@ -85,6 +85,7 @@ impl Journal {
         }
         self.forgotten.clear();
         self.bytes = 0;
+        self.counters.journal_crowded_out.store(0, Relaxed);
         self.begins_behind = Some(behind);
         self.count();
     }
@@ -113,6 +114,9 @@ impl Journal {
         while let Some(oldest) = self.kept.front()
             && (self.bytes > self.bytes_max || now.duration_since(oldest.since) > self.age_max)
         {
+            if self.bytes > self.bytes_max {
+                self.counters.journal_crowded_out.store(oldest.transaction.end_lsn.0, Relaxed);
+            }
             self.bytes -= oldest.bytes;
             if let Some(Kept { tables, last, transaction, .. }) = self.kept.pop_front() {
                 self.forget(&tables, last, transaction.xid);
@@ -232,6 +236,7 @@ mod tests {
         assert_eq!(journal.begins_behind(OTHER), Some(Position::before(Lsn(50))));
         assert_eq!(journal.counters.journal_bytes.load(Relaxed), 2 * BYTES as u64);
         assert_eq!(journal.counters.journal_oldest.load(Relaxed), 200);
+        assert_eq!(journal.counters.journal_crowded_out.load(Relaxed), 108);
     }
 
     #[tokio::test]

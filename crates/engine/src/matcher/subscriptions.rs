@@ -159,6 +159,7 @@ impl State {
     /// Registers the bindings of a join, or of a channel that got a new token. A join whose policies look things up
     /// in copies that are about to be there waits for them, so that the first rows are judged by them.
     pub(super) async fn subscribe(&mut self, subscribing: Subscribing) {
+        let Some(subscribing) = self.wait_for_refill(subscribing) else { return };
         // The join may know a newer catalog than has arrived here.
         let newest = self.matcher.oracle.snapshot();
         self.catalog(newest).await;
@@ -186,7 +187,7 @@ impl State {
         };
         self.remove(&membership);
         if let Some(resume) = &resume {
-            let here = Position::before(self.handled);
+            let here = Position::before(self.place());
             self.catch_ups.insert(CatchUp::new(&membership, resume, here));
         }
         let (standing, notices) = self.stand(&membership, resolved);

@@ -1,5 +1,6 @@
 //! The matcher alone, with a catalog that the test plays.
 
+mod refill;
 mod resume;
 mod snapshots;
 mod visibility;

@@ -10,9 +10,9 @@ use crate::command::{Feed, Target};
 use crate::ids::SessionId;
 
 /// A feed fills one in so many parts of a queue, and what is live has the rest.
-const QUEUE_PART: usize = 2;
+const QUEUE_PART: usize = 4;
 /// A feed is over, and more may come, when no more than one in so many parts of the queue waits.
-const ROOM_PART: usize = 4;
+const ROOM_PART: usize = 8;
 
 /// Feeds that are not over, by session. Few at a time.
 #[derive(Default)]
@@ -53,7 +53,7 @@ impl Shard {
                 let queued = found.outbound.queued_bytes();
                 let fits = |bytes: usize| queued == 0 || queued + bytes <= bound / QUEUE_PART;
                 if let Some(frame) = feed.frames.pop_front_if(|frame| fits(frame.len())) {
-                    found.push(session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+                    found.push(session, frame.bytes().clone(), &mut self.turn);
                     self.counters.deliveries.fetch_add(1, Relaxed);
                     moved = true;
                 }
