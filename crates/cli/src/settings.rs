@@ -36,7 +36,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use walcast_auth::{JwksSource, Secret, refuse_sample_secret};
 use walcast_catalog::janitor::JanitorSettings;
-use walcast_engine::{Deletes, RateLimit};
+use walcast_engine::{BroadcastRules, Deletes, RateLimit};
 use walcast_replication::ConnectionSettings;
 use walcast_server::front::{Address, ProjectId};
 use walcast_server::origins::AllowedOrigin;
@@ -97,6 +97,8 @@ pub struct ProjectConfiguration {
     pub changes: ChangeSettings,
     /// What clients may do.
     pub limits: Limits,
+    /// How broadcasts of some events spare slow sockets.
+    pub broadcast: BroadcastRules,
     /// Presence.
     pub presence: PresenceSettings,
 }
@@ -577,7 +579,7 @@ mod tests {
         assert_eq!(settings.project.replication.publications, ["supabase_realtime"]);
         assert_eq!(settings.project.changes.deletes, Deletes::Private);
         assert_eq!(settings.project.changes.catalog_poll, Duration::from_secs(5));
-        assert_eq!(settings.server.outbound_bytes_max, 16 << 20);
+        assert_eq!(settings.server.outbound_bytes_max, 1 << 20);
         assert_eq!(settings.server.connect_error_backoff, Duration::from_secs(2));
         assert!(settings.log.health_checks);
         assert_eq!(settings.project.address, Address::Everything);

@@ -7,12 +7,13 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 use walcast_pgoutput::PgTimestamp;
 use walcast_policy::channel::StoredMessage;
-use walcast_wire::{Encoding, Frame, Ref, Serializer, Status};
+use walcast_wire::{BroadcastOptions, Encoding, Frame, Ref, Serializer, Status};
 
 use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::operations::Operation;
 use crate::outbound::Socket;
+use crate::relief::Relief;
 use crate::subscription::Identity;
 use crate::topic::{ReadRights, TopicKey};
 
@@ -100,6 +101,18 @@ pub enum Command {
     End,
 }
 
+impl Command {
+    /// Bytes that it is about to add to some session's queue, as far as they are many and known.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Command::Write(_, bytes) => bytes.len(),
+            Command::Push(Push { kind: PushKind::Broadcast(payload), .. }) => payload.byte_len(),
+            Command::Publish(fanout) => fanout.frame_bytes_max(),
+            _ => 0,
+        }
+    }
+}
+
 /// How a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
@@ -179,6 +192,8 @@ pub enum BroadcastPayload {
         encoding: Encoding,
         /// The payload.
         payload: Bytes,
+        /// What its sender says of sockets that are behind; most say nothing.
+        options: Option<Box<BroadcastOptions>>,
     },
 }
 
@@ -231,6 +246,16 @@ pub enum FromLog {
     Change(Delivery),
     /// A row of `realtime.messages` (docs/protocol.md §6.5).
     Message(Arc<Fanout>),
+}
+
+impl FromLog {
+    /// Bytes that it adds to one receiver's queue.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            FromLog::Change(delivery) => delivery.frame.len(),
+            FromLog::Message(fanout) => fanout.frame_bytes_max(),
+        }
+    }
 }
 
 /// Consecutive parts of the log, as one shard gets them.
@@ -311,6 +336,17 @@ pub(crate) enum PeerCommand {
     Release(Arc<Membership>),
 }
 
+impl PeerCommand {
+    /// Bytes that it adds to one receiver's queue, as far as they are many.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            PeerCommand::Broadcast(fanout) | PeerCommand::PresenceDiff(fanout) => fanout.frame_bytes_max(),
+            PeerCommand::State { payload, .. } => payload.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// A payload that a channel tracks.
 pub(crate) struct Tracking {
     pub(crate) target: Target,
@@ -329,6 +365,8 @@ pub struct Fanout {
     pub(crate) topic: TopicKey,
     /// What a replay may have sent it as.
     pub(crate) id: Option<Uuid>,
+    /// How it spares sockets that are behind; most say nothing of that.
+    pub(crate) relief: Option<Arc<Relief>>,
     /// `None` where this serializer's receivers get nothing (docs/protocol.md §2.4).
     pub(crate) v1: Option<Frame>,
     pub(crate) v2: Option<Frame>,
@@ -338,6 +376,11 @@ impl Fanout {
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> usize {
         [&self.v1, &self.v2].into_iter().flatten().map(Frame::len).sum()
+    }
+
+    /// Bytes that it adds to one receiver's queue at most.
+    pub(crate) fn frame_bytes_max(&self) -> usize {
+        [&self.v1, &self.v2].into_iter().flatten().map(Frame::len).max().unwrap_or(0)
     }
 
     pub(crate) fn frame(&self, serializer: Serializer) -> Option<&Frame> {

@@ -365,7 +365,12 @@ impl Engine {
         payload: BroadcastPayload,
         id: Option<Arc<str>>,
     ) {
-        let fanout = Arc::new(fanout_of(TopicKey::new(topic, privacy), &payload, id.as_deref()));
+        let fanout = Arc::new(fanout_of(
+            TopicKey::new(topic, privacy),
+            &payload,
+            id.as_deref(),
+            &self.settings.broadcast_rules,
+        ));
         self.counters.published_broadcasts.fetch_add(1, Ordering::Relaxed);
         for shard in self.shards.iter() {
             let _ = shard.commands.send(Command::Publish(Arc::clone(&fanout))).await;

@@ -201,7 +201,7 @@ mod tests {
         counters.sessions.store(2, Ordering::Relaxed);
         counters.changes.store(7, Ordering::Relaxed);
         counters.copy_bytes.store(4711, Ordering::Relaxed);
-        counters.commit_to_queue.observe(Duration::from_millis(3));
+        counters.commit_to_write.observe(Duration::from_millis(3));
         MeasuredProject {
             label: label.map(|label| label.parse().unwrap()),
             id: id.parse().unwrap(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use walcast_auth::{JwksSource, Secret};
-use walcast_engine::Deletes;
+use walcast_engine::{Alike, Deletes};
 use walcast_server::Network;
 use walcast_server::front::ProjectId;
 use walcast_server::origins::AllowedOrigin;
@@ -284,7 +284,7 @@ pub(super) static OUTBOUND_BYTES_MAX: Setting<usize> = Setting::new(
     "Bytes that may wait for one slow socket before it is closed.",
 )
 .environment(&["WALCAST_OUTBOUND_BYTES_MAX", "WEBSOCKET_MAX_HEAP_SIZE"])
-.default("16777216");
+.default("1048576");
 
 pub(super) static DRAIN: Setting<Duration> = Setting::new(
     "server.drain_seconds",
@@ -580,6 +580,22 @@ pub(super) static MAX_PRESENCE_EVENTS: Setting<Option<NonZeroU32>> = Setting::ne
 .environment(&["WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND"])
 .default("10000");
 
+pub(super) static BROADCAST_CONFLATE: Setting<Vec<(String, Alike)>> = Setting::new(
+    "broadcast.conflate",
+    parse::alike,
+    "Events of which only the newest broadcast waits for a slow socket: `event:member`, the newest for each value of this \
+     member of the payload, or `event`, the newest of a topic. Separated by commas.",
+)
+.environment(&["WALCAST_BROADCAST_CONFLATE"]);
+
+pub(super) static BROADCAST_TTL: Setting<Vec<(String, Duration)>> = Setting::new(
+    "broadcast.ttl_ms",
+    parse::times_to_live,
+    "For how long broadcasts of these events may wait for a slow socket before they are dropped: `event:milliseconds`, \
+     separated by commas.",
+)
+.environment(&["WALCAST_BROADCAST_TTL_MS"]);
+
 pub(super) static PRESENCE_ENABLED: Setting<bool> = Setting::new(
     "presence.enabled",
     parse::boolean,
@@ -609,7 +625,7 @@ pub(super) static PRESENCE_TOPIC_BYTES_MAX: Setting<usize> = Setting::new(
     "presence.topic_bytes_max",
     parse::count::<1024, 1_000_000_000>,
     "Bytes of all payloads that are tracked on one topic, with their keys; a track for which there is no room is \
-     refused. Everybody who joins with presence is sent all of it: keep it below `server.outbound_bytes_max`.",
+     refused. Everybody who joins with presence is sent all of it.",
 )
 .environment(&["WALCAST_PRESENCE_TOPIC_BYTES_MAX"])
 .default("4194304");
@@ -732,6 +748,8 @@ pub(super) static ALL: &[&About] = &[
     &MAX_EVENTS.about,
     &MAX_CLIENT_EVENTS.about,
     &MAX_PRESENCE_EVENTS.about,
+    &BROADCAST_CONFLATE.about,
+    &BROADCAST_TTL.about,
     &PRESENCE_ENABLED.about,
     &PRESENCE_GRACE.about,
     &PRESENCE_PAYLOAD_BYTES_MAX.about,

@@ -251,7 +251,7 @@ impl Shard {
                 })
                 .collect();
             for frame in frames {
-                found.push(session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+                found.push(session, frame.bytes().clone(), &mut self.turn);
             }
         }
     }

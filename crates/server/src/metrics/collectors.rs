@@ -155,8 +155,8 @@ fn encode_values<T, M: EncodeMetric>(
 }
 
 fn encode_latency(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProject]) -> fmt::Result {
-    let help = "From a commit in Postgres to the moment when its frames are in the queues of the sockets";
-    encode_histogram(encoder, "ws_latency", help, projects, |counters| &counters.commit_to_queue)
+    let help = "From a commit in Postgres to the moment when its frames are written to the sockets";
+    encode_histogram(encoder, "ws_latency", help, projects, |counters| &counters.commit_to_write)
 }
 
 fn encode_canary(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProject]) -> fmt::Result {

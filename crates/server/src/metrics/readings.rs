@@ -51,6 +51,16 @@ pub(super) const READINGS: &[Reading] = &[
     counter("ws_slow_closes", "Sockets closed because they could not keep up", |counters| {
         &counters.slow_closes
     }),
+    counter(
+        "broadcasts_conflated",
+        "Broadcasts that were not sent to a slow socket because a newer one with the same key was there",
+        |counters| &counters.conflated_broadcasts,
+    ),
+    counter(
+        "broadcasts_expired",
+        "Broadcasts that were not sent to a slow socket because they had outlived their time",
+        |counters| &counters.expired_broadcasts,
+    ),
     bytes("ws_queued", "What waits for sockets", |counters| &counters.queued_bytes),
     gauge("channels_active", "Joined channels", |counters| &counters.channels),
     counter("channel_joins", "Joins that succeeded", |counters| &counters.joins),
