@@ -242,6 +242,10 @@ pub struct ChangeSettings {
     pub ticket_validity: Duration,
     /// How many are kept.
     pub tickets_max: usize,
+    /// Rows that a channel begins with at most.
+    pub snapshot_rows_max: usize,
+    /// Bytes of these.
+    pub snapshot_bytes_max: usize,
 }
 
 /// What clients may do (docs/protocol.md §10.1).

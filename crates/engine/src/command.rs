@@ -121,6 +121,18 @@ pub enum Command {
     End,
 }
 
+impl Command {
+    /// Bytes that it is about to add to some session's queue, as far as they are many and known.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Command::Write(_, bytes) => bytes.len(),
+            Command::Push(Push { kind: PushKind::Broadcast(payload), .. }) => payload.byte_len(),
+            Command::Publish(fanout) => fanout.frame_bytes_max(),
+            _ => 0,
+        }
+    }
+}
+
 /// Frames for one channel that go into its session's queue as that has room, so that however many come one after the
 /// other they never fill it.
 pub struct Feed {
@@ -132,18 +144,6 @@ pub struct Feed {
     pub up_to: Lsn,
     /// Told once all are in the queue, and most of that is on its way. Dropped where the channel is gone.
     pub room: oneshot::Sender<()>,
-}
-
-impl Command {
-    /// Bytes that it is about to add to some session's queue, as far as they are many and known.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Command::Write(_, bytes) => bytes.len(),
-            Command::Push(Push { kind: PushKind::Broadcast(payload), .. }) => payload.byte_len(),
-            Command::Publish(fanout) => fanout.frame_bytes_max(),
-            _ => 0,
-        }
-    }
 }
 
 /// How a connection has ended.

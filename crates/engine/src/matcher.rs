@@ -5,9 +5,9 @@
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
 //! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
-//! what that is asked), [`show`] and [`pace`] (what they are shown, and how fast). Beside that, [`messages`] (broadcasts from the database),
-//! [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back), [`refill`] (the journal after a
-//! start).
+//! what that is asked), [`show`] and [`pace`] (what they are shown, and how fast). Beside that, [`messages`] (broadcasts
+//! from the database), [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back), [`refill`]
+//! (the journal after a start), [`snapshots`] (who begins with what is there).
 
 mod audience;
 mod catch_up;
@@ -28,6 +28,7 @@ mod replay;
 mod ruling;
 mod show;
 mod slots;
+mod snapshots;
 mod subscriptions;
 mod window;
 
@@ -53,8 +54,10 @@ use self::judge::Judge;
 use self::messages::MessageTable;
 use self::receivers::{Form, SharedBinding};
 use self::refill::Refill;
+use self::replay::ChunksRead;
 use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, Commit, SharedFrames, View, frame};
+use self::snapshots::Snapshots;
 use self::subscriptions::Parked;
 use self::window::{HeldChange, HeldMessages, Window};
 use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
@@ -131,6 +134,10 @@ struct State {
     refill: Refill,
     /// Channels that have yet to be told what they have missed.
     catch_ups: CatchUps,
+    /// What of the journal was read from files for them.
+    chunks_read: ChunksRead,
+    /// The rows that some of them begin with.
+    snapshots: Snapshots,
     /// While the journal is gone through for one channel: the time of now, by which it is judged.
     replayed_at: Option<PgTimestamp>,
     /// Up to where the log has been handled.
@@ -168,8 +175,10 @@ impl Matcher {
                 self.settings.journal_bytes_max,
                 self.settings.journal_age,
             ),
-            catch_ups: CatchUps::default(),
             refill: Refill::default(),
+            catch_ups: CatchUps::default(),
+            chunks_read: ChunksRead::default(),
+            snapshots: Snapshots::new(&self.settings),
             replayed_at: None,
             handled: Lsn::ZERO,
             last_commit: Lsn::ZERO,
@@ -184,6 +193,7 @@ impl Matcher {
         };
         loop {
             let (parked_until, resolve_undecided_at) = (state.parked_until(), state.resolve_undecided_at);
+            state.matcher.counters.catch_ups.store(state.catch_ups.len() as u64, Relaxed);
             let catches_up = state.catch_ups.may_go_on(inputs.log.batches.is_empty());
             tokio::select! {
                 queued = inputs.log.batches.recv() => {
@@ -209,7 +219,8 @@ impl Matcher {
                     state.subscribe_parked().await;
                 }
                 () = reached(parked_until) => state.subscribe_parked().await,
-                (channel, has_room) = state.catch_ups.room() => state.catch_ups.has_room(channel, has_room),
+                told = state.catch_ups.room() => state.catch_ups.take_room(told),
+                news = state.snapshots.news() => state.snapshot_news(news).await,
                 () = std::future::ready(()), if catches_up => state.catch_up().await,
             }
         }
@@ -254,6 +265,7 @@ impl State {
         if !self.parked.is_empty() {
             self.subscribe_parked().await;
         }
+        self.catch_ups.log_went_on();
         Ok(())
     }
 
@@ -269,6 +281,9 @@ impl State {
         if lost {
             self.handled = since;
             self.last_commit = self.last_commit.min(Lsn(since.0.saturating_sub(1)));
+            for channel in self.catch_ups.log_was_lost() {
+                self.check_snapshot(channel).await;
+            }
         }
         self.handled = self.handled.max(since);
         self.matcher.tickets.log_begins(since, lost);

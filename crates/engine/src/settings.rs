@@ -50,6 +50,10 @@ pub struct EngineSettings {
     pub journal_bytes_max: usize,
     /// For how long they are kept.
     pub journal_age: Duration,
+    /// Rows that a channel begins with at most, of all its bindings (docs/protocol.md §5.8).
+    pub snapshot_rows_max: usize,
+    /// Bytes of these.
+    pub snapshot_bytes_max: usize,
     /// What is done for clients that come back and can not say up to where they have come.
     pub resume: ResumeSettings,
 }
@@ -97,6 +101,8 @@ impl Default for EngineSettings {
             journal_bytes_max: 64 << 20,
             journal_age: Duration::from_mins(2),
             resume: ResumeSettings::default(),
+            snapshot_rows_max: 10_000,
+            snapshot_bytes_max: 16 << 20,
         }
     }
 }
@@ -179,6 +185,10 @@ pub struct Counters {
     pub tickets_expired: AtomicU64,
     /// Tickets that were forgotten because there were too many.
     pub tickets_displaced: AtomicU64,
+    /// Channels that have yet to be told what they have missed, or are being sent the rows that they begin with.
+    pub catch_ups: AtomicU64,
+    /// Channels that have been sent the rows that they begin with.
+    pub snapshots: AtomicU64,
     /// Changes decided in process, one for each audience that a change was put to.
     pub plan_decisions: AtomicU64,
     /// Questions put to PostgreSQL.

@@ -55,6 +55,13 @@ pub(crate) struct SpillMark {
     relations: Relations,
 }
 
+impl SpillMark {
+    /// Blocks that are behind it.
+    pub(crate) fn blocks_left(&self) -> usize {
+        self.blocks_left
+    }
+}
+
 impl SpillWriter {
     /// Makes the file.
     pub(crate) async fn create(relations: Relations) -> io::Result<Self> {

@@ -146,6 +146,14 @@ impl Changes {
     }
 }
 
+impl ChunkMark {
+    /// Blocks of the file that are behind it; `None` where what comes next is in memory, or nothing does.
+    pub(crate) fn blocks_left(&self) -> Option<usize> {
+        let spilled = self.spilled.as_ref().filter(|_| self.held_left == 0)?;
+        Some(spilled.blocks_left()).filter(|left| *left > 0)
+    }
+}
+
 impl ChangesReader<'_> {
     /// Where it is.
     pub(crate) fn mark(&self) -> ChunkMark {

@@ -90,6 +90,8 @@ impl Settings {
                 tickets_max: project.changes.tickets_max,
                 ..ResumeSettings::default()
             },
+            snapshot_rows_max: project.changes.snapshot_rows_max,
+            snapshot_bytes_max: project.changes.snapshot_bytes_max,
             presence_calls: project.limits.presence_calls,
             max_events_per_second: project.limits.max_events_per_second,
             max_client_events_per_second: project.limits.max_client_events_per_second,

@@ -14,13 +14,15 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use walcast_pgoutput::{Oid, Xid};
+use walcast_pgoutput::{Lsn, Oid, Xid};
+use walcast_policy::TransactionSnapshot;
 use walcast_policy::schema::Table;
-use walcast_wire::{Binding, Frame, Position, Status};
+use walcast_wire::{Binding, BindingTarget, Frame, Position, Status};
 
 use super::State;
 use super::entries::{Entry, Standing};
 use super::replay::{self, Bookmark, Slice};
+use super::snapshots::{Alignment, SnapshotTask};
 use crate::command::{Command, Delivery, Feed, FromLog, Targets};
 use crate::ids::ChannelId;
 use crate::ingest::IngestError;
@@ -31,7 +33,7 @@ use crate::subscription::Placement;
 const RESUME: &str = "resume";
 
 /// A slice has about so many bytes of frames at most, …
-const SLICE_BYTES_MAX: usize = 64 << 10;
+pub(super) const SLICE_BYTES_MAX: usize = 64 << 10;
 /// … and no more than one in so many parts of an outbound queue, as much as its shard keeps free for it.
 const QUEUE_PART: usize = 4;
 
@@ -57,13 +59,25 @@ pub(super) struct CatchUps {
     ready: VecDeque<ChannelId>,
     /// Those whose shard is to tell when it has room.
     rooms: FuturesUnordered<Room>,
+    last_room: u64,
+    /// Those that have come to the end of the journal, where the log has not come to the end of their snapshot.
+    at_head: Vec<ChannelId>,
     /// When the next slice may be gone through although the log waits.
     not_before: Option<Instant>,
 }
 
-/// Becomes true when there is room for a channel, and false when the channel is gone.
+/// What a shard has told.
+pub(super) struct RoomTold {
+    channel: ChannelId,
+    number: u64,
+    /// False where the channel is gone.
+    has_room: bool,
+}
+
+/// Tells whether there is room for a channel, or the channel is gone.
 struct Room {
     channel: ChannelId,
+    number: u64,
     told: oneshot::Receiver<()>,
 }
 
@@ -81,6 +95,15 @@ pub(super) struct CatchUp {
     tells_shard: bool,
     /// What has been found in the last slice, to be told behind its frames.
     gap: Option<Gap>,
+    /// What its snapshot shows was committed before this.
+    reached: Lsn,
+    /// What reads its rows and sends them.
+    pub(super) task: Option<SnapshotTask>,
+    /// The rows have been read and stand at this position. What other bindings are told up to there comes first; then
+    /// the task is told to go on.
+    pub(super) before_rows: Option<(Position, oneshot::Sender<Alignment>)>,
+    /// Its bindings are not what they were when it was asked for.
+    has_changed: bool,
     stage: Stage,
 }
 
@@ -88,16 +111,34 @@ pub(super) struct CatchUp {
 pub(super) struct Wish {
     /// It wants what is behind this.
     pub(super) since: Position,
+    rows: Rows,
     pub(super) placement: Placement,
 }
 
+/// Whether a binding begins with rows.
+#[derive(Clone)]
+enum Rows {
+    /// It does not, or can not.
+    None,
+    /// They have not been read yet; what is not among them is not known, so that no change is for the binding.
+    Awaited,
+    /// They have been, and show some transactions already. What the journal has forgotten up to `forgotten` is among
+    /// those.
+    Read { snapshot: Arc<TransactionSnapshot>, forgotten: Position },
+}
+
 /// What a channel that is behind waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Its bindings to be placed.
+    Begun,
+    /// The rows that it begins with have been read, or have been sent.
+    Rows,
+    /// The log has gone on.
+    Log,
     /// Its turn.
     Ready,
-    /// Room in its session's queue.
-    Room,
+    /// Room in its session's queue, which is asked for once more each time.
+    Room(u64),
 }
 
 /// Why a channel is not told what it has missed. The client has to read anew what it shows.
@@ -120,10 +161,15 @@ impl Resume {
     pub(crate) fn of(bindings: &[Binding], resume_from: Option<Position>) -> Option<Resume> {
         let targets = || bindings.iter().map(|binding| binding.target.as_ref().ok());
         let tells_position = targets().flatten().any(|target| target.resume || target.since.is_some());
-        let since =
-            || targets().map(|target| target.and_then(|target| target.since.or(resume_from))).collect();
+        let snapshot = targets().flatten().any(|target| target.snapshot);
+        let since = |target: &BindingTarget| target.since.or(resume_from.filter(|_| !target.snapshot));
+        let since = || targets().map(|target| target.and_then(since)).collect();
         let tells_shard = resume_from.is_some();
-        (tells_position || tells_shard).then(|| Resume { since: since(), tells_position, tells_shard })
+        (tells_position || snapshot || tells_shard).then(|| Resume {
+            since: since(),
+            tells_position,
+            tells_shard,
+        })
     }
 
     pub(super) fn wants_changes(&self) -> bool {
@@ -144,6 +190,11 @@ impl CatchUps {
         self.behind.remove(&channel)
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.behind.len()
+    }
+
     /// Whether somebody is ready to go on, and it is their turn and not the log's.
     pub(super) fn may_go_on(&self, log_is_empty: bool) -> bool {
         !self.ready.is_empty()
@@ -151,7 +202,7 @@ impl CatchUps {
     }
 
     /// Waits until a shard tells that it has room for a channel, or that this is gone.
-    pub(super) async fn room(&mut self) -> (ChannelId, bool) {
+    pub(super) async fn room(&mut self) -> RoomTold {
         match self.rooms.next().await {
             Some(told) => told,
             None => std::future::pending().await,
@@ -159,21 +210,23 @@ impl CatchUps {
     }
 
     /// Takes in what [`CatchUps::room`] brought.
-    pub(super) fn has_room(&mut self, channel: ChannelId, has_room: bool) {
-        match self.behind.get_mut(&channel) {
-            Some(catch_up) if has_room => {
+    pub(super) fn take_room(&mut self, RoomTold { channel, number, has_room }: RoomTold) {
+        let Some(catch_up) = self.behind.get_mut(&channel) else { return };
+        match catch_up.stage {
+            Stage::Room(asked) if asked == number && has_room => {
                 catch_up.stage = Stage::Ready;
                 self.ready.push_back(channel);
             }
             // With its channel, which is reported gone as well, or is about to be.
-            _ => drop(self.behind.remove(&channel)),
+            Stage::Room(asked) if asked == number => drop(self.behind.remove(&channel)),
+            _ => {}
         }
     }
 
     /// The channel whose turn it is.
     fn next(&mut self) -> Option<CatchUp> {
         while let Some(channel) = self.ready.pop_front() {
-            if self.behind.get(&channel).is_some_and(|found| found.stage == Stage::Ready) {
+            if self.behind.get(&channel).is_some_and(|found| matches!(found.stage, Stage::Ready)) {
                 return self.behind.remove(&channel);
             }
         }
@@ -189,17 +242,63 @@ impl CatchUps {
     /// Lets a channel go on once its shard has room.
     fn wait_for(&mut self, catch_up: CatchUp, room: oneshot::Receiver<()>) {
         let channel = catch_up.membership.channel;
-        self.rooms.push(Room { channel, told: room });
-        self.insert(CatchUp { stage: Stage::Room, ..catch_up });
+        self.last_room += 1;
+        let number = self.last_room;
+        self.rooms.push(Room { channel, number, told: room });
+        self.insert(CatchUp { stage: Stage::Room(number), ..catch_up });
+    }
+
+    /// Lets a channel go on when the log has.
+    fn wait_for_log(&mut self, catch_up: CatchUp) {
+        self.at_head.push(catch_up.membership.channel);
+        self.insert(CatchUp { stage: Stage::Log, ..catch_up });
+    }
+
+    /// The log has gone on.
+    pub(super) fn log_went_on(&mut self) {
+        for channel in self.at_head.drain(..) {
+            if let Some(catch_up) = self.behind.get_mut(&channel) {
+                catch_up.stage = Stage::Ready;
+                self.ready.push_back(channel);
+            }
+        }
+    }
+
+    /// What the log brings from now on may be another server's: what snapshots show says nothing of it. Gives the
+    /// channels whose rows are being read or sent.
+    pub(super) fn log_was_lost(&mut self) -> Vec<ChannelId> {
+        let mut with_tasks = Vec::new();
+        for (&channel, catch_up) in &mut self.behind {
+            catch_up.reached = Lsn::ZERO;
+            let reads = catch_up.task.as_ref().is_some_and(|task| !task.is_sending());
+            for wish in catch_up.wishes.iter_mut().filter(|wish| matches!(wish.rows, Rows::Read { .. })) {
+                wish.rows = if reads { Rows::Awaited } else { Rows::None };
+            }
+            if catch_up.task.is_some() {
+                catch_up.has_changed = true;
+                with_tasks.push(channel);
+            }
+        }
+        with_tasks
+    }
+
+    /// Lets a channel go on when its task has read its rows, or has sent them.
+    pub(super) fn wait_for_rows(&mut self, catch_up: CatchUp) {
+        self.insert(CatchUp { stage: Stage::Rows, ..catch_up });
+    }
+
+    /// The task that sends a channel's rows.
+    pub(super) fn task(&self, channel: ChannelId) -> Option<&SnapshotTask> {
+        self.behind.get(&channel)?.task.as_ref()
     }
 }
 
 impl Future for Room {
-    type Output = (ChannelId, bool);
+    type Output = RoomTold;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let channel = self.channel;
-        self.told.poll_unpin(context).map(|told| (channel, told.is_ok()))
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<RoomTold> {
+        let (channel, number) = (self.channel, self.number);
+        self.told.poll_unpin(context).map(|told| RoomTold { channel, number, has_room: told.is_ok() })
     }
 }
 
@@ -216,22 +315,97 @@ impl CatchUp {
             tells_position: resume.tells_position,
             tells_shard: resume.tells_shard,
             gap: None,
-            stage: Stage::Room,
+            reached: Lsn::ZERO,
+            task: None,
+            before_rows: None,
+            has_changed: false,
+            stage: Stage::Begun,
         }
     }
 
     /// Takes over how the bindings are resolved now. What a binding has been told of a table stays.
     pub(super) fn place(&mut self, placements: Vec<Placement>) {
         let former = std::mem::take(&mut self.wishes);
+        let same = former.iter().map(|wish| &wish.placement);
+        self.has_changed |= !former.is_empty() && !same.eq(&placements);
+        // A table that joins those of a wildcard later is live.
+        let first = former.is_empty();
         let since = |placement: &Placement| {
             let is_it = |wish: &&Wish| {
                 (wish.placement.binding, wish.placement.table) == (placement.binding, placement.table)
             };
-            let known = former.iter().find(is_it).map(|wish| wish.since);
-            known.or_else(|| self.origins.get(placement.binding).copied()).unwrap_or(self.at)
+            let known = former.iter().find(is_it).map(|wish| (wish.since, wish.rows.clone()));
+            let origin = || self.origins.get(placement.binding).copied().unwrap_or(self.at);
+            let rows = if placement.snapshot.is_some() && first { Rows::Awaited } else { Rows::None };
+            known.unwrap_or_else(|| (origin(), rows))
         };
-        let wish = |placement: Placement| Wish { since: since(&placement), placement };
+        let wish = |placement: Placement| {
+            let (since, rows) = since(&placement);
+            Wish { since, rows, placement }
+        };
         self.wishes = placements.into_iter().map(wish).collect();
+    }
+
+    /// Rows have been read for the bindings that begin with them: they stand at this position of the log, and show
+    /// what the journal has forgotten.
+    pub(super) fn align(
+        &mut self,
+        position: Position,
+        snapshot: &Arc<TransactionSnapshot>,
+        reached: Lsn,
+        forgotten: impl Fn(Oid) -> Position,
+    ) {
+        let at = self.at;
+        for wish in &mut self.wishes {
+            if wish.awaits_rows() {
+                let forgotten = forgotten(wish.placement.table);
+                wish.rows = Rows::Read { snapshot: Arc::clone(snapshot), forgotten };
+                wish.since = position;
+            } else {
+                wish.since = wish.since.max(at);
+            }
+        }
+        self.reached = reached;
+        if position < self.at {
+            self.at = position;
+            self.bookmark = None;
+        }
+    }
+
+    /// The rows that have been read are not the ones that it should begin with.
+    pub(super) fn await_rows_again(&mut self) {
+        self.before_rows = None;
+        for wish in self.wishes.iter_mut().filter(|wish| matches!(wish.rows, Rows::Read { .. })) {
+            wish.rows = Rows::Awaited;
+        }
+    }
+
+    /// There will be no rows.
+    pub(super) fn go_without_rows(&mut self) {
+        for wish in self.wishes.iter_mut().filter(|wish| wish.awaits_rows()) {
+            wish.rows = Rows::None;
+            wish.since = wish.since.max(self.at);
+        }
+    }
+
+    /// Whether its bindings are not what they were when it was last asked.
+    pub(super) fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.has_changed)
+    }
+
+    /// How far the journal is gone through now: up to the position of the rows, before they come.
+    pub(super) fn until(&self) -> Position {
+        self.before_rows.as_ref().map_or(Position::MAX, |(position, _)| *position)
+    }
+
+    /// No more rows are sent.
+    pub(super) fn end_task(&mut self) {
+        self.task = None;
+        self.before_rows = None;
+    }
+
+    fn awaits_rows(&self) -> bool {
+        self.wishes.iter().any(Wish::awaits_rows)
     }
 
     /// Whether a transaction with these tables may concern it.
@@ -263,8 +437,27 @@ impl CatchUp {
 
 impl Wish {
     /// Whether it wants a change.
-    pub(super) fn is_for(&self, position: Position, _transaction: Xid) -> bool {
+    pub(super) fn is_for(&self, position: Position, transaction: Xid) -> bool {
         self.since < position
+            && match &self.rows {
+                Rows::None => true,
+                Rows::Awaited => false,
+                Rows::Read { snapshot, .. } => !snapshot.shows(transaction),
+            }
+    }
+
+    /// Whether it waits for rows that it begins with.
+    pub(super) fn awaits_rows(&self) -> bool {
+        matches!(self.rows, Rows::Awaited)
+    }
+
+    /// It wants all that is behind this, or has it already: another position than `since` where rows have been read.
+    fn covered(&self, since: Position) -> Position {
+        match self.rows {
+            Rows::None => since,
+            Rows::Awaited => Position::MAX,
+            Rows::Read { forgotten, .. } => since.max(forgotten),
+        }
     }
 }
 
@@ -278,11 +471,30 @@ impl State {
         if let Some(gap) = catch_up.give_up(here, ahead) {
             self.tell_gap(&catch_up.membership, &gap).await;
         }
+        self.begin_with_changes(catch_up).await;
+    }
+
+    /// Begins with the changes that a channel has missed.
+    pub(super) async fn begin_with_changes(&mut self, mut catch_up: CatchUp) {
         self.tell_of_what_is_gone(&mut catch_up).await;
-        if self.journal.next_behind(catch_up.at).is_some() {
+        if self.journal.next_between(catch_up.at, catch_up.until()).is_some() {
             self.feed(catch_up, Vec::new()).await;
         } else {
+            self.at_end_of_journal(catch_up).await;
+        }
+    }
+
+    async fn at_end_of_journal(&mut self, catch_up: CatchUp) {
+        if catch_up.before_rows.is_some() {
+            return self.send_rows(catch_up);
+        }
+        let identity = self.entries.identity(catch_up.membership.channel).filter(|_| catch_up.awaits_rows());
+        if let Some(identity) = identity {
+            self.take_snapshot(catch_up, &identity).await;
+        } else if catch_up.reached <= self.handled {
             self.go_live(catch_up).await;
+        } else {
+            self.catch_ups.wait_for_log(catch_up);
         }
     }
 
@@ -305,13 +517,19 @@ impl State {
             catch_up.go_on_from(here, |wish| of_table.is_none_or(|table| wish.placement.table == table));
             catch_up.gap = Some(gap);
         }
-        if is_last && bytes <= bytes_max {
+        let is_at_end = catch_up.reached <= self.handled && catch_up.before_rows.is_none();
+        if is_last && bytes <= bytes_max && is_at_end && !catch_up.awaits_rows() {
             self.deliver(&catch_up.membership, frames).await;
             self.go_live(catch_up).await;
+        } else if is_last && frames.is_empty() {
+            self.at_end_of_journal(catch_up).await;
         } else if frames.is_empty() {
             self.catch_ups.go_on(catch_up);
         } else {
             self.feed(catch_up, frames).await;
+        }
+        if self.catch_ups.len() == 0 {
+            self.chunks_read.clear();
         }
         let now = Instant::now();
         self.catch_ups.not_before =
@@ -327,7 +545,7 @@ impl State {
         let gap = catch_up.give_up(here, |wish, since| {
             // Before the log has begun nothing is known of any table.
             let begins_behind = journal.begins_behind(wish.placement.table).unwrap_or(here);
-            (since < begins_behind).then_some(Gap::TooOld { since, begins_behind })
+            (wish.covered(since) < begins_behind).then_some(Gap::TooOld { since, begins_behind })
         });
         if let Some(gap) = gap {
             self.tell_gap(&catch_up.membership, &gap).await;

@@ -106,6 +106,11 @@ impl Entries {
         self.is_lone(membership) || self.others.contains_key(&membership.channel)
     }
 
+    /// Who a channel is that is [behind](Standing::Behind).
+    pub(super) fn identity(&self, channel: ChannelId) -> Option<Arc<Identity>> {
+        self.others.get(&channel).map(|entry| Arc::clone(&entry.identity))
+    }
+
     /// Adds the entry of a channel that has none.
     pub(super) fn insert(&mut self, entry: Entry) {
         let Entry { membership, identity, standing } = entry;

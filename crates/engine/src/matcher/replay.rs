@@ -2,6 +2,7 @@
 //! a slice at a time. What is judged is the row as the log had it, and what judges it are the policies, memberships
 //! and columns of now: nobody gets more than they may see at present.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,8 +17,9 @@ use super::catch_up::{CatchUp, Gap};
 use super::image::BoundRelation;
 use super::show::Commit;
 use crate::command::FromLog;
+use crate::ingest::IngestError;
 use crate::subscription::Placement;
-use crate::transaction::{ChangesReader, ChunkMark, Transaction};
+use crate::transaction::{ChangesReader, Chunk, ChunkMark, Transaction};
 
 /// A slice ends at so many changes that were looked at, …
 const CHANGES_MAX: usize = 1_000;
@@ -26,15 +28,32 @@ const TRANSACTIONS_MAX: usize = 10_000;
 /// … or after so long, whatever it has found.
 const TIME_MAX: Duration = Duration::from_millis(2);
 
+/// So many chunks of files are kept in memory while somebody catches up …
+const READ_CHUNKS_MAX: usize = 8;
+/// … unless they are larger than that, as one with a single large row may be.
+const READ_CHUNK_BYTES_MAX: usize = 4 << 20;
+
 /// What one slice of the journal came to.
 pub(super) struct Slice {
     /// What the channel is sent.
     pub(super) frames: Vec<Frame>,
     pub(super) bytes: usize,
-    /// Nothing of the journal is left.
+    /// Nothing of the journal is left, as far as it is to be gone through.
     pub(super) is_last: bool,
     /// What stands in the way.
     pub(super) gap: Option<Gap>,
+}
+
+/// Chunks of files that were read last: a slice mostly goes on in the chunk in which another one has ended.
+#[derive(Default)]
+pub(super) struct ChunksRead(VecDeque<ChunkRead>);
+
+struct ChunkRead {
+    commit_lsn: Lsn,
+    /// How many blocks of the file were left in front of it.
+    blocks_left: usize,
+    chunk: Arc<Chunk>,
+    behind: ChunkMark,
 }
 
 /// Where a slice ended in the middle of a transaction.
@@ -90,7 +109,8 @@ impl State {
     /// `true`: nothing of the journal is left.
     async fn replay_slice(&mut self, course: &mut Course<'_>) -> Result<bool, Gap> {
         for _ in 0..TRANSACTIONS_MAX {
-            let Some(kept) = self.journal.next_behind(course.catch_up.at) else { return Ok(true) };
+            let (at, until) = (course.catch_up.at, course.catch_up.until());
+            let Some(kept) = self.journal.next_between(at, until) else { return Ok(true) };
             let last = kept.last;
             if course.catch_up.wants_any(&kept.tables) {
                 let transaction = Arc::clone(&kept.transaction);
@@ -115,7 +135,9 @@ impl State {
         course.granted_until = position;
         loop {
             let (chunk_mark, next) = (changes.mark(), position);
-            let Some(chunk) = changes.next().await? else { return Ok(true) };
+            let Some(chunk) = self.chunks_read.next(transaction, &mut changes).await? else {
+                return Ok(true);
+            };
             for (index, change) in chunk.changes.iter().enumerate() {
                 if position > course.catch_up.at {
                     if course.is_over() {
@@ -170,6 +192,35 @@ impl State {
         };
         course.met.insert(relation.oid, (Arc::clone(relation), bound.clone()));
         Ok(bound)
+    }
+}
+
+impl ChunksRead {
+    /// Reads the next chunk, if it has not been read lately.
+    async fn next<'a>(
+        &mut self,
+        transaction: &'a Transaction,
+        changes: &mut ChangesReader<'a>,
+    ) -> Result<Option<Arc<Chunk>>, IngestError> {
+        let commit_lsn = transaction.first.commit_lsn;
+        let Some(blocks_left) = changes.mark().blocks_left() else { return changes.next().await };
+        let is_it = |read: &&ChunkRead| (read.commit_lsn, read.blocks_left) == (commit_lsn, blocks_left);
+        if let Some(read) = self.0.iter().find(is_it) {
+            *changes = transaction.changes.reader_at(&read.behind);
+            return Ok(Some(Arc::clone(&read.chunk)));
+        }
+        let Some(chunk) = changes.next().await? else { return Ok(None) };
+        if chunk.bytes <= READ_CHUNK_BYTES_MAX {
+            self.0.truncate(READ_CHUNKS_MAX - 1);
+            let (chunk, behind) = (Arc::clone(&chunk), changes.mark());
+            self.0.push_front(ChunkRead { commit_lsn, blocks_left, chunk, behind });
+        }
+        Ok(Some(chunk))
+    }
+
+    /// Forgets all of them.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
     }
 }
 

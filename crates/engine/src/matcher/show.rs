@@ -115,6 +115,7 @@ impl<'a> Bodies<'a> {
             kind: view.kind,
             commit_time_unix_us: self.commit.time.unix_microseconds(),
             position: if view.is_followed { position.preceding() } else { position },
+            snapshot: false,
             columns: &columns,
             record: record.as_deref(),
             old_record: old_record.as_deref(),

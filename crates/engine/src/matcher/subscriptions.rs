@@ -110,10 +110,10 @@ impl State {
             Standing::Undecided => (Status::Error, UNDECIDED.to_owned()),
         };
         self.entries.insert(Entry { membership: Arc::clone(&membership), identity, standing });
-        if told {
-            return;
+        if !told {
+            self.tell(&membership, POSTGRES_CHANGES, status, message).await;
         }
-        self.tell(&membership, POSTGRES_CHANGES, status, message).await;
+        self.check_snapshot(membership.channel).await;
     }
 
     async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
@@ -231,6 +231,7 @@ impl State {
             }
             None if resume.is_some() && is_live => self.begin_catch_up(membership.channel).await,
             None => {
+                self.check_snapshot(membership.channel).await;
                 if let Some(resume) = &resume {
                     self.tell_refused(&membership, resume).await;
                 }

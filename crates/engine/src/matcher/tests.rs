@@ -2,6 +2,7 @@
 
 mod refill;
 mod resume;
+mod snapshots;
 mod visibility;
 mod windows;
 
@@ -13,7 +14,8 @@ use futures_util::future::BoxFuture;
 use walcast_pgoutput::{Cell, RelationColumn, ReplicaIdentity, Tuple, Xid};
 use walcast_policy::schema::{Privileges, Role, Table};
 use walcast_policy::{
-    Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, TableCopy, TransactionSnapshot,
+    Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, RowsError, RowsRead,
+    RowsRequest, TableCopy, TableRows, TransactionSnapshot,
 };
 use walcast_wire::{Binding, Position, Ref, Serializer, Status};
 
@@ -37,6 +39,10 @@ struct Played {
     decided: Mutex<VecDeque<Result<Decide, OracleError>>>,
     /// The rows of the table that policies look things up in.
     members: Mutex<Option<Vec<[&'static str; 2]>>>,
+    /// What is read for snapshots.
+    rows: Mutex<VecDeque<Result<RowsRead, RowsError>>>,
+    /// Nothing is while this is held.
+    reading: Arc<tokio::sync::Mutex<()>>,
     /// What happened, in words: commits waited for, questions, readings of the catalog, positions confirmed.
     events: Arc<Mutex<Vec<String>>>,
 }
@@ -128,6 +134,16 @@ impl Oracle for Played {
         }
         let snapshot = TransactionSnapshot::parse("10:10:").unwrap();
         async { Ok(LoadedCopy { rows, snapshot, reached: Lsn::ZERO }) }.boxed()
+    }
+
+    fn rows(self: Arc<Self>, request: RowsRequest) -> BoxFuture<'static, Result<RowsRead, RowsError>> {
+        let filters: Vec<_> = request.reads.iter().filter_map(|read| read.filter.as_deref()).collect();
+        self.event(format!("read as {} where {}", request.role, filters.join("; ")));
+        async move {
+            let _reading = self.reading.lock().await;
+            self.rows.lock().unwrap().pop_front().expect("nothing more to read")
+        }
+        .boxed()
     }
 }
 
@@ -239,10 +255,27 @@ impl Scene {
         self.join_bindings(vec![Binding::parse(binding).unwrap()], change).await
     }
 
-    /// The same with these.
+    /// A joined channel gets a token with these claims.
+    async fn renew(&self, membership: &Arc<Membership>, claims: &serde_json::Value) {
+        let identity = identity(claims);
+        let snapshot_version = self.oracle.snapshot().version;
+        let deletes = crate::settings::Deletes::Private;
+        let bindings = membership.bindings();
+        let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
+        let subscribing = Subscribing {
+            membership: Arc::clone(membership),
+            identity,
+            resolved: resolved.map_err(|error| error.to_string()),
+            snapshot_version,
+            resume: None,
+            joining: None,
+        };
+        assert!(self.subscribe.send(subscribing).await.is_ok());
+    }
+
+    /// Joins with these bindings.
     async fn join_bindings(&self, bindings: Vec<Binding>, change: impl FnOnce(&Played)) -> Arc<Membership> {
-        let claims = Arc::new(serde_json::json!({}));
-        let identity = Arc::new(Identity { role: "reader".into(), claims, claims_json: "{}".into() });
+        let identity = identity(&serde_json::json!({}));
         let resume = Resume::of(&bindings, self.resume_from);
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
@@ -340,6 +373,11 @@ impl Scene {
             _ => panic!("the matcher says no such thing"),
         }
     }
+}
+
+fn identity(claims: &serde_json::Value) -> Arc<Identity> {
+    let claims_json = claims.to_string().into();
+    Arc::new(Identity { role: "reader".into(), claims: Arc::new(claims.clone()), claims_json })
 }
 
 /// The rows of a change and what follows them.

@@ -10,9 +10,9 @@ use crate::command::{Feed, Target};
 use crate::ids::SessionId;
 
 /// A feed fills one in so many parts of a queue, and what is live has the rest.
-const QUEUE_PART: usize = 2;
+const QUEUE_PART: usize = 4;
 /// A feed is over, and more may come, when no more than one in so many parts of the queue waits.
-const ROOM_PART: usize = 4;
+const ROOM_PART: usize = 8;
 
 /// Feeds that are not over, by session. Few at a time.
 #[derive(Default)]
@@ -22,10 +22,19 @@ impl Shard {
     pub(super) fn begin_feed(&mut self, feed: Feed) {
         let Target { session, channel } = feed.target;
         // Without a channel there is nobody to tell, which who waits for room finds out when the feed is dropped.
-        if self.sessions.get(&session).is_some_and(|found| found.channel_by_id(channel).is_some()) {
-            self.feeds.0.entry(session).or_default().push(feed);
-            self.feed(session);
+        if self.sessions.get(&session).is_none_or(|found| found.channel_by_id(channel).is_none()) {
+            return;
         }
+        let feeds = self.feeds.0.entry(session).or_default();
+        match feeds.iter_mut().find(|known| known.target.channel == channel) {
+            // Behind what its sender does not wait for any longer.
+            Some(known) => {
+                known.frames.extend(feed.frames);
+                known.room = feed.room;
+            }
+            None => feeds.push(feed),
+        }
+        self.feed(session);
     }
 
     /// Moves into a session's queue what there is room for. It is called whenever the queue has been written.

@@ -102,6 +102,7 @@ impl Shard {
         self.write_out();
         if !self.turn.crowded.is_empty() {
             self.make_room().await;
+            self.write_out();
         }
     }
 
@@ -193,6 +194,8 @@ impl Shard {
                 found.outbound.give_up();
                 gave_up = true;
             }
+            // What it has taken made room.
+            self.feed(*session);
         }
         let budget = if gave_up { &mut self.turn.in_vain } else { &mut self.turn.worth_it };
         budget.spend(start.elapsed());

@@ -136,6 +136,12 @@ pub(super) const READINGS: &[Reading] = &[
         "Lost channels that were forgotten because there were too many",
         |counters| &counters.tickets_displaced,
     ),
+    gauge("catch_ups", "Channels that have yet to be sent what they have missed", |counters| {
+        &counters.catch_ups
+    }),
+    counter("snapshots", "Channels that have been sent the rows that they begin with", |counters| {
+        &counters.snapshots
+    }),
 ];
 
 /// Names that dashboards of Supabase Realtime know, each with the label `tenant`. Upstream's counters do not end in

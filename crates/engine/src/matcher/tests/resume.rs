@@ -297,3 +297,43 @@ async fn what_falls_out_of_the_journal_meanwhile_is_a_gap_and_the_rest_goes_on()
     assert!(scene.log.send(bodies(500, &["f"])).await);
     assert_eq!(scene.told().await, row("f"));
 }
+
+const OWN: &str = "(body = ((current_setting('request.jwt.claims'::text, true))::json ->> 'sub'::text))";
+
+#[tokio::test(start_paused = true)]
+async fn a_new_token_that_comes_meanwhile_counts_from_the_next_slice_on() {
+    let mut scene = after_three(OWN).await;
+    let since = vec![Binding::parse(&binding(r#""since":"0/5A:0""#)).unwrap()];
+    let membership = scene.join_bindings(since, |_| {}).await;
+    assert!(scene.told().await.starts_with("Subscribed to PostgreSQL"));
+    let Some(Command::Feed(feed)) = scene.commands.recv().await else { panic!("room is asked for") };
+    scene.renew(&membership, &serde_json::json!({ "sub": "c" })).await;
+    assert_eq!(scene.told().await, "ok: Subscribed to PostgreSQL");
+    let told = scene.told().await;
+    assert!(told.starts_with("ok: DELETE on"), "{told}");
+    assert!(feed.room.send(()).is_ok());
+    for expected in [row("c"), "ok: position 0/133:0".to_owned()] {
+        assert_eq!(scene.told().await, expected);
+    }
+    for body in ["d", "c"] {
+        assert!(scene.log.send(bodies(if body == "d" { 400 } else { 500 }, &[body])).await);
+    }
+    assert_eq!(scene.told().await, row("c"), "live by the new token, too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_left_meanwhile_gets_nothing_more() {
+    let mut scene = after_three("true").await;
+    let membership = joined(&mut scene, r#""since":"0/5A:0""#).await;
+    let Some(Command::Feed(feed)) = scene.commands.recv().await else { panic!("room is asked for") };
+    scene.unsubscribe.send(membership).unwrap();
+    // The clock stands still for as long as there is anything to do.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    scene.join().await;
+    assert!(scene.told().await.starts_with("Subscribed to PostgreSQL"));
+    let _ = feed.room.send(());
+    assert!(scene.log.send(bodies(400, &["e"])).await);
+    assert_eq!(scene.told().await, row("e"));
+    scene.confirmed(408).await;
+    assert!(scene.commands.try_recv().is_err());
+}
