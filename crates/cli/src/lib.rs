@@ -13,6 +13,7 @@ pub mod dev;
 mod directory;
 pub mod doctor;
 pub mod explain;
+mod handover;
 mod health;
 pub mod health_check;
 mod lag;

@@ -67,6 +67,7 @@ use crate::membership::Membership;
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::ShardHandle;
 use crate::subscription::{Identity, PlanCache, Resolved};
+use crate::tickets::Tickets;
 use crate::transaction::{Chunk, Transaction};
 
 /// Changes that are shown before the shards get their frames.
@@ -94,6 +95,8 @@ pub(crate) struct Matcher {
     pub(crate) oracle: Arc<dyn Oracle>,
     pub(crate) plans: Arc<PlanCache>,
     pub(crate) shards: Arc<[ShardHandle]>,
+    /// Told where the log begins, how far it has been handed to the shards, and what earlier processes have left in it.
+    pub(crate) tickets: Arc<Tickets>,
     /// Told how far the log has been handed to the shards.
     pub(crate) confirm: Box<dyn Fn(Lsn) + Send + Sync>,
 }
@@ -245,6 +248,11 @@ impl State {
                     self.settle().await;
                     self.matcher.counters.canary.returned(&content);
                 }
+                LogBatch::Tickets(lsn, content) => {
+                    self.settle().await;
+                    self.handled = self.handled.max(lsn);
+                    self.matcher.tickets.read(&content, !self.journal.is_empty());
+                }
             }
             next = None;
             if !self.window.is_empty() {
@@ -278,6 +286,7 @@ impl State {
             }
         }
         self.handled = self.handled.max(since);
+        self.matcher.tickets.log_begins(since, lost);
         self.log_begins(lost).await;
     }
 
@@ -342,12 +351,18 @@ impl State {
         Ok(())
     }
 
+    /// Everything up to here has been handed to the shards.
+    fn confirm(&self, lsn: Lsn) {
+        self.matcher.tickets.pass(lsn);
+        (self.matcher.confirm)(lsn);
+    }
+
     /// The log has been handled up to here.
     fn passed(&mut self, lsn: Lsn) {
         self.handled = self.handled.max(lsn);
         self.copies.passed(lsn);
         if self.window.is_empty() {
-            (self.matcher.confirm)(lsn);
+            self.confirm(lsn);
         } else {
             self.window.passed = Some(lsn);
         }
@@ -423,7 +438,7 @@ impl State {
         let passed = self.show_held().await;
         self.flush().await;
         if let Some(lsn) = passed {
-            (self.matcher.confirm)(lsn);
+            self.confirm(lsn);
         }
     }
 

@@ -183,6 +183,11 @@ impl ProtocolClient {
         self.deadline = deadline;
     }
 
+    /// Goes on counting its messages behind this number, as libraries do that connect again.
+    pub fn count_on_from(&mut self, reference: u64) {
+        self.last_reference = reference;
+    }
+
     /// Sends a message with a new reference, which is returned, and the join reference of the topic.
     pub async fn send(&mut self, topic: &str, event: &str, payload: &Value) -> Result<String> {
         let reference = self.next_reference();
@@ -352,6 +357,14 @@ impl ProtocolClient {
                 Err(error) => return Err(self.instead(&format!("the connection stays open: {error:#}"))),
             }
         }
+    }
+
+    /// Closes with a code and a reason, and waits for the answer.
+    pub async fn close_with(mut self, code: u16, reason: &str) -> Result<()> {
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        self.socket.close(Some(frame)).await?;
+        self.closed().await?;
+        Ok(())
     }
 
     /// Closes in good order. (Dropping the client cuts the connection without a farewell.)

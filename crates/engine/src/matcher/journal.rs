@@ -136,6 +136,11 @@ impl Journal {
         next.filter(|kept| kept.transaction.first < until)
     }
 
+    /// Whether the log has brought nothing yet that somebody could have missed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.forgotten.is_empty()
+    }
+
     /// The place before the first transaction that a snapshot does not show; the log has been handled up to `handled`.
     /// The error are transactions that it does not show and that are not here.
     pub(super) fn aligned(&self, snapshot: &TransactionSnapshot, handled: Lsn) -> Result<Position, Vec<Xid>> {

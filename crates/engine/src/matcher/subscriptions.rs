@@ -230,7 +230,12 @@ impl State {
                 self.tell_undecided(&membership, resume).await;
             }
             None if resume.is_some() && is_live => self.begin_catch_up(membership.channel).await,
-            None => self.check_snapshot(membership.channel).await,
+            None => {
+                self.check_snapshot(membership.channel).await;
+                if let Some(resume) = &resume {
+                    self.tell_refused(&membership, resume).await;
+                }
+            }
         }
     }
 
