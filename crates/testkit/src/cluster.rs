@@ -127,6 +127,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// Kills the server with SIGKILL; its other processes end when they notice, which [`start_again`](Self::start_again)
+    /// waits for. The next start recovers from the log.
+    pub async fn kill(&self) -> Result<()> {
+        let server = self.own()?;
+        server.signal(Signal::KILL)?;
+        server.exited_within(SHUTDOWN_DEADLINE).await?.context("Postgres survived SIGKILL")?;
+        Ok(())
+    }
+
     /// Starts the stopped server on the same port and waits until it answers.
     pub async fn start_again(&self) -> Result<()> {
         self.own()?.launch().await?;
