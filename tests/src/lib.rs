@@ -19,6 +19,8 @@ pub mod script;
 
 pub mod story;
 
+pub mod faults;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
