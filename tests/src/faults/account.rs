@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Number, Value};
 use walcast_wire::Position;
 
-use super::subscriber::{Notes, Session};
+#[cfg(test)]
+mod tests;
+
+use super::subscriber::{Gap, Notes, Session};
 use super::truth::{Change, Kind, Membership, Row, Truth};
 
 /// How many of each kind of wrong are described.
@@ -56,8 +58,9 @@ impl Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Figures { written, delivered, joins, missing, forbidden, out_of_order, twice, gaps, seconds, .. } =
-            self;
+        let Figures {
+            written, delivered, joins, missing, forbidden, out_of_order, twice, gaps, seconds, ..
+        } = self;
         write!(
             out,
             "{written} | {delivered} | {joins} | {missing} | {forbidden} | {out_of_order} | {twice} | {gaps} | {seconds:.0}"
@@ -66,12 +69,12 @@ impl fmt::Display for Figures {
 }
 
 /// Accounts for every change up to the mark that committed at `end`.
-pub(super) fn account(all: &[Notes], truth: &Truth, end: u64) -> Result<Figures> {
+pub(super) fn account(all: &[Notes], truth: &Truth, end: u64) -> Figures {
     let mut figures = Figures { written: truth.behind(end), ..Figures::default() };
     for notes in all {
         Accountant { notes, truth, end, figures: &mut figures }.account();
     }
-    Ok(figures)
+    figures
 }
 
 struct Accountant<'a> {
@@ -95,12 +98,10 @@ impl Accountant<'_> {
         for (number, (session, owed)) in self.notes.sessions.iter().zip(owed).enumerate() {
             self.figures.joins += 1;
             self.figures.delivered += session.got.len();
-            self.figures.gaps += session.gaps.len();
-            for (_, text) in &session.gaps {
-                if self.figures.gaps <= EXAMPLES {
-                    self.figures.examples.push(format!("{} was told: {text}", self.who(number)));
-                }
+            for gap in session.gaps.iter().take(EXAMPLES.saturating_sub(self.figures.gaps)) {
+                self.figures.examples.push(format!("{} was told: {}", self.who(number), gap.text));
             }
+            self.figures.gaps += session.gaps.len();
             self.told(number, session, owed, &mut told);
             self.untold(number, session, owed);
         }
@@ -112,7 +113,9 @@ impl Accountant<'_> {
         let mut starts = Vec::new();
         for session in &self.notes.sessions {
             let start = session.since.or(session.live_from).map(|position| {
-                places.get(&position).map_or_else(|| self.truth.behind(position.commit_lsn.0), |place| place + 1)
+                places
+                    .get(&position)
+                    .map_or_else(|| self.truth.behind(position.commit_lsn.0), |place| place + 1)
             });
             starts.push(start);
             for got in &session.got {
@@ -155,9 +158,11 @@ impl Accountant<'_> {
                 let says = format!("{}: the row is {:?}", says(), change.row);
                 self.figures.wrong(|figures| &mut figures.forbidden, || says);
             } else if place < owed.from || !told.insert(place) {
-                let says = format!("{}, although it had asked for what is behind {:?}", says(), session.since);
+                let says =
+                    format!("{}, although it had asked for what is behind {:?}", says(), session.since);
                 self.figures.wrong(|figures| &mut figures.twice, || says);
-            } else if last.is_some_and(|last| place < last) || change.commit_lsn != got.position.commit_lsn.0 {
+            } else if last.is_some_and(|last| place < last) || change.commit_lsn != got.position.commit_lsn.0
+            {
                 let says = format!("{}, place {place}, behind {last:?}", says());
                 self.figures.wrong(|figures| &mut figures.out_of_order, || says);
             }
@@ -167,8 +172,7 @@ impl Accountant<'_> {
 
     /// Everything that is owed must be told.
     fn untold(&mut self, number: usize, session: &Session, owed: Owed) {
-        let got: HashSet<usize> =
-            session.got.iter().filter_map(|got| self.truth.place(&got.key)).collect();
+        let got: HashSet<usize> = session.got.iter().filter_map(|got| self.truth.place(&got.key)).collect();
         let excused = self.excused(session, owed);
         for place in owed.from..owed.to {
             let change = &self.truth.changes[place];
@@ -196,29 +200,39 @@ impl Accountant<'_> {
     fn excused(&self, session: &Session, owed: Owed) -> Vec<Owed> {
         let live_from = session.live_from.map(|position| self.truth.behind(position.commit_lsn.0));
         let place = |index: usize| session.got.get(index).and_then(|got| self.truth.place(&got.key));
-        let gap = |(index, _): &(usize, String)| match live_from {
-            Some(live_from) if *index <= session.replayed => Owed { from: owed.from, to: live_from },
+        let gap = |gap: &Gap| match live_from {
+            Some(live_from) if !gap.live => Owed { from: owed.from, to: live_from },
             _ => Owed {
-                from: index.checked_sub(1).and_then(place).unwrap_or(owed.from),
-                to: place(*index).unwrap_or(owed.to),
+                from: gap.before.checked_sub(1).and_then(place).unwrap_or(owed.from),
+                to: place(gap.before).unwrap_or(owed.to),
             },
         };
         session.gaps.iter().map(gap).collect()
     }
 
-    /// Whether the subscriber could see a change in one of its sessions. What was replayed is judged by the memberships
-    /// of some moment up to that from which on the session was live, and otherwise by those of the change.
+    /// Whether the subscriber could see a change in one of its sessions. What was live is judged by the memberships of
+    /// the change; what was replayed, by those of some moment between it and the end of the replay, since either a copy
+    /// of them was asked, as it stood then, or PostgreSQL itself.
     fn sight(&self, number: usize, change: &Change) -> Membership {
         // The old row of a DELETE is judged by the state before its transaction.
         let at = change.commit_lsn - u64::from(change.key.kind == Kind::Delete);
-        let live_from = self.notes.sessions[number..].iter().find_map(|session| session.live_from);
-        let until = live_from.map_or(self.end, |position| position.commit_lsn.0).max(at);
+        let live = self.notes.sessions[number..]
+            .iter()
+            .find_map(|session| Some((session.live_from?, session.live_at)));
+        let until = match live {
+            Some((from, _)) if change.commit_lsn > from.commit_lsn.0 => at,
+            Some((from, time)) => from.commit_lsn.0.max(self.truth.at(time)),
+            None => self.end,
+        };
         let sees = |pick: fn(Membership) -> bool| {
             self.notes.reader.sees(&change.key.table, &change.row, |room, person| {
                 pick(self.truth.membership(room, person, at, until))
             })
         };
-        Membership { sometimes: sees(|membership| membership.sometimes), always: sees(|membership| membership.always) }
+        Membership {
+            sometimes: sees(|membership| membership.sometimes),
+            always: sees(|membership| membership.always),
+        }
     }
 
     fn who(&self, number: usize) -> String {
@@ -233,7 +247,9 @@ fn is_row(record: &Value, row: &Row) -> bool {
         && row.iter().all(|(column, value)| match (record.get(column), value) {
             (Some(Value::Null), None) => true,
             (Some(Value::String(told)), Some(value)) => told == value,
-            (Some(told), Some(value)) => told.to_string() == *value,
+            (Some(Value::Number(told)), Some(value)) => {
+                value.parse().is_ok_and(|value: Number| value == *told)
+            }
             _ => false,
         })
 }

@@ -1,6 +1,6 @@
 //! Who reads while things break: comes back with `since` whenever the connection ends, and notes down what it is told.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -27,12 +27,22 @@ pub(super) struct Session {
     pub(super) since: Option<Position>,
     /// From where on it was live, once it was told.
     pub(super) live_from: Option<Position>,
+    /// When that was (microseconds since 1970).
+    pub(super) live_at: i64,
     /// Changes, in the order of their arrival.
     pub(super) got: Vec<Got>,
-    /// How many of them came before that.
-    pub(super) replayed: usize,
-    /// Before which of them it was told that something may be missing.
-    pub(super) gaps: Vec<(usize, String)>,
+    /// Where it was told that something may be missing.
+    pub(super) gaps: Vec<Gap>,
+}
+
+/// A told gap.
+#[derive(Debug)]
+pub(super) struct Gap {
+    /// Before which of the session's changes.
+    pub(super) before: usize,
+    /// Whether the session was live already; else it is one of what it had missed.
+    pub(super) live: bool,
+    pub(super) text: String,
 }
 
 /// A change as it was told.
@@ -162,11 +172,12 @@ impl Subscriber {
             if status == "ok" {
                 let position = text.strip_prefix("position ").with_context(|| text.to_owned())?.parse()?;
                 session.live_from = Some(position);
-                session.replayed = session.got.len();
+                session.live_at = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?;
                 self.subscribed.send_modify(|sessions| *sessions += 1);
             } else {
                 ensure!(text.starts_with("gap: "), "{text}");
-                session.gaps.push((session.got.len(), text.to_owned()));
+                let (before, live) = (session.got.len(), session.live_from.is_some());
+                session.gaps.push(Gap { before, live, text: text.to_owned() });
             }
         } else if let Some(("error", _)) = message.system("postgres_changes") {
             return Ok(false);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use tokio_postgres::Client;
-use walcast_pgoutput::{Cell, Decoder, Message, OldTuple, Oid, Relation, Tuple};
+use walcast_pgoutput::{Cell, Decoder, Message, Oid, OldTuple, Relation, Tuple};
 
 /// The slot's name.
 const SLOT: &str = "truth";
@@ -51,6 +51,8 @@ pub(super) struct Truth {
     memberships: HashMap<(String, String), Vec<(u64, bool)>>,
     /// Where each mark was committed.
     marks: HashMap<i64, u64>,
+    /// When each transaction was committed (microseconds since 1970), and where.
+    times: Vec<(i64, u64)>,
 }
 
 impl Truth {
@@ -74,7 +76,10 @@ impl Truth {
         for line in client.query(sql, &[&SLOT]).await.context("the truth can not be read")? {
             let bytes: Vec<u8> = line.get(0);
             match decoder.decode(Bytes::from(bytes))?.message {
-                Message::Begin { final_lsn, .. } => commit_lsn = final_lsn.0,
+                Message::Begin { final_lsn, commit_time, .. } => {
+                    commit_lsn = final_lsn.0;
+                    truth.times.push((commit_time.unix_microseconds(), commit_lsn));
+                }
                 Message::Relation(relation) => {
                     relations.insert(relation.oid, relation);
                 }
@@ -116,15 +121,21 @@ impl Truth {
             "marks" => {
                 self.marks.insert(number("id")?, commit_lsn);
             }
-            table => {
+            _ => {
+                let table = relation.name.clone();
                 let seq = if kind == Kind::Delete { None } else { Some(number("seq")?) };
-                let key = Key { table: table.to_owned(), kind, id: number("id")?, seq };
-                if self.by_key.insert(key.clone(), self.changes.len()).is_some() {
-                    bail!("the writers made the same change twice: {key:?}");
-                }
-                self.changes.push(Change { key, commit_lsn, row });
+                let key = Key { table, kind, id: number("id")?, seq };
+                self.push(Change { key, commit_lsn, row })?;
             }
         }
+        Ok(())
+    }
+
+    fn push(&mut self, change: Change) -> Result<()> {
+        if self.by_key.insert(change.key.clone(), self.changes.len()).is_some() {
+            bail!("the writers made the same change twice: {change:?}");
+        }
+        self.changes.push(change);
         Ok(())
     }
 
@@ -136,6 +147,11 @@ impl Truth {
     /// The place of the first change that commits behind this position.
     pub(super) fn behind(&self, lsn: u64) -> usize {
         self.changes.partition_point(|change| change.commit_lsn <= lsn)
+    }
+
+    /// Where the log ended at this time (microseconds since 1970).
+    pub(super) fn at(&self, time: i64) -> u64 {
+        self.times.iter().rev().find(|(committed, _)| *committed <= time).map_or(0, |(_, lsn)| *lsn)
     }
 
     /// Where a mark was committed.
@@ -187,14 +203,22 @@ fn row(relation: &Relation, tuple: &Tuple) -> Result<Row> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A log of these changes in which a person is a member of room 1 from and to certain commits.
+    pub(in crate::faults) fn log(changes: Vec<Change>, person: &str, history: &[(u64, bool)]) -> Truth {
+        let mut truth = Truth::default();
+        truth.memberships.insert(("1".to_owned(), person.to_owned()), history.to_vec());
+        for change in changes {
+            truth.push(change).expect("each change is another one");
+        }
+        truth
+    }
 
     #[test]
     fn a_membership_is_known_for_any_stretch_of_the_log() {
-        let mut truth = Truth::default();
-        let ana = ("1".to_owned(), "ana".to_owned());
-        truth.memberships.insert(ana, vec![(10, true), (20, false), (30, true)]);
+        let truth = log(Vec::new(), "ana", &[(10, true), (20, false), (30, true)]);
         let of = |from, to| {
             let Membership { sometimes, always } = truth.membership("1", "ana", from, to);
             (sometimes, always)

@@ -1,5 +1,6 @@
 //! Who changes rows while things break: several connections at once, and one that changes memberships.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,7 +65,7 @@ impl Writers {
     /// Waits until so many more changes are committed.
     pub(super) async fn more(&self, changes: u64) -> Result<()> {
         let target = self.shared.committed.load(Ordering::Relaxed) + changes;
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while self.shared.committed.load(Ordering::Relaxed) < target {
             ensure!(Instant::now() < deadline, "the writers do not get on");
             sleep(Duration::from_millis(5)).await;
@@ -93,7 +94,7 @@ pub(super) fn check(committed: &[Key], truth: &Truth) -> Result<()> {
 struct Writer {
     number: u32,
     random: Random,
-    last_id: u64,
+    last_id: i64,
     last_seq: i64,
     /// Rows that may be updated or deleted, by table. One that a crash took is updated in vain.
     alive: [Vec<i64>; ACCOUNTED.len()],
@@ -138,35 +139,37 @@ impl Writer {
         let mut sql = String::from("begin;");
         let mut keys = Vec::new();
         for _ in 0..=self.random.below(CHANGES_MAX) {
-            let table = self.random.below(ACCOUNTED.len() as u64) as usize;
+            let table = self.random.index(ACCOUNTED.len());
             self.last_seq += 1;
             let seq = self.last_seq;
             let chosen = self.random.below(100);
-            let owner = PEOPLE[self.random.below(PEOPLE.len() as u64) as usize];
-            let room = self.random.below(ROOMS as u64);
+            let owner = PEOPLE[self.random.index(PEOPLE.len())];
+            let room = self.random.index(ROOMS);
             let (name, writer) = (ACCOUNTED[table], self.number);
             let alive = &mut self.alive[table];
             if chosen < 60 || alive.is_empty() {
                 self.last_id += 1;
-                let id = i64::from(writer) * 1_000_000_000 + self.last_id as i64;
+                let id = i64::from(writer) * 1_000_000_000 + self.last_id;
                 alive.push(id);
-                let body = "x".repeat(self.random.below(200) as usize);
-                sql += &format!(
+                let body = "x".repeat(self.random.index(200));
+                let _ = write!(
+                    sql,
                     "insert into {name} values ({id}, '{owner}', {room}, {writer}, {seq}, '{body}');"
                 );
                 keys.push(key(name, Kind::Insert, id, Some(seq)));
                 continue;
             }
-            let place = self.random.below(alive.len() as u64) as usize;
+            let place = self.random.index(alive.len());
             if chosen < 85 {
                 let id = alive[place];
-                sql += &format!(
+                let _ = write!(
+                    sql,
                     "update {name} set owner = '{owner}', room = {room}, seq = {seq} where id = {id};"
                 );
                 // A crash may have taken its INSERT with it; then this changes nothing.
             } else {
                 let id = alive.swap_remove(place);
-                sql += &format!("delete from {name} where id = {id};");
+                let _ = write!(sql, "delete from {name} where id = {id};");
             }
         }
         (sql + "commit", keys)
@@ -188,8 +191,8 @@ async fn change_memberships(shared: Arc<Shared>, mut random: Random) -> Result<V
         };
         while !shared.stopping.load(Ordering::Relaxed) {
             id += 1;
-            let room = random.below(ROOMS as u64);
-            let name = PEOPLE[random.below(PEOPLE.len() as u64) as usize];
+            let room = random.index(ROOMS);
+            let name = PEOPLE[random.index(PEOPLE.len())];
             let sql = format!(
                 "begin; with gone as (delete from members where room = {room} and person = '{name}' returning 1)
                  insert into members select {room}, '{name}' where not exists (select from gone);
