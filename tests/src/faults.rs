@@ -22,4 +22,5 @@ mod writers;
 
 pub use account::Figures;
 pub use scenarios::{NotHere, Pace, SCENARIOS, Scenario, Side};
+pub(crate) use scene::free_address;
 pub use scene::{Scene, Setup, walcast_binary};

@@ -21,6 +21,8 @@ pub mod story;
 
 pub mod faults;
 
+pub mod soak;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};

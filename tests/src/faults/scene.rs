@@ -250,7 +250,7 @@ fn tail(server: &Program) -> String {
 }
 
 /// A port that nobody listens on, so that a server which is started again can have the same.
-fn free_address() -> Result<SocketAddr> {
+pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
