@@ -22,7 +22,7 @@ async fn holds(scenario: Scenario) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_goes_on_where_it_was_and_tells_what_it_can_not_bring() -> Result<()> {
+async fn a_killed_server_costs_nobody_a_row() -> Result<()> {
     holds(Scenario::ServerKilled).await
 }
 

@@ -123,12 +123,9 @@ impl Scenario {
         }
     }
 
-    /// Whether changes may be missing behind a told gap: only where PostgreSQL itself has thrown them away, or the
-    /// server what it kept of them.
+    /// Whether changes may be missing behind a told gap: only where PostgreSQL itself has thrown them away.
     pub fn may_have_gaps(self) -> bool {
-        // The journal does not outlive the process.
-        let journal_lost = self == Scenario::ServerKilled;
-        journal_lost || matches!(self, Scenario::SlotDropped | Scenario::PublicationRecreated)
+        matches!(self, Scenario::SlotDropped | Scenario::PublicationRecreated)
     }
 
     /// Plays it.
