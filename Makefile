@@ -34,7 +34,7 @@ conformance: ## the 300 numbered cases of the reference server, each a test; pri
 	@scripts/conformance.sh
 
 faults: ## everything that may break, breaks, and every row is accounted for; ARGS="--broken 3 --calm 2 killed" for a part
-	@scripts/setup.sh run
+	@scripts/setup.sh faults
 	cargo build --quiet --bin walcast --bin faults
 	target/debug/faults $(ARGS)
 
