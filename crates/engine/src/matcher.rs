@@ -174,6 +174,11 @@ impl Matcher {
             matcher: self,
         };
         loop {
+            // All at once: it is quickly done, spares work, and the queue has no bound. One by one they would wait
+            // behind everything else while there is more to do than time.
+            while let Ok(membership) = inputs.unsubscribe.try_recv() {
+                state.unsubscribe(&membership);
+            }
             let (parked_until, resolve_undecided_at) = (state.parked_until(), state.resolve_undecided_at);
             tokio::select! {
                 queued = inputs.log.batches.recv() => {

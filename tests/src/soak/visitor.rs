@@ -77,7 +77,8 @@ impl Visitor {
         let claims = person(&format!("person {}", self.number));
         let client = Handshake::new(&self.url, &token(&claims), ProtocolVersion::V2).connect().await?;
         let room = self.number as usize % ROOMS;
-        let stay = Stay { client, topic: format!("realtime:room {room}"), room, joins: 0, references: 0 };
+        let (topic, resumes) = (format!("realtime:room {room}"), self.number % 4 == 0);
+        let stay = Stay { client, resumes, topic, room, joins: 0, references: 0 };
         let until = Instant::now() + Duration::from_secs(5 + self.random.below(60));
         self.talk(stay, until).await
     }
@@ -153,6 +154,8 @@ impl Visitor {
 
 struct Stay {
     client: ProtocolClient,
+    /// Whether it wants what it has missed; one in four does.
+    resumes: bool,
     topic: String,
     room: usize,
     joins: u64,
@@ -162,10 +165,11 @@ struct Stay {
 impl Stay {
     async fn join(&mut self, since: Option<&str>) -> Result<()> {
         let mut binding = json!({
-            "event": "*", "schema": "public", "table": "rows", "filter": format!("room=eq.{}", self.room), "resume": true,
+            "event": "*", "schema": "public", "table": "rows", "filter": format!("room=eq.{}", self.room),
         });
-        if let Some(since) = since {
-            binding["since"] = since.into();
+        if self.resumes {
+            binding["resume"] = true.into();
+            since.inspect(|since| binding["since"] = (*since).into());
         }
         self.joins += 1;
         let config = json!({ "config": {
