@@ -97,6 +97,11 @@ impl Journal {
         self.shrink();
     }
 
+    /// Changes of a table up to here may have been made while the log did not carry them.
+    pub(super) fn unknown(&mut self, table: Oid, up_to: Position) {
+        self.forget(&Tables::from_slice(&[table]), up_to);
+    }
+
     /// Forgets what has become too old, or too much.
     pub(super) fn shrink(&mut self) {
         let now = Instant::now();
