@@ -77,7 +77,7 @@ impl Visitor {
         let claims = person(&format!("person {}", self.number));
         let client = Handshake::new(&self.url, &token(&claims), ProtocolVersion::V2).connect().await?;
         let room = self.number as usize % ROOMS;
-        let (topic, resumes) = (format!("realtime:room {room}"), self.number % 4 == 0);
+        let (topic, resumes) = (format!("realtime:room {room}"), self.number.is_multiple_of(4));
         let stay = Stay { client, resumes, topic, room, joins: 0, references: 0 };
         let until = Instant::now() + Duration::from_secs(5 + self.random.below(60));
         self.talk(stay, until).await
