@@ -78,6 +78,7 @@ impl Soak {
         let warm = (self.warm_after.as_secs() / 60).clamp(1, count);
         let warm = minutes[usize::try_from(warm - 1)?];
         let mut wrong = minutes.last().map(|last| last.compared(&warm)).unwrap_or_default();
+        wrong.extend(minutes.last().and_then(Reading::served));
         let after = world.emptied(&before).await?;
         show(&format!("| all gone | {after} | | | |"));
         wrong.extend(after.left_behind(&before));

@@ -76,6 +76,14 @@ impl Reading {
         .collect()
     }
 
+    /// Whether those who are there have what they came for: at most one in five may be without its channel.
+    pub(super) fn served(&self) -> Option<String> {
+        let Reading { sockets, channels, .. } = *self;
+        (channels < sockets - sockets / 5).then(|| {
+            format!("channels: {channels} of {sockets} sockets have one; the others wait, since the server has too much to do")
+        })
+    }
+
     /// What is still there although everybody has gone.
     pub(super) fn left_behind(&self, before: &Reading) -> Vec<String> {
         [
@@ -125,6 +133,12 @@ mod tests {
         assert!(fuller.compared(&WARM).is_empty(), "the journal alone has grown");
         let grown = Reading { resident_bytes: 230 << 20, descriptors: 2_101, tasks: 4_201, ..WARM };
         assert_eq!(grown.compared(&WARM).len(), 3, "{:?}", grown.compared(&WARM));
+    }
+
+    #[test]
+    fn a_server_that_lets_joins_wait_is_not_sound_whatever_it_holds() {
+        assert_eq!(Reading { channels: 1_600, ..WARM }.served(), None);
+        assert!(Reading { channels: 1_599, ..WARM }.served().is_some());
     }
 
     #[test]
