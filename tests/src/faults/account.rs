@@ -154,7 +154,7 @@ impl Accountant<'_> {
             let change = &self.truth.changes[place];
             let says = || format!("{} got {:?} at {}", self.who(number), got.key, got.position);
             let fits = got.record.as_ref().is_none_or(|record| is_row(record, &change.row));
-            if !self.sight(number, change).sometimes || !fits {
+            if !self.sight(number, change, Some(got.at)).sometimes || !fits {
                 let says = format!("{}: the row is {:?}", says(), change.row);
                 self.figures.wrong(|figures| &mut figures.forbidden, || says);
             } else if place < owed.from || !told.insert(place) {
@@ -176,7 +176,8 @@ impl Accountant<'_> {
         let excused = self.excused(session, owed);
         for place in owed.from..owed.to {
             let change = &self.truth.changes[place];
-            if got.contains(&place) || !self.sight(number, change).always {
+            let next = || session.got.iter().find(|got| got.position.commit_lsn.0 > change.commit_lsn);
+            if got.contains(&place) || !self.sight(number, change, next().map(|got| got.at)).always {
                 continue;
             }
             if excused.iter().any(|gap| (gap.from..gap.to).contains(&place)) {
@@ -210,16 +211,21 @@ impl Accountant<'_> {
         session.gaps.iter().map(gap).collect()
     }
 
-    /// Whether the subscriber could see a change in one of its sessions. What was live is judged by the memberships of
-    /// the change; what was replayed, by those of some moment between it and the end of the replay, since either a copy
-    /// of them was asked, as it stood then, or PostgreSQL itself.
-    fn sight(&self, number: usize, change: &Change) -> Membership {
+    /// Whether the subscriber could see a change in one of its sessions, where what was told by `told_at` of what is not
+    /// before it. What was live is judged by the memberships of the change; what was replayed, by those of some moment
+    /// between it and the end of the replay, since either a copy of them was asked, as it stood then, or PostgreSQL
+    /// itself. That is so behind a gap, too: what a copy has missed is not known, so PostgreSQL is asked until there is
+    /// another one, and answers by the memberships of its present.
+    fn sight(&self, number: usize, change: &Change, told_at: Option<i64>) -> Membership {
         // The old row of a DELETE is judged by the state before its transaction.
         let at = change.commit_lsn - u64::from(change.key.kind == Kind::Delete);
-        let live = self.notes.sessions[number..]
-            .iter()
-            .find_map(|session| Some((session.live_from?, session.live_at)));
+        let sessions = &self.notes.sessions;
+        let live = sessions[number..].iter().find_map(|session| Some((session.live_from?, session.live_at)));
+        let after_gap = sessions[..=number].iter().any(|session| !session.gaps.is_empty());
         let until = match live {
+            Some((from, _)) if change.commit_lsn > from.commit_lsn.0 && after_gap => {
+                told_at.map_or(self.end, |time| self.truth.at(time)).max(at)
+            }
             Some((from, _)) if change.commit_lsn > from.commit_lsn.0 => at,
             Some((from, time)) => from.commit_lsn.0.max(self.truth.at(time)),
             None => self.end,

@@ -231,13 +231,11 @@ impl Scenario {
             Scenario::DiskFull => {
                 let disk = props.disk.as_mut().context("there is a small disk")?;
                 disk.fill()?;
+                let log = scene.cluster.directory()?.join("postgres.log");
                 let deadline = Instant::now() + Duration::from_secs(30);
-                while scene
-                    .sql("select pg_switch_wal(); insert into marks values (0); delete from marks")
-                    .await
-                    .is_ok()
-                {
+                while !std::fs::read_to_string(&log)?.contains("PANIC") {
                     ensure!(Instant::now() < deadline, "PostgreSQL goes on writing onto a full disk");
+                    sleep(Duration::from_millis(50)).await;
                 }
                 sleep(pace.broken).await;
                 disk.make_room()?;

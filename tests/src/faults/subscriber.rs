@@ -49,6 +49,8 @@ pub(super) struct Gap {
 #[derive(Debug)]
 pub(super) struct Got {
     pub(super) position: Position,
+    /// When it came (microseconds since 1970).
+    pub(super) at: i64,
     pub(super) key: Key,
     /// `record`, where there is one.
     pub(super) record: Option<Value>,
@@ -172,7 +174,7 @@ impl Subscriber {
             if status == "ok" {
                 let position = text.strip_prefix("position ").with_context(|| text.to_owned())?.parse()?;
                 session.live_from = Some(position);
-                session.live_at = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?;
+                session.live_at = now()?;
                 self.subscribed.send_modify(|sessions| *sessions += 1);
             } else {
                 ensure!(text.starts_with("gap: "), "{text}");
@@ -217,5 +219,10 @@ fn got(data: &Value) -> Result<Got> {
     let id = row["id"].as_i64().with_context(context)?;
     let table = data["table"].as_str().with_context(context)?.to_owned();
     let position = data["position"].as_str().with_context(context)?.parse()?;
-    Ok(Got { position, key: Key { table, kind, id, seq }, record })
+    Ok(Got { position, at: now()?, key: Key { table, kind, id, seq }, record })
+}
+
+/// Microseconds since 1970.
+fn now() -> Result<i64> {
+    Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?)
 }

@@ -24,7 +24,7 @@ fn row(id: i64, lsn: u64) -> Change {
 fn got(change: &Change) -> Got {
     let id = change.key.id;
     let record = json!({ "id": id, "room": 1, "seq": id });
-    Got { position: position(change.commit_lsn, 0), key: change.key.clone(), record: Some(record) }
+    Got { position: position(change.commit_lsn, 0), at: 0, key: change.key.clone(), record: Some(record) }
 }
 
 /// Ten rows, the first at 10 and the last at 100, of which ana may see those from 30 to 80.
