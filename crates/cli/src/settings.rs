@@ -238,6 +238,10 @@ pub struct ChangeSettings {
     pub journal_bytes_max: usize,
     /// For how long they are kept.
     pub journal_age: Duration,
+    /// Rows that a channel begins with at most.
+    pub snapshot_rows_max: usize,
+    /// Bytes of these.
+    pub snapshot_bytes_max: usize,
 }
 
 /// What clients may do (docs/protocol.md §10.1).

@@ -1,5 +1,6 @@
 //! What a shard can be told. Every command is handled in the order of its arrival.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -87,6 +88,8 @@ pub enum Command {
     },
     /// What the log brings, in its order.
     Deliver(FromLogBatch),
+    /// Frames for one channel, for as long as its session's queue has no room for them; see [`Feed`].
+    Feed(Feed),
     /// Changes were lost: a `system` message with this text to every channel with bindings.
     AnnounceGap(Arc<str>),
     /// A broadcast that no session has sent.
@@ -111,6 +114,17 @@ impl Command {
             _ => 0,
         }
     }
+}
+
+/// Frames for one channel that go into its session's queue as that has room, so that however many come one after the
+/// other they never fill it.
+pub struct Feed {
+    /// Whom they are for.
+    pub target: Target,
+    /// In their order. None are given where only room is asked for.
+    pub frames: VecDeque<Frame>,
+    /// Told once all are in the queue, and most of that is on its way. Dropped where the channel is gone.
+    pub room: oneshot::Sender<()>,
 }
 
 /// How a connection has ended.

@@ -49,6 +49,10 @@ pub struct EngineSettings {
     pub journal_bytes_max: usize,
     /// For how long they are kept.
     pub journal_age: Duration,
+    /// Rows that a channel begins with at most, of all its bindings (docs/protocol.md §5.8).
+    pub snapshot_rows_max: usize,
+    /// Bytes of these.
+    pub snapshot_bytes_max: usize,
 }
 
 impl Default for EngineSettings {
@@ -72,6 +76,8 @@ impl Default for EngineSettings {
             copy_bytes_max: 256 << 20,
             journal_bytes_max: 64 << 20,
             journal_age: Duration::from_mins(2),
+            snapshot_rows_max: 10_000,
+            snapshot_bytes_max: 16 << 20,
         }
     }
 }
@@ -146,6 +152,10 @@ pub struct Counters {
     pub journal_crowded_out: AtomicU64,
     /// How often something was not kept that should have been: a transaction over the limit, a slot that was lost.
     pub journal_gaps: AtomicU64,
+    /// Channels that have yet to be told what they have missed, or are being sent the rows that they begin with.
+    pub catch_ups: AtomicU64,
+    /// Channels that have been sent the rows that they begin with.
+    pub snapshots: AtomicU64,
     /// Changes decided in process, one for each audience that a change was put to.
     pub plan_decisions: AtomicU64,
     /// Questions put to PostgreSQL.

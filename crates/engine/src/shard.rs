@@ -4,10 +4,11 @@
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
 //! messages, ends), [`topics`] (who is on one), [`delivery`] and [`presence`] (who gets what), [`holds`] (replays),
-//! [`operations`], [`turn`] (how queues are written).
+//! [`feeds`] (what comes as there is room), [`operations`], [`turn`] (how queues are written).
 
 mod channels;
 mod delivery;
+mod feeds;
 mod holds;
 mod operations;
 mod presence;
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
+use self::feeds::Feeds;
 use self::presence::{Absences, PresenceReferences};
 use self::topics::Topics;
 pub(crate) use self::turn::Turn;
@@ -63,6 +65,8 @@ pub(crate) struct Shard {
     absences: Absences,
     rates: Arc<Rates>,
     turn: Turn,
+    /// What waits for room in queues.
+    feeds: Feeds,
     references: PresenceReferences,
     shutdown: Option<Frame>,
     ended: bool,
@@ -89,6 +93,7 @@ impl Shard {
             presences: ahash::HashMap::default(),
             absences: Absences::default(),
             rates,
+            feeds: Feeds::default(),
             references: PresenceReferences::new(),
             shutdown: None,
             ended: false,
@@ -176,6 +181,7 @@ impl Shard {
                 self.close_channel(session, channel, &message);
             }
             Command::Deliver(batch) => self.deliver(&batch).await,
+            Command::Feed(feed) => self.begin_feed(feed),
             Command::AnnounceGap(message) => self.announce_gap(&message),
             Command::Publish(fanout) => self.fan_out(&fanout, None),
             Command::Operate(operation) => self.operate(operation),

@@ -500,6 +500,22 @@ pub(super) static JOURNAL_AGE: Setting<Duration> =
         .environment(&["WALCAST_JOURNAL_AGE_MS"])
         .default("120000");
 
+pub(super) static SNAPSHOT_ROWS_MAX: Setting<usize> = Setting::new(
+    "changes.snapshot_rows_max",
+    parse::count::<1, 10_000_000>,
+    "Rows that a channel whose bindings have `snapshot` begins with at most, those of all its bindings together.",
+)
+.environment(&["WALCAST_SNAPSHOT_ROWS_MAX"])
+.default("10000");
+
+pub(super) static SNAPSHOT_BYTES_MAX: Setting<usize> = Setting::new(
+    "changes.snapshot_bytes_max",
+    parse::count::<1_024, 1_073_741_824>,
+    "Bytes of these rows; eight times as many are held for all channels together while they are sent.",
+)
+.environment(&["WALCAST_SNAPSHOT_BYTES_MAX"])
+.default("16777216");
+
 pub(super) static MAX_USERS: Setting<usize> = Setting::new(
     "limits.max_concurrent_users",
     parse::count::<1, 10_000_000>,
@@ -737,6 +753,8 @@ pub(super) static ALL: &[&About] = &[
     &COPY_BYTES_MAX.about,
     &JOURNAL_BYTES_MAX.about,
     &JOURNAL_AGE.about,
+    &SNAPSHOT_ROWS_MAX.about,
+    &SNAPSHOT_BYTES_MAX.about,
     &MAX_USERS.about,
     &MAX_CHANNELS.about,
     &MAX_BINDINGS.about,

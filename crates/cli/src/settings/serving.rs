@@ -85,6 +85,8 @@ impl Settings {
             copy_bytes_max: project.changes.copy_bytes_max,
             journal_bytes_max: project.changes.journal_bytes_max,
             journal_age: project.changes.journal_age,
+            snapshot_rows_max: project.changes.snapshot_rows_max,
+            snapshot_bytes_max: project.changes.snapshot_bytes_max,
             presence_calls: project.limits.presence_calls,
             max_events_per_second: project.limits.max_events_per_second,
             max_client_events_per_second: project.limits.max_client_events_per_second,

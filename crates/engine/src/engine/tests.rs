@@ -119,6 +119,7 @@ impl Join {
             rights: self.rights,
             replay: self.replay,
             replication_ready: true,
+            resume_from: None,
         }
     }
 }

@@ -102,6 +102,7 @@ impl Shard {
         self.write_out();
         if !self.turn.crowded.is_empty() {
             self.make_room().await;
+            self.write_out();
         }
     }
 
@@ -132,6 +133,7 @@ impl Shard {
             if found.outbound.worth_waiting().is_some() {
                 self.turn.crowded.push(session);
             }
+            self.feed(session);
         }
         for committed in self.turn.commits.drain(..) {
             // Those who are behind count on their own.
@@ -189,6 +191,8 @@ impl Shard {
                 found.outbound.give_up();
                 gave_up = true;
             }
+            // What it has taken made room.
+            self.feed(*session);
         }
         let budget = if gave_up { &mut self.turn.in_vain } else { &mut self.turn.worth_it };
         budget.spend(start.elapsed());

@@ -120,6 +120,12 @@ pub(super) const READINGS: &[Reading] = &[
         "Transactions that were too large to be kept, and slots that were lost",
         |counters| &counters.journal_gaps,
     ),
+    gauge("catch_ups", "Channels that have yet to be sent what they have missed", |counters| {
+        &counters.catch_ups
+    }),
+    counter("snapshots", "Channels that have been sent the rows that they begin with", |counters| {
+        &counters.snapshots
+    }),
 ];
 
 /// Names that dashboards of Supabase Realtime know, each with the label `tenant`. Upstream's counters do not end in
