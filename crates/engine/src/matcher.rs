@@ -192,6 +192,11 @@ impl Matcher {
             matcher: self,
         };
         loop {
+            // All at once: it is quickly done, spares work, and the queue has no bound. One by one they would wait
+            // behind everything else while there is more to do than time.
+            while let Ok(membership) = inputs.unsubscribe.try_recv() {
+                state.unsubscribe(&membership);
+            }
             let (parked_until, resolve_undecided_at) = (state.parked_until(), state.resolve_undecided_at);
             state.matcher.counters.catch_ups.store(state.catch_ups.len() as u64, Relaxed);
             let catches_up = state.catch_ups.may_go_on(inputs.log.batches.is_empty());

@@ -30,6 +30,8 @@ pub struct ClusterSettings {
     pub settings: Vec<(String, String)>,
     /// Lines for the top of `pg_hba.conf`, which is read when the cluster is made.
     pub host_based_authentication: Vec<String>,
+    /// More arguments for `initdb`.
+    pub initdb_arguments: Vec<String>,
 }
 
 /// Where the data of a cluster lives.
@@ -134,6 +136,11 @@ impl Cluster {
         server.signal(Signal::KILL)?;
         server.exited_within(SHUTDOWN_DEADLINE).await?.context("Postgres survived SIGKILL")?;
         Ok(())
+    }
+
+    /// Whether the server runs. It may be starting, or recovering from a crash.
+    pub fn is_running(&self) -> Result<bool> {
+        Ok(self.own()?.poll_exit()?.is_none())
     }
 
     /// Starts the stopped server on the same port and waits until it answers.

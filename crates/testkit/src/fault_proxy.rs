@@ -48,7 +48,7 @@ pub enum Flow {
     Free,
     /// Each arrives this much later; as many pass as before.
     Delayed(Duration),
-    /// So many pass in a second.
+    /// So many pass in a second, of all connections together.
     Limited(NonZeroU64),
     /// None pass, and nobody is told: a black hole. What has been swallowed arrives when the flow is let go again, as
     /// if the kernel had sent it anew.
@@ -76,10 +76,18 @@ pub struct FaultProxy {
 struct Shared {
     target: Mutex<String>,
     flows: [watch::Sender<Flow>; 2],
-    passed: [AtomicU64; 2],
+    lines: [Line; 2],
     accepted: AtomicU64,
     refusing: watch::Sender<bool>,
     open: Mutex<HashMap<u64, oneshot::Sender<Order>>>,
+}
+
+/// What all connections have in common in one direction.
+#[derive(Debug, Default)]
+struct Line {
+    passed: AtomicU64,
+    /// When the next byte may go, under a limit.
+    next: Mutex<Option<Instant>>,
 }
 
 /// A cut, and whom to tell when it is done.
@@ -98,7 +106,7 @@ impl FaultProxy {
         let shared = Arc::new(Shared {
             target: Mutex::new(target.into()),
             flows: [watch::Sender::new(Flow::Free), watch::Sender::new(Flow::Free)],
-            passed: [AtomicU64::new(0), AtomicU64::new(0)],
+            lines: [Line::default(), Line::default()],
             accepted: AtomicU64::new(0),
             refusing: watch::Sender::new(false),
             open: Mutex::default(),
@@ -175,7 +183,7 @@ impl FaultProxy {
 
     /// How many bytes have passed in one direction since the start, to choose a [`Flow::Limited`].
     pub fn passed(&self, direction: Direction) -> u64 {
-        self.shared.passed[direction as usize].load(Ordering::Relaxed)
+        self.shared.lines[direction as usize].passed.load(Ordering::Relaxed)
     }
 }
 
@@ -244,11 +252,11 @@ impl Connection {
             let (client_read, client_write) = self.client.split();
             let (server_read, server_write) = server.split();
             let [up, down] = &shared.flows;
-            let [up_passed, down_passed] = &shared.passed;
+            let [up_line, down_line] = &shared.lines;
             let passing = async {
                 tokio::try_join!(
-                    self.to_server.carry(client_read, server_write, up.subscribe(), up_passed),
-                    self.to_client.carry(server_read, client_write, down.subscribe(), down_passed),
+                    self.to_server.carry(client_read, server_write, up.subscribe(), up_line),
+                    self.to_client.carry(server_read, client_write, down.subscribe(), down_line),
                 )
             };
             tokio::select! {
@@ -308,8 +316,6 @@ struct Pipe {
     bytes: usize,
     /// Nothing more will come.
     ended: bool,
-    /// When the next piece may go, under a limit.
-    next: Option<Instant>,
 }
 
 impl Pipe {
@@ -319,7 +325,7 @@ impl Pipe {
         mut from: ReadHalf<'_>,
         mut to: WriteHalf<'_>,
         mut flow: watch::Receiver<Flow>,
-        passed: &AtomicU64,
+        line: &Line,
     ) -> io::Result<()> {
         let mut buffer = BytesMut::with_capacity(PIECE_BYTES);
         loop {
@@ -340,22 +346,23 @@ impl Pipe {
                         self.pieces.push_back((Instant::now(), buffer.split().freeze()));
                     }
                 }
-                written = self.write_due(&mut to, current), if passes && !self.pieces.is_empty() => {
-                    passed.fetch_add(written? as u64, Ordering::Relaxed);
+                written = self.write_due(&mut to, current, line), if passes && !self.pieces.is_empty() => {
+                    line.passed.fetch_add(written? as u64, Ordering::Relaxed);
                 }
             }
         }
     }
 
     /// Writes a part of the first piece once it may go. Cancelled, it has written nothing.
-    async fn write_due(&mut self, to: &mut WriteHalf<'_>, flow: Flow) -> io::Result<usize> {
+    async fn write_due(&mut self, to: &mut WriteHalf<'_>, flow: Flow, line: &Line) -> io::Result<usize> {
         let Some((came, piece)) = self.pieces.front_mut() else { return Ok(0) };
         let mut part = piece.len().min(PIECE_BYTES);
         match flow {
             Flow::Free | Flow::Held => {}
             Flow::Delayed(delay) => sleep_until(*came + delay).await,
             Flow::Limited(per_second) => {
-                if let Some(next) = self.next {
+                let next = *locked(&line.next);
+                if let Some(next) = next {
                     sleep_until(next).await;
                 }
                 // Twenty times a second, so that a slow line is slow and does not stutter.
@@ -372,7 +379,8 @@ impl Pipe {
             #[expect(clippy::cast_precision_loss, reason = "a piece is small, and a rate need not be exact")]
             let takes = Duration::from_secs_f64(written as f64 / per_second.get() as f64);
             let now = Instant::now();
-            self.next = Some(self.next.map_or(now, |next| next.max(now - Duration::from_millis(50))) + takes);
+            let mut next = locked(&line.next);
+            *next = Some(next.map_or(now, |next| next.max(now)) + takes);
         }
         Ok(written)
     }

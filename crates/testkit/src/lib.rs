@@ -12,6 +12,7 @@
 //! - [`database`](mod@database): [`shared_cluster()`] and [`database()`], one empty database for every test.
 //! - [`program`]: [`Program`], a process that can be killed, paused and started again.
 //! - [`fault_proxy`]: [`FaultProxy`], a network that can be cut, delayed, narrowed and black-holed.
+//! - [`small_disk`]: [`SmallDisk`](small_disk::SmallDisk), a file system that can be filled.
 //! - [`demo`]: the demo schema and the three people in it.
 //! - [`protocol_message`]: what a client sends and gets, in the forms of both serializers.
 //! - [`strict`]: what the strictest of the stock clients demand of every frame.
@@ -29,6 +30,7 @@ pub mod program;
 pub mod protocol_client;
 pub mod protocol_message;
 mod server;
+pub mod small_disk;
 mod spawn;
 pub mod strict;
 

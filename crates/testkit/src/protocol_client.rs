@@ -309,6 +309,18 @@ impl ProtocolClient {
         self.expect(|_| true).await
     }
 
+    /// The next message, in the order of arrival, or `None` when the connection has ended in whatever way. It waits
+    /// for as long as it takes, and may be cancelled.
+    pub async fn receive(&mut self) -> Result<Option<Received>> {
+        if let Some(message) = self.unclaimed.pop_front() {
+            return Ok(Some(message));
+        }
+        match self.arrival(None).await? {
+            Arrival::Message(message) => Ok(Some(message)),
+            Arrival::Closed(_) => Ok(None),
+        }
+    }
+
     /// Waits for the first message that `wanted` holds for, and takes it out; the others stay, in order. The error
     /// shows all that did arrive.
     pub async fn expect(&mut self, wanted: impl Fn(&Received) -> bool) -> Result<Received> {
@@ -333,7 +345,7 @@ impl ProtocolClient {
                 }
                 seen += 1;
             }
-            match self.arrival(deadline).await {
+            match self.arrival(Some(deadline)).await {
                 Ok(Arrival::Message(message)) => self.unclaimed.push_back(message),
                 Ok(Arrival::Closed(frame)) => {
                     return Err(
@@ -349,7 +361,7 @@ impl ProtocolClient {
     pub async fn closed(&mut self) -> Result<Option<(u16, String)>> {
         let deadline = Instant::now() + self.deadline;
         loop {
-            match self.arrival(deadline).await {
+            match self.arrival(Some(deadline)).await {
                 Ok(Arrival::Message(message)) => self.unclaimed.push_back(message),
                 Ok(Arrival::Closed(frame)) => {
                     return Ok(frame.map(|frame| (u16::from(frame.code), frame.reason.to_string())));
@@ -384,10 +396,15 @@ impl ProtocolClient {
         self.last_reference.to_string()
     }
 
-    async fn arrival(&mut self, deadline: Instant) -> Result<Arrival> {
+    async fn arrival(&mut self, deadline: Option<Instant>) -> Result<Arrival> {
         loop {
-            let next = timeout_at(deadline, self.socket.next());
-            let frame = next.await.map_err(|_| anyhow!("waited for {:?}", self.deadline))?;
+            let frame = match deadline {
+                Some(deadline) => {
+                    let next = timeout_at(deadline, self.socket.next());
+                    next.await.map_err(|_| anyhow!("waited for {:?}", self.deadline))?
+                }
+                None => self.socket.next().await,
+            };
             let raw = match frame {
                 Some(Ok(Message::Text(text))) => RawFrame::Text(text.to_string()),
                 Some(Ok(Message::Binary(bytes))) => RawFrame::Binary(bytes),

@@ -108,6 +108,12 @@ impl Journal {
         self.shrink();
     }
 
+    /// Changes of a table up to here may have been made while the log did not carry them.
+    pub(super) fn unknown(&mut self, table: Oid, up_to: Position) {
+        let known = self.forgotten.entry(table).or_default();
+        *known = up_to.max(*known);
+    }
+
     /// Forgets what has become too old, or too much.
     pub(super) fn shrink(&mut self) {
         let now = Instant::now();

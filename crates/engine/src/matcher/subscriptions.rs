@@ -69,6 +69,11 @@ impl State {
             return;
         }
         let old = std::mem::replace(&mut self.snapshot, snapshot);
+        // A table that comes into a publication may have been in it before, and written to in between.
+        let here = Position::before(self.place());
+        for table in self.snapshot.tables.keys().filter(|table| !old.tables.contains_key(table)) {
+            self.journal.unknown(*table, here);
+        }
         self.relations.clear();
         self.copies.catalog(&self.snapshot);
         if concerns_subscriptions(&old, &self.snapshot) {
