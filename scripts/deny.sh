@@ -18,6 +18,7 @@ fi
 database() { compgen -G "$HOME/.cargo/advisory-dbs/*/crates" >/dev/null; }
 
 checks=(licenses bans sources)
+cargo fetch --quiet --locked
 if timeout 60 cargo-deny --log-level off fetch db 2>/dev/null; then
   checks=(advisories "${checks[@]}")
 elif [[ ${WALCAST_REQUIRE_ADVISORIES:-} == 1 ]]; then
@@ -31,7 +32,8 @@ else
 fi
 
 for check in "${checks[@]}"; do
+  # The list has been fetched above, as far as it can be.
   options=()
-  if [[ $check == advisories ]]; then options=(--disable-fetch); fi
-  cargo-deny --log-level warn check --hide-inclusion-graph "${options[@]}" "$check"
+  if [[ $check == advisories ]]; then options=(--offline); fi
+  cargo-deny --log-level warn "${options[@]}" check --hide-inclusion-graph "$check"
 done

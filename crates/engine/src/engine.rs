@@ -4,7 +4,7 @@ mod operations;
 mod replay;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -22,7 +22,7 @@ use crate::ids::{ChannelId, SessionId, ShardId};
 use crate::interned::Interned;
 use crate::log_inbox::{LogSender, log_inbox};
 use crate::matcher::{Inputs, Matcher, Resume, Subscribing};
-use crate::membership::{Asked, Form, Membership};
+use crate::membership::{Asked, Form, Membership, Options};
 use crate::outbound::Socket;
 use crate::rate::{EventBudget, EventRateExceeded, Rates};
 use crate::settings::{Counters, EngineSettings};
@@ -116,13 +116,13 @@ impl JoinedChannel {
     }
 
     /// The join's `join_ref`, which every reply on the channel carries.
-    pub fn join_ref(&self) -> &Ref {
-        &self.0.join_ref
+    pub fn join_ref(&self) -> Ref {
+        self.0.join_ref()
     }
 
     /// Whether its broadcasts are acknowledged.
     pub fn acknowledges(&self) -> bool {
-        self.0.acknowledge
+        self.0.options().acknowledge
     }
 
     /// False once the channel has ended, be it by the engine (docs/protocol.md §3.6).
@@ -133,7 +133,8 @@ impl JoinedChannel {
     /// Whether a leave with this `join_ref` is meant for this join: one of an earlier join is late, and a
     /// join made without a `join_ref` takes any (docs/protocol.md §3.7).
     pub fn is_left_by(&self, join_ref: &Ref) -> bool {
-        self.0.join_ref.is_null() || self.0.join_ref == *join_ref
+        let own = self.0.join_ref();
+        own.is_null() || own == *join_ref
     }
 }
 
@@ -250,20 +251,15 @@ impl Engine {
         let response = walcast_wire::join_reply(&payload.bindings);
         let bindings = payload.bindings;
         let resume = Resume::of(&bindings);
-        let (form, values) = Form::new(bindings.clone(), payload.legacy);
-        let topic = TopicKey::new(topic, Privacy::of(payload.private));
-        let asked = Asked { topic, form: self.alike.forms.share(Arc::new(form)), values };
-        let membership = Arc::new(Membership {
-            session: session.id,
-            channel: ChannelId::fresh(),
-            asked: self.alike.asked.share(Arc::new(asked)),
-            join_ref,
-            shard: session.shard,
-            serializer: session.serializer,
+        let options = Options {
+            legacy: payload.legacy,
             receive_own: payload.broadcast.receive_own,
             acknowledge: payload.broadcast.acknowledge,
-            open: AtomicBool::new(true),
-        });
+        };
+        let (form, values) = Form::new(bindings.clone(), Privacy::of(payload.private), options);
+        let form = self.alike.forms.share(Arc::new(form));
+        let asked = self.alike.asked.share(Arc::new(Asked::new(form, &topic, &join_ref, &values)));
+        let membership = Arc::new(Membership::new(session.id, session.shard, session.serializer, asked));
         let joined = JoinedChannel(Arc::clone(&membership));
         let mut hold = None;
         let mut replayed = None;

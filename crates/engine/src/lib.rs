@@ -13,6 +13,8 @@ mod broadcast;
 mod canary;
 mod command;
 mod engine;
+#[cfg(test)]
+mod fixture;
 mod ids;
 mod ingest;
 mod interned;
@@ -25,6 +27,8 @@ mod operations;
 mod outbound;
 mod presence;
 mod rate;
+#[cfg(test)]
+mod recorder;
 mod session;
 mod settings;
 mod shard;

@@ -52,7 +52,6 @@ use self::show::{Bodies, Commit, SharedFrames, View, frame};
 use self::subscriptions::Parked;
 use self::window::{HeldChange, HeldMessages, Window};
 use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
-use crate::ids::ChannelId;
 use crate::ingest::{IngestError, LogBatch};
 use crate::log_inbox::{LogInbox, Queued};
 use crate::membership::Membership;
@@ -94,7 +93,7 @@ pub(crate) struct Matcher {
 pub(crate) struct Inputs {
     pub(crate) log: LogInbox,
     pub(crate) subscribe: mpsc::Receiver<Subscribing>,
-    pub(crate) unsubscribe: mpsc::UnboundedReceiver<ChannelId>,
+    pub(crate) unsubscribe: mpsc::UnboundedReceiver<Arc<Membership>>,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
@@ -182,7 +181,7 @@ impl Matcher {
                     Some(subscribing) => state.subscribe(subscribing).await,
                     None => return,
                 },
-                Some(channel) = inputs.unsubscribe.recv() => state.unsubscribe(channel),
+                Some(membership) = inputs.unsubscribe.recv() => state.unsubscribe(&membership),
                 Ok(()) = inputs.snapshots.changed() => {
                     let snapshot = inputs.snapshots.borrow_and_update().clone();
                     state.catalog(snapshot).await;
@@ -447,7 +446,8 @@ impl State {
         for (membership, view, ids) in shared.into_frames() {
             let Membership { serializer, shard, .. } = &*membership;
             let data = bodies.of(&view);
-            let frame = frame(*serializer, membership.is_legacy(), membership.topic(), &ids, view.kind, data);
+            let frame =
+                frame(*serializer, membership.options().legacy, membership.topic(), &ids, view.kind, data);
             let targets = Targets::One(membership.target());
             self.outgoing[shard.index()].push(FromLog::Change(Delivery { frame, targets }));
         }

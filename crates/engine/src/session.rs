@@ -14,7 +14,7 @@ use crate::outbound::Outbound;
 use crate::rate::Bucket;
 use crate::settings::RateLimit;
 use crate::subscription::Identity;
-use crate::topic::{ReadRights, TopicKey};
+use crate::topic::{ReadRights, TopicKey, TopicRef};
 
 pub(crate) struct Session {
     pub(crate) serializer: Serializer,
@@ -97,16 +97,16 @@ impl Channel {
         self.membership.channel
     }
 
-    pub(crate) fn topic(&self) -> &Arc<str> {
+    pub(crate) fn topic(&self) -> &str {
         self.membership.topic()
     }
 
-    pub(crate) fn key(&self) -> &TopicKey {
+    pub(crate) fn key(&self) -> TopicRef<'_> {
         self.membership.key()
     }
 
-    pub(crate) fn join_ref(&self) -> &Ref {
-        &self.membership.join_ref
+    pub(crate) fn join_ref(&self) -> Ref {
+        self.membership.join_ref()
     }
 
     /// The `sub` claim of its token, on a socket whose token has this one.
@@ -225,7 +225,7 @@ impl Session {
     }
 
     pub(crate) fn channel(&self, topic: &str) -> Option<&Channel> {
-        self.channels.iter().find(|channel| &**channel.topic() == topic)
+        self.channels.iter().find(|channel| channel.topic() == topic)
     }
 
     pub(crate) fn channel_by_id(&self, id: ChannelId) -> Option<&Channel> {
@@ -237,7 +237,7 @@ impl Session {
     }
 
     pub(crate) fn take_channel(&mut self, topic: &str) -> Option<Channel> {
-        let place = self.channels.iter().position(|channel| &**channel.topic() == topic)?;
+        let place = self.channels.iter().position(|channel| channel.topic() == topic)?;
         Some(self.channels.remove(place))
     }
 

@@ -26,7 +26,8 @@ use walcast_wire::{Frame, Ref, Serializer, Status};
 use self::presence::{Absences, PresenceReferences};
 use self::topics::Topics;
 use crate::command::{Command, PeerCommand};
-use crate::ids::{ChannelId, SessionId, ShardId};
+use crate::ids::{SessionId, ShardId};
+use crate::membership::Membership;
 use crate::presence::Presence;
 use crate::rate::Rates;
 use crate::session::{Channel, Session};
@@ -51,7 +52,7 @@ pub(crate) struct Shard {
     counters: Arc<Counters>,
     shards: Arc<[ShardHandle]>,
     /// Where a channel with subscriptions is reported gone.
-    unsubscribe: mpsc::UnboundedSender<ChannelId>,
+    unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
     sessions: FxHashMap<SessionId, Session>,
     topics: Topics,
     presences: ahash::HashMap<TopicKey, Presence>,
@@ -74,7 +75,7 @@ impl Shard {
         counters: Arc<Counters>,
         rates: Arc<Rates>,
         shards: Arc<[ShardHandle]>,
-        unsubscribe: mpsc::UnboundedSender<ChannelId>,
+        unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
     ) -> Self {
         Shard {
             id,
@@ -246,7 +247,7 @@ struct ReplyTo {
 
 impl ReplyTo {
     fn new(channel: &Channel, reference: Ref, serializer: Serializer) -> Self {
-        ReplyTo { serializer, join_ref: channel.join_ref().clone(), reference, topic: channel.key().clone() }
+        ReplyTo { serializer, join_ref: channel.join_ref(), reference, topic: channel.key().to_owned() }
     }
 
     fn frame(&self, status: Status, response: &str) -> Frame {

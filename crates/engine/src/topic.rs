@@ -33,15 +33,29 @@ impl ReadRights {
 }
 
 /// A topic: those who joined it get one another's broadcasts and see one another's presence.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct TopicKey {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TopicKey<T = Arc<str>> {
     /// The whole name, `realtime:…`.
-    pub(crate) topic: Arc<str>,
+    pub(crate) topic: T,
     pub(crate) privacy: Privacy,
 }
+
+/// A topic whose name is kept elsewhere. It has the hash of its [`TopicKey`].
+pub(crate) type TopicRef<'a> = TopicKey<&'a str>;
 
 impl TopicKey {
     pub(crate) fn new(topic: Arc<str>, privacy: Privacy) -> Self {
         TopicKey { topic, privacy }
+    }
+
+    pub(crate) fn as_ref(&self) -> TopicRef<'_> {
+        TopicKey { topic: &self.topic, privacy: self.privacy }
+    }
+}
+
+impl TopicRef<'_> {
+    /// With a copy of the name.
+    pub(crate) fn to_owned(self) -> TopicKey {
+        TopicKey::new(self.topic.into(), self.privacy)
     }
 }

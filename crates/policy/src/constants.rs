@@ -168,9 +168,72 @@ pub(crate) fn hoist(expression: &mut Expression, slots: &mut Vec<Expression>) {
     *expression = Expression::Constant(slot);
 }
 
-/// The values of the slots for one set of claims.
-pub(crate) fn values(slots: &[Expression], settings: Settings<'_>) -> Box<[Outcome<'static>]> {
-    slots.iter().map(|slot| constant_value(slot, Some(settings))).collect()
+/// What the slots of a plan came to for one set of claims. There is one for each person, so that a single text or uuid,
+/// which is what most have, takes no more than it must.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Values(Repr);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Repr {
+    None,
+    /// One slot, and a text in it.
+    Text(Box<str>),
+    /// One slot, and a uuid in it: its bytes, which are aligned to nothing.
+    Uuid([u8; 16]),
+    Other(Box<[Outcome<'static>]>),
+}
+
+impl Values {
+    /// Those of a plan without slots.
+    pub(crate) const NONE: &Values = &Values(Repr::None);
+
+    /// The values for one set of claims.
+    pub(crate) fn new(slots: &[Expression], settings: Settings<'_>) -> Self {
+        let mut values: Vec<_> = slots.iter().map(|slot| constant_value(slot, Some(settings))).collect();
+        Values(match &mut values[..] {
+            [] => Repr::None,
+            [Ok(Some(Value::Text(text)))] => Repr::Text(std::mem::take(text).into()),
+            [Ok(Some(Value::Uuid(uuid)))] => Repr::Uuid(uuid.to_be_bytes()),
+            _ => Repr::Other(values.into()),
+        })
+    }
+
+    /// What a slot came to. Of one that is not there only PostgreSQL knows.
+    pub(crate) fn get(&self, slot: usize) -> Outcome<'_> {
+        match &self.0 {
+            Repr::Text(text) if slot == 0 => Ok(Some(Value::Text(Cow::Borrowed(text)))),
+            Repr::Uuid(bytes) if slot == 0 => Ok(Some(Value::Uuid(u128::from_be_bytes(*bytes)))),
+            Repr::Other(values) => match values.get(slot) {
+                Some(Ok(value)) => Ok(value.as_ref().map(Value::borrow)),
+                Some(Err(stop)) => Err(stop.clone()),
+                None => Err(Stop::Ask),
+            },
+            Repr::None | Repr::Text(_) | Repr::Uuid(_) => Err(Stop::Ask),
+        }
+    }
+
+    /// Why a slot has no value, where it has none.
+    pub(crate) fn stop(&self, slot: usize) -> Option<&Stop> {
+        self.outcomes().get(slot)?.as_ref().err()
+    }
+
+    /// Why slots have no value, for each that has none.
+    pub(crate) fn stops(&self) -> impl Iterator<Item = &Stop> {
+        self.outcomes().iter().filter_map(|outcome| outcome.as_ref().err())
+    }
+
+    /// Whether the plan has no slots.
+    pub(crate) fn is_none(&self) -> bool {
+        matches!(self.0, Repr::None)
+    }
+
+    /// All of them, unless the only one has a value that is kept otherwise.
+    fn outcomes(&self) -> &[Outcome<'static>] {
+        match &self.0 {
+            Repr::Other(values) => values,
+            Repr::None | Repr::Text(_) | Repr::Uuid(_) => &[],
+        }
+    }
 }
 
 fn constant_value(expression: &Expression, settings: Option<Settings<'_>>) -> Outcome<'static> {
@@ -178,7 +241,7 @@ fn constant_value(expression: &Expression, settings: Option<Settings<'_>>) -> Ou
     let scope = Scope {
         row: &row,
         now: PgTimestamp::default(),
-        constants: &[],
+        constants: Values::NONE,
         settings,
         members: MembersAt::none(),
         frame: None,
@@ -202,5 +265,35 @@ pub(crate) fn foreign_function(name: &str, arguments: &[Kind]) -> Option<Kind> {
             Some(Kind::Array(Box::new(text)))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_come_to_the_same_whether_there_is_one_or_several() {
+        let settings = Settings {
+            role: "reader",
+            claims_json: "{}",
+            claims: &serde_json::json!({}),
+            foreign: &[],
+            channel: None,
+        };
+        let of = |outcome: Outcome<'static>| match outcome {
+            Ok(value) => Expression::Literal(value),
+            Err(_) => Expression::Oracle,
+        };
+        let (text, uuid) = (Value::Text(Cow::Borrowed("")), Value::Uuid(u128::MAX - 1));
+        let outcomes = [Ok(Some(text)), Ok(Some(uuid)), Ok(Some(Value::Int(1))), Ok(None), Err(Stop::Ask)];
+        let slots = outcomes.clone().map(of);
+        let all = Values::new(&slots, settings);
+        for (place, (slot, outcome)) in slots.iter().zip(&outcomes).enumerate() {
+            let one = Values::new(std::slice::from_ref(slot), settings);
+            assert_eq!((&one.get(0), &all.get(place)), (outcome, outcome));
+            assert_eq!((one.stop(0), all.stop(place)), (outcome.as_ref().err(), outcome.as_ref().err()));
+            assert_eq!(one.get(1), Err(Stop::Ask), "there is no such slot");
+        }
     }
 }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use walcast_pgoutput::PgTimestamp;
 
 use crate::array::Array;
-use crate::constants::{Settings, setting_value};
+use crate::constants::{Settings, Values, setting_value};
 use crate::expression::Expression;
 use crate::finder::Found;
 use crate::look_up::Frame;
@@ -29,7 +29,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) row: &'a RowImage<'a>,
     pub(crate) now: PgTimestamp,
     /// The slots of [`Expression::Constant`].
-    pub(crate) constants: &'a [Outcome<'static>],
+    pub(crate) constants: &'a Values,
     /// What constants are computed from; `None` while rows are judged.
     pub(crate) settings: Option<Settings<'a>>,
     /// The copies that look-ups are made in.
@@ -60,11 +60,7 @@ pub(crate) fn evaluate<'a>(expression: &'a Expression, scope: &Scope<'a>) -> Out
             row.value(*column).ok_or(Stop::Ask)
         }
         Expression::LookUp(look_up) => look_up.evaluate(scope),
-        Expression::Constant(slot) => match scope.constants.get(*slot) {
-            Some(Ok(value)) => Ok(value.as_ref().map(Value::borrow)),
-            Some(Err(stop)) => Err(stop.clone()),
-            None => Err(Stop::Ask),
-        },
+        Expression::Constant(slot) => scope.constants.get(*slot),
         Expression::Setting(setting) => {
             let settings = scope.settings.ok_or(Stop::Ask)?;
             Ok(setting_value(setting, settings).map(Value::Text))

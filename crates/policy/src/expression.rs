@@ -4,7 +4,7 @@
 
 use walcast_pgoutput::Oid;
 
-use crate::evaluate::Outcome;
+use crate::constants::Values;
 use crate::look_up::LookUp;
 use crate::operation::Operation;
 use crate::value::{Kind, Value};
@@ -166,11 +166,11 @@ impl Expression {
     /// Whether it may raise for some values, given what the constants came to. What is left to PostgreSQL
     /// is taken not to: a plan would be of little use if every look-up next to an equality had to be made
     /// first.
-    pub(crate) fn may_fail(&self, constants: &[Outcome<'static>]) -> bool {
+    pub(crate) fn may_fail(&self, constants: &Values) -> bool {
         let own = match self {
             Expression::Call(operation, _) | Expression::Quantified { operation, .. } => operation.may_fail(),
             Expression::LookUp(look_up) => look_up.may_fail(),
-            Expression::Constant(slot) => constants.get(*slot).is_none_or(Result::is_err),
+            Expression::Constant(slot) => constants.get(*slot).is_err(),
             _ => false,
         };
         own || self.children().into_iter().any(|child| child.may_fail(constants))

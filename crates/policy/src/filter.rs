@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use walcast_pgoutput::{Oid, PgTimestamp};
 
+use crate::constants::Values;
 use crate::evaluate::{Scope, evaluate_condition};
 use crate::expression::Expression;
 use crate::keys::{self, Key};
@@ -202,7 +203,7 @@ impl Filter {
         let scope = Scope {
             row,
             now: PgTimestamp::default(),
-            constants: &[],
+            constants: Values::NONE,
             settings: None,
             members: MembersAt::none(),
             frame: None,
@@ -230,7 +231,7 @@ impl Filter {
             return Some(vec![Key::Column { column: usize::from(*column), value: text.clone() }]);
         }
         let conditions = self.conditions()?;
-        keys::of_all(conditions.all.iter().map(|condition| &condition.expression), &[])
+        keys::of_all(conditions.all.iter().map(|condition| &condition.expression), Values::NONE)
     }
 
     /// The columns that the question reads, by index into [`Table::columns`].
@@ -259,7 +260,7 @@ impl Conditions {
         if !self.checks.is_empty() || self.question.is_some() {
             return None;
         }
-        let Key::Column { value, .. } = keys::of_all([expression], &[])?.pop()? else { return None };
+        let Key::Column { value, .. } = keys::of_all([expression], Values::NONE)?.pop()? else { return None };
         Some(Repr::Equals { table: self.table, column: u16::try_from(*column).ok()?, text: value })
     }
 }

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use crate::constants::Values;
 use crate::evaluate::Scope;
 use crate::expression::Expression;
 use crate::look_up::{self, Form, LookUp, Source, equality, in_order, is_exact};
@@ -77,7 +78,8 @@ impl Finder {
         limit: usize,
         mut each: impl FnMut(&[u8]),
     ) -> bool {
-        let scope = Scope { row, now, constants: &[], settings: None, members, frame: None, found: None };
+        let scope =
+            Scope { row, now, constants: Values::NONE, settings: None, members, frame: None, found: None };
         let (mut rows_left, mut left) = (limit.saturating_mul(2).max(64), limit);
         let walked = look_up::walk(&self.sources, &scope, &mut rows_left, &mut |scope| {
             let found = scope.frame.and_then(|frame| frame.find(self.source));

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::cast::{Cast, uuid_text};
-use crate::evaluate::Outcome;
+use crate::constants::Values;
 use crate::expression::Expression;
 use crate::finder::Finder;
 use crate::look_up::{Form, LookUp};
@@ -43,7 +43,7 @@ impl Key {
 /// empty list: they are never all true.
 pub(crate) fn of_all<'a>(
     conjuncts: impl IntoIterator<Item = &'a Expression>,
-    constants: &[Outcome<'static>],
+    constants: &Values,
 ) -> Option<Vec<Key>> {
     conjuncts.into_iter().filter_map(|one| of(one, constants)).min_by_key(|keys| Key::cost(keys))
 }
@@ -51,7 +51,7 @@ pub(crate) fn of_all<'a>(
 /// Keys one of which the row has wherever one of `disjuncts` is true.
 pub(crate) fn of_any<'a>(
     disjuncts: impl IntoIterator<Item = &'a Expression>,
-    constants: &[Outcome<'static>],
+    constants: &Values,
 ) -> Option<Vec<Key>> {
     let mut all: Vec<Key> = Vec::new();
     for disjunct in disjuncts {
@@ -64,14 +64,15 @@ pub(crate) fn of_any<'a>(
     Some(all)
 }
 
-fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key>> {
+fn of(expression: &Expression, constants: &Values) -> Option<Vec<Key>> {
     match expression {
         Expression::And(operands) => of_all(operands, constants),
         Expression::Or(operands) => of_any(operands, constants),
         Expression::IsTruth { operand, truth: true } | Expression::Apart(operand) => of(operand, constants),
         Expression::Body { arguments, body } => {
             // Where an argument raises, PostgreSQL is asked whatever the body says.
-            let sound = |one: &Expression| matches!(one, Expression::Constant(slot) if matches!(constants.get(*slot), Some(Ok(_))));
+            let sound =
+                |one: &Expression| matches!(one, Expression::Constant(slot) if constants.get(*slot).is_ok());
             if arguments.iter().all(sound) { of(body, constants) } else { None }
         }
         Expression::Literal(_) | Expression::Constant(_) => match known(expression, constants)? {
@@ -101,7 +102,7 @@ fn of(expression: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key
 }
 
 /// Whoever a look-up holds for is among those that its finder finds.
-fn member(look_up: &LookUp, constants: &[Outcome<'static>]) -> Option<Vec<Key>> {
+fn member(look_up: &LookUp, constants: &Values) -> Option<Vec<Key>> {
     if matches!(look_up.form, Form::Quantified { all: true, .. }) {
         return None;
     }
@@ -109,23 +110,23 @@ fn member(look_up: &LookUp, constants: &[Outcome<'static>]) -> Option<Vec<Key>> 
     match known(value, constants)? {
         Known::Null => Some(Vec::new()),
         Known::Value(value) => {
-            let value = finder.bytes_of(value);
+            let value = finder.bytes_of(&value);
             Some(value.into_iter().map(|value| Key::Member { finder: Arc::clone(finder), value }).collect())
         }
     }
 }
 
 /// `column = value`. A comparison with NULL is never true.
-fn equality(column: &Expression, value: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key>> {
+fn equality(column: &Expression, value: &Expression, constants: &Values) -> Option<Vec<Key>> {
     let (column, kind) = compared_column(column)?;
     match known(value, constants)? {
         Known::Null => Some(Vec::new()),
-        Known::Value(value) => Some(vec![Key::Column { column, value: text(&kind, value)? }]),
+        Known::Value(value) => Some(vec![Key::Column { column, value: text(&kind, &value)? }]),
     }
 }
 
 /// `column = ANY (array)`.
-fn of_elements(column: &Expression, array: &Expression, constants: &[Outcome<'static>]) -> Option<Vec<Key>> {
+fn of_elements(column: &Expression, array: &Expression, constants: &Values) -> Option<Vec<Key>> {
     let (column, kind) = compared_column(column)?;
     let mut all = Vec::new();
     let mut add = |value: &Value<'_>| {
@@ -138,7 +139,7 @@ fn of_elements(column: &Expression, array: &Expression, constants: &[Outcome<'st
     if let Expression::ArrayOf(elements) = array {
         for element in elements {
             if let Known::Value(value) = known(element, constants)? {
-                add(value)?;
+                add(&value)?;
             }
         }
         return Some(all);
@@ -191,16 +192,16 @@ fn is_exact(kind: &Kind) -> bool {
 /// What is known of a literal or constant before there is a row.
 enum Known<'a> {
     Null,
-    Value(&'a Value<'static>),
+    Value(Value<'a>),
 }
 
-fn known<'a>(expression: &'a Expression, constants: &'a [Outcome<'static>]) -> Option<Known<'a>> {
+fn known<'a>(expression: &'a Expression, constants: &'a Values) -> Option<Known<'a>> {
     let value = match expression {
-        Expression::Literal(value) => value,
-        Expression::Constant(slot) => constants.get(*slot)?.as_ref().ok()?,
+        Expression::Literal(value) => value.as_ref().map(Value::borrow),
+        Expression::Constant(slot) => constants.get(*slot).ok()?,
         _ => return None,
     };
-    Some(value.as_ref().map_or(Known::Null, Known::Value))
+    Some(value.map_or(Known::Null, Known::Value))
 }
 
 fn text(kind: &Kind, value: &Value<'_>) -> Option<Box<str>> {

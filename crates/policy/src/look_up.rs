@@ -159,7 +159,7 @@ impl LookUp {
 
     /// Makes it.
     pub(crate) fn evaluate<'a>(&'a self, scope: &Scope<'a>) -> Outcome<'a> {
-        let failed = |slot: &usize| scope.constants.get(*slot).is_none_or(Result::is_err);
+        let failed = |slot: &usize| scope.constants.get(*slot).is_err();
         if self.constants.iter().any(failed) {
             // Whether PostgreSQL gets to a constant that raises depends on how it goes about the sub-select.
             return Err(Stop::Ask);

@@ -2,7 +2,7 @@
 //! names sqlparser.
 //!
 //! A boolean operand that is not understood becomes [`Expression::Oracle`], so that the operands next to it
-//! can still settle a decision; the reason is kept for the operator to read.
+//! can still hide a row; the reason is kept for the operator to read.
 
 mod body;
 mod clauses;

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use walcast_pgoutput::{Oid, PgTimestamp};
 
-use crate::constants::{self, ChannelSettings, Judged, Settings};
+use crate::constants::{self, ChannelSettings, Judged, Settings, Values};
 use crate::copies::{self, CopyNeed};
-use crate::evaluate::{Outcome, Scope, any_of, evaluate_condition};
+use crate::evaluate::{Scope, any_of, evaluate_condition};
 use crate::expression::Expression;
 use crate::finder::{self, Found};
 use crate::keys::{self, Key};
 use crate::members::MembersAt;
-use crate::operation::Stop;
+use crate::operation::{Comparison, Operation, Stop};
 use crate::parse::{Compiler, Names, Surroundings};
 use crate::planning::{self, Constants};
 use crate::refusal::{Refusal, refusal};
@@ -51,7 +51,7 @@ pub enum DecidedBy {
     Process,
     /// walcast itself, with look-ups in copies of these tables (`schema.name`).
     Members(Vec<String>),
-    /// PostgreSQL, wherever the parts that walcast understands do not settle it.
+    /// PostgreSQL, unless the parts that walcast understands hide the row.
     Oracle(Vec<Unsupported>),
 }
 
@@ -98,6 +98,9 @@ struct Rules {
     may_ask: bool,
     /// Whether it takes PostgreSQL to know which rows raise, so that nothing is decided without it.
     only_oracle: bool,
+    /// Whether a part is left to PostgreSQL. That may raise although the other parts admit the row, be it while it is
+    /// planned, so that no row is shown without asking.
+    leaves_a_part: bool,
     /// The error that every row raises.
     raises: Option<String>,
     copies: Vec<CopyNeed>,
@@ -138,6 +141,7 @@ impl Plan {
             asked_columns: asked_columns(table, &policies),
             may_ask: false,
             only_oracle: false,
+            leaves_a_part: false,
             raises: None,
             copies: Vec::new(),
         };
@@ -163,6 +167,13 @@ impl Plan {
                 });
             }
             foregone |= parts(&expression) < parts_before;
+            if leave_equal_to_themselves(&mut expression) {
+                compiler.unsupported.push(Unsupported {
+                    expression: (*using).to_owned(),
+                    reason: "a setting is compared with itself, which not every PostgreSQL can plan"
+                        .to_owned(),
+                });
+            }
             constants::hoist(&mut expression, &mut rules.slots);
             finder::attach(&mut expression);
             let looks_up = tables_of(&expression, snapshot);
@@ -186,6 +197,7 @@ impl Plan {
         }
         for expression in rules.permissive.iter().chain(&rules.restrictive) {
             rules.may_ask |= expression.may_ask();
+            rules.leaves_a_part |= leaves_a_part(expression);
             copies::collect(expression, &mut rules.copies);
         }
         let refused = refusal(&counting, role, snapshot, &mut vec![table.oid], &mut foregone);
@@ -286,12 +298,12 @@ impl Plan {
         channel: Option<ChannelSettings<'_>>,
     ) -> BoundPlan {
         let settings = Settings { role: &self.rules.role_name, claims_json, claims, foreign, channel };
-        let constants = constants::values(&self.rules.slots, settings);
-        let mut bound = BoundPlan { rules: Arc::clone(&self.rules), constants, claims_json: None };
-        if bound.question().is_some() {
-            bound.claims_json = Some(Box::new(Arc::clone(claims_json)));
+        let mut own = Own { constants: Values::new(&self.rules.slots, settings), claims_json: None };
+        if self.rules.may_ask(&own.constants) || !self.rules.copies.is_empty() {
+            own.claims_json = Some(Box::new(Arc::clone(claims_json)));
         }
-        bound
+        let is_own = !own.constants.is_none() || own.claims_json.is_some();
+        BoundPlan { rules: Arc::clone(&self.rules), own: is_own.then(|| Box::new(own)) }
     }
 }
 
@@ -300,8 +312,15 @@ impl Plan {
 #[derive(Clone, Debug)]
 pub struct BoundPlan {
     rules: Arc<Rules>,
+    /// `None` where there is nothing of its own.
+    own: Option<Box<Own>>,
+}
+
+/// What a plan has of the claims.
+#[derive(Clone, Debug)]
+struct Own {
     /// What the slots came to.
-    constants: Box<[Outcome<'static>]>,
+    constants: Values,
     /// `None` where PostgreSQL is never asked.
     claims_json: Option<Box<Arc<str>>>,
 }
@@ -327,7 +346,7 @@ impl BoundPlan {
             Access::Everything => Verdict::Visible,
             Access::Raises => Verdict::Failed(rules.raises.clone().unwrap_or_default()),
             Access::ByPolicy => {
-                let constants = &self.constants;
+                let constants = self.constants();
                 let scope = Scope { row, now, constants, settings: None, members, frame: None, found };
                 self.judge(&scope)
             }
@@ -361,13 +380,14 @@ impl BoundPlan {
 
     /// The claims as JSON text, for the oracle; where the plan has no [question](Self::question), the role alone.
     pub fn claims_json(&self) -> &Arc<str> {
-        self.claims_json.as_deref().unwrap_or(&self.rules.anybody)
+        let own = self.own.as_ref().and_then(|own| own.claims_json.as_deref());
+        own.unwrap_or(&self.rules.anybody)
     }
 
     /// Keys one of which every row has that the plan does not hide; `None` where there are no such. An empty
     /// list: it hides every row.
     pub fn keys(&self) -> Option<Vec<Key>> {
-        let (rules, constants) = (&self.rules, &*self.constants);
+        let (rules, constants) = (&self.rules, self.constants());
         match rules.access {
             Access::Nothing => Some(Vec::new()),
             Access::Everything | Access::Raises => None,
@@ -408,6 +428,7 @@ impl BoundPlan {
             }
         }
         match open {
+            None if rules.leaves_a_part => self.ask(scope),
             None => self.planned(scope),
             Some(Stop::Missing(column)) => Verdict::Missing { column },
             Some(_) => self.ask(scope),
@@ -416,10 +437,10 @@ impl BoundPlan {
 
     /// Of a row that the policies admit, whether PostgreSQL gets to evaluate them for these claims.
     fn planned(&self, scope: &Scope<'_>) -> Verdict {
-        if self.constants.iter().all(Result::is_ok) {
+        let constants = Constants { slots: &self.rules.slots, values: self.constants() };
+        if constants.values.stops().next().is_none() {
             return Verdict::Visible;
         }
-        let constants = Constants { slots: &self.rules.slots, values: &self.constants };
         let conditions = || self.rules.restrictive.iter().chain(&self.rules.permissive);
         if let Some(error) = conditions().find_map(|one| planning::raised(one, constants)) {
             return Verdict::Failed(error.to_owned());
@@ -440,16 +461,26 @@ impl BoundPlan {
         self.may_ask().then_some(&**self.claims_json())
     }
 
-    /// Whether PostgreSQL may be asked although every copy is there.
     fn may_ask(&self) -> bool {
-        self.rules.may_ask || self.constants.contains(&Err(Stop::Ask))
+        self.rules.may_ask(self.constants())
+    }
+
+    fn constants(&self) -> &Values {
+        self.own.as_ref().map_or(Values::NONE, |own| &own.constants)
+    }
+}
+
+impl Rules {
+    /// Whether PostgreSQL may be asked although every copy is there.
+    fn may_ask(&self, constants: &Values) -> bool {
+        self.may_ask || constants.stops().any(|stop| *stop == Stop::Ask)
     }
 }
 
 impl PartialEq for BoundPlan {
     fn eq(&self, other: &Self) -> bool {
         // The constants first: most plans that are compared have the same rules.
-        self.constants == other.constants
+        self.constants() == other.constants()
             && (Arc::ptr_eq(&self.rules, &other.rules) || self.rules == other.rules)
             && self.asked_claims() == other.asked_claims()
     }
@@ -462,7 +493,7 @@ impl Hash for BoundPlan {
         // The rules of one role on one table hardly ever differ: their names suffice here.
         self.rules.table.hash(state);
         self.rules.role.hash(state);
-        self.constants.hash(state);
+        self.constants().hash(state);
         self.asked_claims().hash(state);
     }
 }
@@ -499,6 +530,28 @@ pub(crate) fn may_select(table: &Table, role: &Role, columns: &[i16]) -> bool {
     } else {
         columns.iter().all(|&number| selectable(number))
     }
+}
+
+/// Leaves to PostgreSQL what compares something with itself that is the same for all rows, such as `current_user =
+/// current_user`: PostgreSQL 15 raises for some of these while it plans ("cannot cope with variable-free clause").
+fn leave_equal_to_themselves(expression: &mut Expression) -> bool {
+    if let Expression::Call(Operation::Compare(Comparison::Equal), operands) = expression
+        && let [left, right] = operands.as_slice()
+        && left == right
+        && left.is_constant()
+    {
+        *expression = Expression::Oracle;
+        return true;
+    }
+    let mut left = false;
+    for child in expression.children_mut() {
+        left |= leave_equal_to_themselves(child);
+    }
+    left
+}
+
+fn leaves_a_part(expression: &Expression) -> bool {
+    matches!(expression, Expression::Oracle) || expression.children().into_iter().any(leaves_a_part)
 }
 
 /// How many look-ups, and parts that are left to PostgreSQL, an expression has.

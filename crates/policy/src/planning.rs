@@ -4,7 +4,7 @@
 //! `get_restriction_variable` and `scalararraysel` in `selfuncs.c`). Where that raises, as `auth.uid()` does where `sub`
 //! is no uuid, the whole query raises, whatever the other conditions come to.
 
-use crate::evaluate::Outcome;
+use crate::constants::Values;
 use crate::expression::Expression;
 use crate::operation::{Operation, Stop};
 
@@ -12,7 +12,7 @@ use crate::operation::{Operation, Stop};
 #[derive(Clone, Copy)]
 pub(crate) struct Constants<'a> {
     pub(crate) slots: &'a [Expression],
-    pub(crate) values: &'a [Outcome<'static>],
+    pub(crate) values: &'a Values,
 }
 
 /// The error that the planner meets in a condition on a table, given what the constants came to. Sub-selects are
@@ -84,8 +84,8 @@ fn computed<'a>(expression: &Expression, constants: Constants<'a>) -> Option<&'a
 }
 
 fn failure(slot: usize, constants: Constants<'_>) -> Option<&str> {
-    match constants.values.get(slot) {
-        Some(Err(Stop::Failed(message))) => Some(message),
+    match constants.values.stop(slot) {
+        Some(Stop::Failed(message)) => Some(message),
         _ => None,
     }
 }

@@ -234,7 +234,7 @@ pub struct PolicyReport {
     pub looks_up: Vec<LookedUp>,
     /// What is asked of PostgreSQL once for each set of claims, at the join.
     pub asked_at_join: Vec<String>,
-    /// What is asked of PostgreSQL for each change, where the rest does not settle it.
+    /// What is asked of PostgreSQL for each change, unless the rest hides the row.
     pub asked_per_change: Vec<Asked>,
 }
 
@@ -248,7 +248,7 @@ pub enum Decided {
     Process,
     /// walcast, for each change, with look-ups in copies of other tables.
     Members,
-    /// PostgreSQL, for each change that the parts known to walcast do not settle.
+    /// PostgreSQL, for each change that the parts known to walcast do not hide.
     Oracle,
 }
 

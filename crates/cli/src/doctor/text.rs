@@ -251,7 +251,7 @@ fn decisions(policy: &PolicyReport) -> Vec<String> {
             Decided::Constants => "decided by the claims alone, once at the join",
             Decided::Process | Decided::Members if policy.looks_up.is_empty() => "decided in process",
             Decided::Process | Decided::Members => "decided in process, looks up",
-            Decided::Oracle => "decided by PostgreSQL, where the parts known to walcast do not settle it",
+            Decided::Oracle => "decided by PostgreSQL, unless the parts known to walcast hide the row",
         }
         .to_owned(),
     ];

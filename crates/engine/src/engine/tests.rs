@@ -14,59 +14,14 @@ use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use walcast_pgoutput::Xid;
-use walcast_policy::{Answers, CopyRequest, LoadedCopy, OracleError, Question};
 use walcast_wire::{Encoding, sub_topic};
 
 use super::*;
 use crate::command::{Departure, Push, PushKind};
+use crate::fixture::Catalog;
+use crate::recorder::Recorder;
 
 const ROOM: &str = "realtime:room";
-
-/// A database that nobody has to ask.
-struct NoDatabase;
-
-impl Oracle for NoDatabase {
-    fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::default()
-    }
-
-    fn refresh(&self) -> BoxFuture<'_, Result<Arc<Snapshot>, OracleError>> {
-        async { Ok(Arc::default()) }.boxed()
-    }
-
-    fn visible<'a>(&'a self, _: &'a [Xid]) -> BoxFuture<'a, Result<(), OracleError>> {
-        async { Ok(()) }.boxed()
-    }
-
-    fn role<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Arc<Snapshot>, OracleError>> {
-        panic!("nobody asks for the role {name}")
-    }
-
-    fn check_expression<'a>(&'a self, expression: &'a str) -> BoxFuture<'a, Result<(), OracleError>> {
-        panic!("nobody asks for {expression}")
-    }
-
-    fn constants<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-        expressions: &'a [String],
-    ) -> BoxFuture<'a, Result<Vec<Option<String>>, OracleError>> {
-        panic!("nobody asks for {expressions:?}")
-    }
-
-    fn decide<'a>(
-        &'a self,
-        question: Question<'a>,
-        _: &'a [Arc<str>],
-    ) -> BoxFuture<'a, Result<Vec<Answers>, OracleError>> {
-        panic!("nobody asks for {}", question.expression)
-    }
-
-    fn load(self: Arc<Self>, _: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>> {
-        panic!("nothing is looked up")
-    }
-}
 
 /// A running engine.
 struct Scene {
@@ -83,7 +38,7 @@ impl Scene {
 
     fn with(settings: EngineSettings) -> Scene {
         let (snapshots, seen) = watch::channel(Arc::default());
-        let (engine, log) = Engine::start(settings, Arc::new(NoDatabase), seen, |_| {});
+        let (engine, log) = Engine::start(settings, Arc::new(Catalog::default()), seen, |_| {});
         Scene { engine, log, _snapshots: snapshots }
     }
 
@@ -104,24 +59,6 @@ impl Scene {
         client.join(public(ROOM)).await.unwrap();
         client
     }
-}
-
-/// Takes everything and hands it to the test.
-struct Recorder(mpsc::UnboundedSender<Vec<u8>>);
-
-impl Socket for Recorder {
-    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.to_vec()).collect();
-        let count = bytes.len();
-        self.0.send(bytes).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        Ok(count)
-    }
-
-    fn notify_writable(&self) {}
-
-    fn finish(&self) {}
-
-    fn closing(&self) {}
 }
 
 /// What is to be joined, as whom, and how.

@@ -54,7 +54,7 @@ pub(super) struct Audiences {
 /// The audiences of one table.
 #[derive(Default)]
 pub(super) struct TableAudiences {
-    slots: Slots,
+    slots: Slots<Audience>,
     by_key: HashTable<Slot>,
     /// With a secret: clients choose what is in a key.
     hasher: ahash::RandomState,

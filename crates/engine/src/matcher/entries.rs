@@ -1,21 +1,21 @@
-//! The channels with bindings, by name, as the matcher holds them.
+//! The channels with bindings, as the matcher holds them.
 
-use std::hash::BuildHasher as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use hashbrown::HashTable;
-use rustc_hash::FxBuildHasher;
+use rustc_hash::FxHashMap;
 
 use super::audience::Place;
+use super::slots::Slots;
 use crate::ids::ChannelId;
 use crate::membership::Membership;
 use crate::subscription::Identity;
 
-/// The bindings of one channel. There is one for every subscription, so it has nothing that its audience has.
-pub(super) enum Entry {
-    /// One binding, live on one table, as of most channels.
-    One(Arc<Membership>, Arc<Identity>, Place),
-    Other(Box<(Arc<Membership>, Arc<Identity>, Standing)>),
+/// The bindings of one channel.
+pub(super) struct Entry {
+    pub(super) membership: Arc<Membership>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) standing: Standing,
 }
 
 /// Whether a channel's bindings are matched.
@@ -39,40 +39,6 @@ pub(super) struct Places(Vec<Place>);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) message: String,
-}
-
-impl Entry {
-    pub(super) fn new(membership: Arc<Membership>, identity: Arc<Identity>, standing: Standing) -> Self {
-        match standing {
-            Standing::One(place) => Entry::One(membership, identity, place),
-            other => Entry::Other(Box::new((membership, identity, other))),
-        }
-    }
-
-    pub(super) fn into_parts(self) -> (Arc<Membership>, Arc<Identity>, Standing) {
-        match self {
-            Entry::One(membership, identity, place) => (membership, identity, Standing::One(place)),
-            Entry::Other(parts) => *parts,
-        }
-    }
-
-    pub(super) fn channel(&self) -> ChannelId {
-        match self {
-            Entry::One(membership, ..) => membership.channel,
-            Entry::Other(parts) => parts.0.channel,
-        }
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        match self {
-            Entry::One(..) => true,
-            Entry::Other(parts) => parts.2.is_live(),
-        }
-    }
-
-    pub(super) fn is_undecided(&self) -> bool {
-        matches!(self, Entry::Other(parts) if parts.2 == Standing::Undecided)
-    }
 }
 
 impl Standing {
@@ -107,28 +73,59 @@ impl Standing {
 
 /// All entries.
 #[derive(Default)]
-pub(super) struct Entries(HashTable<Entry>);
+pub(super) struct Entries {
+    /// Of channels with one binding, live on one table, as of most: the membership knows which one is its own.
+    lone: Slots<Lone>,
+    others: FxHashMap<ChannelId, Entry>,
+}
+
+/// An entry with [`Standing::One`]. There is one for most subscriptions, so it has nothing that its audience has.
+struct Lone {
+    membership: Arc<Membership>,
+    identity: Arc<Identity>,
+    place: Place,
+}
 
 impl Entries {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.0.iter()
+    /// The channels whose bindings stand so.
+    pub(super) fn standing(&self, so: impl Fn(&Standing) -> bool) -> Vec<Arc<Membership>> {
+        let lone = self.lone.all().filter_map(|slot| self.lone.get(slot));
+        let lone = lone.filter(|lone| so(&Standing::One(lone.place))).map(|lone| &lone.membership);
+        let others = self.others.values().filter(|entry| so(&entry.standing)).map(|entry| &entry.membership);
+        lone.chain(others).cloned().collect()
     }
 
-    pub(super) fn contains(&self, channel: ChannelId) -> bool {
-        self.0.find(hash(channel), |entry| entry.channel() == channel).is_some()
+    /// Whether some are undecided.
+    pub(super) fn has_undecided(&self) -> bool {
+        self.others.values().any(|entry| entry.standing == Standing::Undecided)
+    }
+
+    pub(super) fn contains(&self, membership: &Membership) -> bool {
+        self.is_lone(membership) || self.others.contains_key(&membership.channel)
     }
 
     /// Adds the entry of a channel that has none.
     pub(super) fn insert(&mut self, entry: Entry) {
-        self.0.insert_unique(hash(entry.channel()), entry, |entry| hash(entry.channel()));
+        let Entry { membership, identity, standing } = entry;
+        if let Standing::One(place) = standing {
+            let slot = self.lone.add(Lone { membership: Arc::clone(&membership), identity, place });
+            membership.entry.store(slot, Relaxed);
+        } else {
+            self.others.insert(membership.channel, Entry { membership, identity, standing });
+        }
     }
 
-    pub(super) fn remove(&mut self, channel: ChannelId) -> Option<Entry> {
-        let found = self.0.find_entry(hash(channel), |entry| entry.channel() == channel).ok()?;
-        Some(found.remove().0)
+    pub(super) fn remove(&mut self, membership: &Membership) -> Option<Entry> {
+        if !self.is_lone(membership) {
+            return self.others.remove(&membership.channel);
+        }
+        let Lone { membership, identity, place } = self.lone.take(membership.entry.load(Relaxed))?;
+        Some(Entry { membership, identity, standing: Standing::One(place) })
     }
-}
 
-fn hash(channel: ChannelId) -> u64 {
-    FxBuildHasher.hash_one(channel)
+    /// A membership that has no entry there may name that of another.
+    fn is_lone(&self, membership: &Membership) -> bool {
+        let found = self.lone.get(membership.entry.load(Relaxed));
+        found.is_some_and(|lone| lone.membership.channel == membership.channel)
+    }
 }

@@ -148,7 +148,7 @@ impl Receivers {
 impl<'a> Group<'a> {
     pub(super) fn form(&self) -> Form<&'a str> {
         match *self {
-            Group::One(member) => form(member, &**member.membership.topic()),
+            Group::One(member) => form(member, member.membership.topic()),
             Group::Many(Together { form, .. }) => {
                 let &Form { ref topic, id, columns, serializer, legacy } = form;
                 Form { topic, id, columns, serializer, legacy }
@@ -175,7 +175,7 @@ impl Many {
             self.shared.entry(channel).or_default().push(SharedBinding { member, binding });
             return;
         }
-        let form = form(&member, Arc::clone(member.membership.topic()));
+        let form = form(&member, Arc::from(member.membership.topic()));
         let group = match self.by_form.get(&form) {
             Some(&group) => group,
             None => self.add(form),
@@ -246,39 +246,27 @@ impl Together {
 
 fn form<T>(member: &Member, topic: T) -> Form<T> {
     let Member { membership, id, columns } = member;
-    let legacy = membership.is_legacy();
+    let legacy = membership.options().legacy;
     Form { topic, id: *id, columns: *columns, serializer: membership.serializer, legacy }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use walcast_wire::{Binding, Ref};
 
     use super::super::column_sets::ColumnSets;
     use super::*;
     use crate::ids::SessionId;
-    use crate::membership::{self, Asked};
-    use crate::topic::{Privacy, TopicKey};
+    use crate::membership::{self, Asked, Options};
+    use crate::topic::Privacy;
 
     fn member(topic: usize, shard: usize) -> Member {
         let binding = Binding::parse(r#"{"event":"*","schema":"public"}"#).unwrap();
         let id = binding.id;
-        let (form, values) = membership::Form::new(vec![binding], false);
-        let topic = TopicKey::new(topic.to_string().into(), Privacy::Public);
-        let asked = Asked { topic, form: Arc::new(form), values };
-        let membership = Membership {
-            session: SessionId::fresh(),
-            channel: ChannelId::fresh(),
-            asked: Arc::new(asked),
-            join_ref: Ref::null(),
-            shard: ShardId::new(shard),
-            serializer: Serializer::V2,
-            receive_own: false,
-            acknowledge: false,
-            open: AtomicBool::new(true),
-        };
+        let (form, values) = membership::Form::new(vec![binding], Privacy::Public, Options::default());
+        let asked = Asked::new(Arc::new(form), &topic.to_string(), &Ref::NULL, &values);
+        let membership =
+            Membership::new(SessionId::fresh(), ShardId::new(shard), Serializer::V2, Arc::new(asked));
         let columns = ColumnSets::default().take(&[0]);
         Member { membership: Arc::new(membership), id, columns }
     }

@@ -1,45 +1,48 @@
-//! The audiences of a table in numbered places. Many thousands may come one by one: they are never moved all at once,
-//! which would take their memory twice, and no more room is held than is about to be used.
+//! Numbered places for what subscriptions come with. Many thousands may come one by one: they are never moved all at
+//! once, which would take their memory twice, and no more room is held than is about to be used.
 
-use super::audience::Audience;
-
-/// The place of an audience. It holds until a subscription comes or goes.
+/// The number of a place. It holds until a subscription comes or goes.
 pub(super) type Slot = u32;
 
 /// A power of two, as a growing `Vec` has room for.
 const CHUNK: usize = 256;
 
-#[derive(Default)]
-pub(super) struct Slots {
+pub(super) struct Slots<T> {
     /// All but the last one are full.
-    chunks: Vec<Vec<Option<Audience>>>,
+    chunks: Vec<Vec<Option<T>>>,
     free: Vec<Slot>,
 }
 
-impl Slots {
-    pub(super) fn get(&self, slot: Slot) -> Option<&Audience> {
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Slots { chunks: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Slots<T> {
+    pub(super) fn get(&self, slot: Slot) -> Option<&T> {
         let (chunk, place) = place(slot);
         self.chunks.get(chunk)?.get(place)?.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Audience> {
+    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
         self.place_mut(slot)?.as_mut()
     }
 
-    /// Puts an audience into a free place.
-    pub(super) fn add(&mut self, audience: Audience) -> Slot {
+    /// Puts something into a free place.
+    pub(super) fn add(&mut self, new: T) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| self.push());
         if let Some(place) = self.place_mut(slot) {
-            *place = Some(audience);
+            *place = Some(new);
         }
         slot
     }
 
     /// Frees a place.
-    pub(super) fn take(&mut self, slot: Slot) -> Option<Audience> {
-        let audience = self.place_mut(slot)?.take()?;
+    pub(super) fn take(&mut self, slot: Slot) -> Option<T> {
+        let taken = self.place_mut(slot)?.take()?;
         self.free.push(slot);
-        Some(audience)
+        Some(taken)
     }
 
     /// Every place, free ones included.
@@ -61,7 +64,7 @@ impl Slots {
         Slot::try_from(full + place).unwrap_or(Slot::MAX)
     }
 
-    fn place_mut(&mut self, slot: Slot) -> Option<&mut Option<Audience>> {
+    fn place_mut(&mut self, slot: Slot) -> Option<&mut Option<T>> {
         let (chunk, place) = place(slot);
         self.chunks.get_mut(chunk)?.get_mut(place)
     }

@@ -14,7 +14,6 @@ use walcast_wire::{Binding, Status};
 use super::entries::{Entry, Standing};
 use super::{Matcher, State, Subscribing};
 use crate::command::{Command, SystemMessage, Target};
-use crate::ids::ChannelId;
 use crate::membership::Membership;
 use crate::subscription::{Identity, Resolved, SubscribeError, resolve_in};
 
@@ -75,31 +74,29 @@ impl State {
             self.audiences.clear();
             self.resolve_again(|_| true).await;
         } else {
-            self.resolve_again(|entry| !entry.is_live()).await;
+            self.resolve_again(|standing| !standing.is_live()).await;
         }
     }
 
     /// Tries again what PostgreSQL could not be asked about.
     pub(super) async fn resolve_undecided(&mut self) {
-        self.resolve_again(Entry::is_undecided).await;
+        self.resolve_again(|standing| *standing == Standing::Undecided).await;
     }
 
-    async fn resolve_again(&mut self, which: impl Fn(&Entry) -> bool) {
-        let chosen = self.entries.iter().filter(|entry| which(entry));
-        let channels: Vec<_> = chosen.map(Entry::channel).collect();
-        for channel in channels {
-            self.resolve_entry(channel).await;
+    async fn resolve_again(&mut self, which: impl Fn(&Standing) -> bool) {
+        for membership in self.entries.standing(which) {
+            self.resolve_entry(&membership).await;
         }
-        let undecided = self.entries.iter().any(Entry::is_undecided);
-        self.resolve_undecided_at = undecided.then(|| Instant::now() + RESOLVE_AGAIN_AFTER);
+        self.resolve_undecided_at =
+            self.entries.has_undecided().then(|| Instant::now() + RESOLVE_AGAIN_AFTER);
     }
 
     /// Resolves an entry that is in no audience.
-    async fn resolve_entry(&mut self, channel: ChannelId) {
-        let Some(entry) = self.entries.remove(channel) else {
+    async fn resolve_entry(&mut self, membership: &Membership) {
+        let Some(entry) = self.entries.remove(membership) else {
             return;
         };
-        let (membership, identity, former) = entry.into_parts();
+        let Entry { membership, identity, standing: former } = entry;
         let resolved = self.resolve(&membership.bindings(), &identity).await;
         let (standing, _) = self.stand(&membership, resolved);
         let told = standing.tells_as(&former);
@@ -108,7 +105,7 @@ impl State {
             Standing::Refused(refusal) => (Status::Error, refusal.message.clone()),
             Standing::Undecided => (Status::Error, UNDECIDED.to_owned()),
         };
-        self.entries.insert(Entry::new(Arc::clone(&membership), identity, standing));
+        self.entries.insert(Entry { membership: Arc::clone(&membership), identity, standing });
         if told {
             return;
         }
@@ -170,7 +167,7 @@ impl State {
 
     async fn register(&mut self, subscribing: Subscribing) {
         let Subscribing { membership, identity, resolved, snapshot_version, resume, joining } = subscribing;
-        if joining.is_none() && !self.entries.contains(membership.channel) {
+        if joining.is_none() && !self.entries.contains(&membership) {
             // The channel was left while its new token was being checked.
             return;
         }
@@ -183,7 +180,7 @@ impl State {
         } else {
             self.resolve(&membership.bindings(), &identity).await
         };
-        self.unsubscribe(membership.channel);
+        self.unsubscribe(&membership);
         let wishes = resume.as_ref().zip(resolved.as_ref().ok());
         let wishes = wishes.map(|(resume, resolved)| resume.wishes(&resolved.placements));
         let (standing, notices) = self.stand(&membership, resolved);
@@ -203,7 +200,7 @@ impl State {
         };
         let bindings = membership.binding_count();
         self.matcher.counters.subscriptions.fetch_add(bindings as u64, Relaxed);
-        self.entries.insert(Entry::new(Arc::clone(&membership), identity, standing));
+        self.entries.insert(Entry { membership: Arc::clone(&membership), identity, standing });
         match joining {
             Some(mut joining) => {
                 let system = system.into_iter().map(|(status, text)| (POSTGRES_CHANGES, status, text));
@@ -241,10 +238,9 @@ impl State {
         }
     }
 
-    pub(super) fn unsubscribe(&mut self, channel: ChannelId) {
-        if let Some(entry) = self.entries.remove(channel) {
-            let (membership, _, standing) = entry.into_parts();
-            self.audiences.remove(&membership, standing.places());
+    pub(super) fn unsubscribe(&mut self, membership: &Membership) {
+        if let Some(Entry { standing, .. }) = self.entries.remove(membership) {
+            self.audiences.remove(membership, standing.places());
             let bindings = membership.binding_count();
             self.matcher.counters.subscriptions.fetch_sub(bindings as u64, Relaxed);
         }

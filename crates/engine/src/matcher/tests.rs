@@ -6,30 +6,24 @@ mod windows;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use walcast_pgoutput::{Cell, RelationColumn, ReplicaIdentity, Tuple, Xid};
-use walcast_policy::schema::{
-    Collation, Column, Identity as TableIdentity, Policy, PolicyCommand, Privileges, Role, Table, Type,
-    TypeKind, Types,
-};
+use walcast_policy::schema::{Privileges, Role, Table};
 use walcast_policy::{
     Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, TableCopy, TransactionSnapshot,
 };
 use walcast_wire::{Binding, Position, Ref, Serializer, Status};
 
 use super::*;
+use crate::fixture::{self, TABLE};
 use crate::ids::{SessionId, ShardId};
 use crate::log_inbox::{LogSender, log_inbox};
-use crate::membership::{self, Asked};
+use crate::membership::{self, Asked, Options};
 use crate::subscription::resolve;
-use crate::topic::{Privacy, ReadRights, TopicKey};
+use crate::topic::{Privacy, ReadRights};
 use crate::transaction::{Change, Changes, RowChange};
-
-const TABLE: Oid = Oid(16_384);
-const READER: Oid = Oid(100);
 
 /// What the database says of itself, and of what it is asked.
 #[derive(Default)]
@@ -136,67 +130,9 @@ impl Oracle for Played {
     }
 }
 
-/// A catalog with one table `notes`, whose columns are text and whose rows are visible where `using` holds.
+/// A catalog with the table, whose rows are visible where `using` holds.
 fn snapshot(version: u64, columns: &[&str], using: &str) -> Arc<Snapshot> {
-    let column = |(index, name): (usize, &&str)| Column {
-        name: (*name).to_owned(),
-        number: i16::try_from(index + 1).unwrap(),
-        type_oid: Oid(25),
-        type_modifier: -1,
-        collation: Collation::Bytes,
-        primary_key: index == 0,
-        identity: index == 0,
-        sql_type: "text".to_owned(),
-    };
-    let policy = Policy {
-        name: "p".to_owned(),
-        command: PolicyCommand::All,
-        permissive: true,
-        roles: Vec::new(),
-        using: Some(using.to_owned()),
-        columns: vec![2],
-        whole_row: false,
-        readings: Vec::new(),
-        calls: Vec::new(),
-    };
-    let table = Table {
-        oid: TABLE,
-        schema: "public".to_owned(),
-        name: "notes".to_owned(),
-        columns: columns.iter().enumerate().map(column).collect(),
-        owner: Oid(10),
-        row_security: true,
-        force_row_security: false,
-        identity: TableIdentity::Default,
-        policies: vec![policy],
-    };
-    let role = Role {
-        oid: READER,
-        name: "reader".to_owned(),
-        bypasses_row_security: false,
-        acts_as: [READER].into_iter().collect(),
-        privileges: [(TABLE, Privileges { selectable: vec![true; columns.len()] })].into_iter().collect(),
-        executes: rustc_hash::FxHashSet::default(),
-        schemas: ["public".to_owned()].into_iter().collect(),
-    };
-    let base = |oid: u32, name: &str| {
-        let found = Type {
-            oid: Oid(oid),
-            name: name.to_owned(),
-            schema: "pg_catalog".to_owned(),
-            kind: TypeKind::Base,
-        };
-        (Oid(oid), found)
-    };
-    Arc::new(Snapshot {
-        version,
-        tables: [(TABLE, Arc::new(table))].into_iter().collect(),
-        types: Arc::new(Types([base(25, "text"), base(16, "bool")].into_iter().collect())),
-        roles: [("reader".to_owned(), Arc::new(role))].into_iter().collect(),
-        functions: Arc::default(),
-        lookups: FxHashMap::default(),
-        search_path: Arc::default(),
-    })
+    fixture::snapshot(version, columns, Some(using))
 }
 
 /// The table as the log describes it.
@@ -248,7 +184,7 @@ struct Scene {
     commands: mpsc::Receiver<Command>,
     /// Rows that have been delivered together with those that [`Scene::told`] told of.
     delivered: VecDeque<String>,
-    _unsubscribe: mpsc::UnboundedSender<ChannelId>,
+    _unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
 }
 
 impl Scene {
@@ -307,22 +243,10 @@ impl Scene {
         let deletes = crate::settings::Deletes::Private;
         let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
         change(&self.oracle);
-        let (form, values) = membership::Form::new(bindings, false);
-        let membership = Arc::new(Membership {
-            session: SessionId::fresh(),
-            channel: ChannelId::fresh(),
-            asked: Arc::new(Asked {
-                topic: TopicKey::new("realtime:room".into(), Privacy::Public),
-                form: Arc::new(form),
-                values,
-            }),
-            join_ref: Ref::null(),
-            shard: ShardId::new(0),
-            serializer: Serializer::V2,
-            receive_own: false,
-            acknowledge: false,
-            open: AtomicBool::new(true),
-        });
+        let (form, values) = membership::Form::new(bindings, Privacy::Public, Options::default());
+        let asked = Arc::new(Asked::new(Arc::new(form), "realtime:room", &Ref::NULL, &values));
+        let (session, shard) = (SessionId::fresh(), ShardId::new(0));
+        let membership = Arc::new(Membership::new(session, shard, Serializer::V2, asked));
         let joining = Joining {
             membership: Arc::clone(&membership),
             reference: Ref::null(),

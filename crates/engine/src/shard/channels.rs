@@ -8,6 +8,7 @@ use walcast_wire::{Ref, Serializer, Status};
 use super::{ReplyTo, Shard};
 use crate::command::{Departure, Joining, PeerCommand, Push, PushKind, SystemMessage, Target};
 use crate::ids::{ChannelId, SessionId};
+use crate::membership::Options;
 use crate::rate::ClientEventRefused;
 use crate::session::Channel;
 use crate::subscription::Identity;
@@ -17,17 +18,17 @@ impl Shard {
     /// What follows a join stands in docs/protocol.md §3.3: reply, stored messages, `system` messages, presences.
     pub(super) fn join(&mut self, mut joining: Joining) {
         let membership = Arc::clone(&joining.membership);
-        let (target, key) = (membership.target(), membership.key().clone());
+        let (target, topic) = (membership.target(), membership.topic());
         let session = target.session;
         let Some(found) = self.sessions.get_mut(&session) else {
             // The connection ended while its join was being decided.
-            let _ = self.unsubscribe.send(target.channel);
+            let _ = self.unsubscribe.send(joining.membership);
             return;
         };
         let serializer = found.serializer;
         let mut channel = Channel::new(Arc::clone(&membership), joining.presence_key.take(), joining.rights);
         channel.identify(Arc::clone(&joining.identity), found.subject.as_deref());
-        let old = found.take_channel(&key.topic);
+        let old = found.take_channel(topic);
         found.channels.push(channel);
         if let Some(old) = old {
             self.forget(old, Departure::Closed);
@@ -36,16 +37,16 @@ impl Shard {
         self.counters.joins.fetch_add(1, Relaxed);
         self.counters.channels.fetch_add(1, Relaxed);
 
-        let (join_ref, topic) = (&membership.join_ref, &key.topic);
+        let join_ref = membership.join_ref();
         let Joining { reference, response, .. } = &joining;
-        let reply = walcast_wire::reply(serializer, join_ref, reference, topic, Status::Ok, response);
+        let reply = walcast_wire::reply(serializer, &join_ref, reference, topic, Status::Ok, response);
         self.write(session, &reply);
         self.close_superseded(session, topic);
         if let Some(messages) = joining.replayed.take() {
             self.replay(&joining, &messages);
         }
         for (extension, status, message) in &joining.system {
-            let frame = walcast_wire::system(serializer, join_ref, topic, extension, *status, message);
+            let frame = walcast_wire::system(serializer, &join_ref, topic, extension, *status, message);
             self.write(session, &frame);
         }
         if joining.presence_enabled {
@@ -59,13 +60,13 @@ impl Shard {
     pub(super) fn supersede(&mut self, session: SessionId, channel: ChannelId) {
         let Some(found) = self.sessions.get_mut(&session) else { return };
         let Some(old) = found.take_channel_by_id(channel) else { return };
-        found.undecided_mut().superseded.push((Arc::clone(old.topic()), old.join_ref().clone()));
+        found.undecided_mut().superseded.push((old.topic().into(), old.join_ref()));
         self.forget(old, Departure::Closed);
     }
 
     /// docs/protocol.md §3.7: version 2.0.0 clients tell the late close by its `join_ref`; the Python client
     /// (1.0.0) would close the new channel, so it is told nothing.
-    pub(super) fn close_superseded(&mut self, session: SessionId, topic: &Arc<str>) {
+    pub(super) fn close_superseded(&mut self, session: SessionId, topic: &str) {
         let Some(found) = self.sessions.get_mut(&session) else { return };
         let serializer = found.serializer;
         let closed = found.take_superseded(topic);
@@ -92,8 +93,8 @@ impl Shard {
             return self.write(push.session, &reply);
         };
         let target = Target { session: push.session, channel: channel.id() };
-        let acknowledge = channel.membership.acknowledge;
-        let except = (!channel.membership.receive_own).then_some(channel.id());
+        let Options { acknowledge, receive_own, .. } = channel.membership.options();
+        let except = (!receive_own).then_some(channel.id());
         match push.kind {
             PushKind::Leave => self.leave(&push),
             PushKind::Broadcast(payload) => {
@@ -148,15 +149,16 @@ impl Shard {
             return;
         };
         // docs/protocol.md §3.7: a leave of an earlier join is late and ignored.
-        if *channel.join_ref() != push.join_ref && !channel.join_ref().is_null() {
+        let join_ref = channel.join_ref();
+        if join_ref != push.join_ref && !join_ref.is_null() {
             return;
         }
         let Some(channel) = found.take_channel(&push.topic) else {
             return;
         };
-        let join_ref = channel.join_ref();
-        let reply = walcast_wire::reply(serializer, join_ref, &push.reference, &push.topic, Status::Ok, "{}");
-        let close = walcast_wire::channel_close(serializer, join_ref, &push.topic);
+        let reply =
+            walcast_wire::reply(serializer, &join_ref, &push.reference, &push.topic, Status::Ok, "{}");
+        let close = walcast_wire::channel_close(serializer, &join_ref, &push.topic);
         self.write(push.session, &reply);
         self.write(push.session, &close);
         self.forget(channel, Departure::Closed);
@@ -183,8 +185,8 @@ impl Shard {
             return;
         };
         let (join_ref, topic) = (channel.join_ref(), channel.topic());
-        let system = walcast_wire::system(serializer, join_ref, topic, "system", status, message);
-        let close = walcast_wire::channel_close(serializer, join_ref, topic);
+        let system = walcast_wire::system(serializer, &join_ref, topic, "system", status, message);
+        let close = walcast_wire::channel_close(serializer, &join_ref, topic);
         self.write(session, &system);
         self.write(session, &close);
         self.forget(channel, Departure::Closed);
@@ -196,14 +198,14 @@ impl Shard {
         self.counters.channels.fetch_sub(1, Relaxed);
         self.leave_topic(&mut channel);
         if channel.presence().is_some_and(|presence| presence.tracked) {
-            let (topic, channel) = (channel.key().clone(), channel.id());
+            let (topic, channel) = (channel.key().to_owned(), channel.id());
             let command = match departure {
                 Departure::Closed => PeerCommand::Untrack { topic: topic.clone(), channel },
                 Departure::Lost => PeerCommand::Lost { topic: topic.clone(), channel },
             };
             self.tell(self.home(&topic), command);
         }
-        let _ = self.unsubscribe.send(channel.id());
+        let _ = self.unsubscribe.send(channel.membership);
     }
 
     pub(super) fn renew(&mut self, session: SessionId, channel: ChannelId, identity: Arc<Identity>) {
@@ -245,7 +247,7 @@ impl Shard {
             let frames: Vec<_> = subscribed
                 .map(|channel| {
                     let (join_ref, topic) = (channel.join_ref(), channel.topic());
-                    walcast_wire::system(serializer, join_ref, topic, "resume", Status::Error, message)
+                    walcast_wire::system(serializer, &join_ref, topic, "resume", Status::Error, message)
                 })
                 .collect();
             for frame in frames {
@@ -264,7 +266,7 @@ impl Shard {
         };
         let SystemMessage { extension, status, message: text, .. } = message;
         let frame =
-            walcast_wire::system(serializer, channel.join_ref(), channel.topic(), extension, *status, text);
+            walcast_wire::system(serializer, &channel.join_ref(), channel.topic(), extension, *status, text);
         self.write(message.session, &frame);
     }
 }

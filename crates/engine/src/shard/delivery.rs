@@ -67,7 +67,7 @@ impl Shard {
 
     /// Hands a broadcast to the listeners of its topic.
     pub(super) fn fan_out(&mut self, fanout: &Arc<Fanout>, except: Option<ChannelId>) {
-        let Some(topic) = self.topics.get_mut(&fanout.topic) else {
+        let Some(topic) = self.topics.get_mut(fanout.topic.as_ref()) else {
             return;
         };
         let repeated = topic.meet(fanout);

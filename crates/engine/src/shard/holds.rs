@@ -15,7 +15,7 @@ use super::topics::Topic;
 use crate::command::{Fanout, Joining};
 use crate::ids::ChannelId;
 use crate::membership::Membership;
-use crate::topic::TopicKey;
+use crate::topic::TopicRef;
 
 /// Messages that are kept for one channel; beyond that the oldest are dropped, and the channel is told.
 const KEPT_MAX: usize = 1_000;
@@ -121,7 +121,7 @@ impl Shard {
         let Some(found) = self.sessions.get_mut(&membership.session).filter(|_| membership.is_open()) else {
             return;
         };
-        found.undecided_mut().holds.push((channel, key.clone()));
+        found.undecided_mut().holds.push((channel, key.to_owned()));
         let hold = Hold { channel, kept: VecDeque::new(), bytes: 0, dropped: 0 };
         self.topics.get_or_insert(key).add_replay(|replays| replays.holds.push(hold));
     }
@@ -135,7 +135,7 @@ impl Shard {
     }
 
     /// Nothing is kept for a channel any more.
-    pub(super) fn drop_hold(&mut self, channel: ChannelId, key: &TopicKey) {
+    pub(super) fn drop_hold(&mut self, channel: ChannelId, key: TopicRef<'_>) {
         if let Some(topic) = self.topics.get_mut(key) {
             topic.take_hold(channel);
         }
@@ -183,9 +183,9 @@ impl Shard {
             "{dropped} messages that arrived while stored ones were read have been dropped: at most {KEPT_MAX} \
              messages and {KEPT_BYTES_MAX} bytes are kept"
         );
-        let Membership { serializer, join_ref, session, .. } = membership;
-        let topic = membership.topic();
-        let frame = walcast_wire::system(*serializer, join_ref, topic, "broadcast", Status::Error, &message);
+        let Membership { serializer, session, .. } = membership;
+        let (join_ref, topic) = (membership.join_ref(), membership.topic());
+        let frame = walcast_wire::system(*serializer, &join_ref, topic, "broadcast", Status::Error, &message);
         self.write(*session, &frame);
     }
 }
@@ -196,7 +196,7 @@ fn replayed(membership: &Membership, message: &StoredMessage) -> Option<Frame> {
         StoredPayload::Json(json) => ReplayedPayload::Json(json),
         StoredPayload::Binary(bytes) => ReplayedPayload::Binary(bytes),
     };
-    let Membership { serializer, join_ref, .. } = membership;
-    let (topic, event, id) = (membership.topic(), &message.event, &message.id);
-    walcast_wire::replayed_broadcast(*serializer, join_ref, topic, event, id, payload)
+    let (join_ref, topic) = (membership.join_ref(), membership.topic());
+    let (event, id) = (&message.event, &message.id);
+    walcast_wire::replayed_broadcast(membership.serializer, &join_ref, topic, event, id, payload)
 }

@@ -89,7 +89,7 @@ impl Shard {
             let theirs = found
                 .channels
                 .iter()
-                .filter(|channel| **channel.topic() == *topic && channel.subject(of_socket) == Some(subject));
+                .filter(|channel| channel.topic() == topic && channel.subject(of_socket) == Some(subject));
             channels.extend(theirs.map(|channel| (session, channel.id())));
         }
         for &(session, channel) in &channels {
@@ -100,7 +100,7 @@ impl Shard {
 
     fn occupancy(&self, key: &TopicKey) -> Occupancy {
         let present_keys = self.presences.get(key).map_or(0, crate::presence::Presence::len);
-        match self.topics.get(key) {
+        match self.topics.get(key.as_ref()) {
             None => Occupancy { present_keys, ..Occupancy::default() },
             Some(topic) => Occupancy {
                 channels: topic.channels(),
@@ -115,7 +115,7 @@ impl Shard {
     fn topic_summaries(&self) -> Vec<TopicSummary> {
         let summary = |topic: &Topic| {
             let TopicKey { topic: name, privacy } = topic.key();
-            TopicSummary { topic: Arc::clone(name), privacy: *privacy, channels: topic.channels() }
+            TopicSummary { topic: name.into(), privacy, channels: topic.channels() }
         };
         self.topics.iter().filter(|topic| topic.channels() > 0).map(summary).collect()
     }
@@ -135,7 +135,7 @@ impl Shard {
         let Some(found) = self.sessions.get(&session) else { return };
         let system = |channel: &crate::session::Channel| {
             let (join_ref, topic) = (channel.join_ref(), channel.topic());
-            walcast_wire::system(found.serializer, join_ref, topic, "system", Status::Ok, message)
+            walcast_wire::system(found.serializer, &join_ref, topic, "system", Status::Ok, message)
         };
         let frames: Vec<Frame> = found.channels.iter().map(system).collect();
         for frame in frames {
@@ -181,7 +181,7 @@ fn share(found: &Session, subject: &str) -> Share {
 fn connection(session: SessionId, found: &Session) -> ConnectionInfo {
     let of_socket = found.subject.as_deref();
     let channels = found.channels.iter().map(|channel| ChannelInfo {
-        topic: Arc::clone(channel.topic()),
+        topic: channel.topic().into(),
         privacy: channel.key().privacy,
         subject: channel.subject(of_socket).map(Arc::from),
     });

@@ -129,7 +129,7 @@ impl Shard {
             return;
         };
         channel.presence_mut().wanted = true;
-        let topic = channel.key().clone();
+        let topic = channel.key().to_owned();
         if !channel.rights.presence {
             return;
         }
@@ -166,14 +166,14 @@ impl Shard {
             return;
         }
         let (join_ref, topic) = (channel.join_ref(), channel.topic());
-        let frame = walcast_wire::push(serializer, join_ref, topic, "presence_state", payload);
+        let frame = walcast_wire::push(serializer, &join_ref, topic, "presence_state", payload);
         self.write(target.session, &frame);
         self.follow(target);
     }
 
     /// Hands a diff to the followers of its topic.
     pub(super) fn fan_out_presence(&mut self, fanout: &Fanout) {
-        let Some(topic) = self.topics.get(&fanout.topic) else {
+        let Some(topic) = self.topics.get(fanout.topic.as_ref()) else {
             return;
         };
         for member in topic.followers() {

@@ -42,7 +42,7 @@ impl Shard {
         found.outbound.abandon();
         self.count_queued(found.outbound.take_growth());
         for (channel, key) in found.take_holds() {
-            self.drop_hold(channel, &key);
+            self.drop_hold(channel, key.as_ref());
         }
         for channel in std::mem::take(&mut found.channels) {
             self.forget(channel, departure);

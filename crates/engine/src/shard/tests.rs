@@ -1,8 +1,5 @@
 //! A shard alone, with a socket that records.
 
-use std::io::{self, IoSlice};
-use std::sync::atomic::AtomicBool;
-
 use bytes::Bytes;
 use walcast_wire::sub_topic;
 
@@ -10,8 +7,8 @@ use super::*;
 use crate::broadcast::fanout_of;
 use crate::command::BroadcastPayload;
 use crate::command::Joining;
-use crate::membership::{Asked, Membership};
-use crate::outbound::Socket;
+use crate::membership::{Asked, Form, Membership, Options};
+use crate::recorder::Recorder;
 use crate::subscription::Identity;
 use crate::topic::ReadRights;
 
@@ -19,24 +16,6 @@ const TOPIC: &str = "realtime:room";
 
 fn public_topic() -> TopicKey {
     TopicKey::new(TOPIC.into(), Privacy::Public)
-}
-
-/// Takes everything and hands it to the test.
-struct Recorder(mpsc::UnboundedSender<Vec<u8>>);
-
-impl Socket for Recorder {
-    fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
-        let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.to_vec()).collect();
-        let count = bytes.len();
-        self.0.send(bytes).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        Ok(count)
-    }
-
-    fn notify_writable(&self) {}
-
-    fn finish(&self) {}
-
-    fn closing(&self) {}
 }
 
 /// The only shard there is, running.
@@ -60,19 +39,10 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
     let (recorder, mut written) = mpsc::unbounded_channel();
     let socket = Arc::new(Recorder(recorder));
     let open = Command::Open { session, socket, serializer: Serializer::V2, subject: None };
-    let asked = Asked { topic: public_topic(), form: Arc::default(), values: Box::default() };
+    let (form, values) = Form::new(Vec::new(), Privacy::Public, Options::default());
+    let asked = Asked::new(Arc::new(form), TOPIC, &Ref::NULL, &values);
     let join = Command::Join(Box::new(Joining {
-        membership: Arc::new(Membership {
-            session,
-            channel: ChannelId::fresh(),
-            asked: Arc::new(asked),
-            join_ref: Ref::null(),
-            shard: ShardId::new(0),
-            serializer: Serializer::V2,
-            receive_own: false,
-            acknowledge: false,
-            open: AtomicBool::new(true),
-        }),
+        membership: Arc::new(Membership::new(session, ShardId::new(0), Serializer::V2, Arc::new(asked))),
         reference: Ref::null(),
         response: "{}".to_owned(),
         identity: Arc::new(Identity { role: "r".into(), claims: Arc::default(), claims_json: "{}".into() }),

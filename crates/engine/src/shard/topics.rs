@@ -15,7 +15,7 @@ use crate::command::Target;
 use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::session::{Channel, Place, Session};
-use crate::topic::TopicKey;
+use crate::topic::{TopicKey, TopicRef};
 
 /// The topics that a channel is on, or is about to join with a replay.
 #[derive(Default)]
@@ -62,21 +62,21 @@ impl Topics {
         self.table.iter()
     }
 
-    pub(super) fn get(&self, key: &TopicKey) -> Option<&Topic> {
+    pub(super) fn get(&self, key: TopicRef<'_>) -> Option<&Topic> {
         self.table.find(self.hasher.hash_one(key), |topic| topic.key() == key)
     }
 
-    pub(super) fn get_mut(&mut self, key: &TopicKey) -> Option<&mut Topic> {
+    pub(super) fn get_mut(&mut self, key: TopicRef<'_>) -> Option<&mut Topic> {
         self.table.find_mut(self.hasher.hash_one(key), |topic| topic.key() == key)
     }
 
     /// The topic, be it that nobody has joined it yet.
-    pub(super) fn get_or_insert(&mut self, key: &TopicKey) -> &mut Topic {
-        self.entry(key).or_insert_with(|| Topic::Many(Box::new(Many::new(key.clone())))).into_mut()
+    pub(super) fn get_or_insert(&mut self, key: TopicRef<'_>) -> &mut Topic {
+        self.entry(key).or_insert_with(|| Topic::Many(Box::new(Many::new(key.to_owned())))).into_mut()
     }
 
     /// Forgets a topic that nothing is left of.
-    pub(super) fn drop_empty(&mut self, key: &TopicKey) {
+    pub(super) fn drop_empty(&mut self, key: TopicRef<'_>) {
         if let Entry::Occupied(found) = self.entry(key)
             && found.get().is_empty()
         {
@@ -103,7 +103,7 @@ impl Topics {
         }
     }
 
-    fn entry(&mut self, key: &TopicKey) -> Entry<'_, Topic> {
+    fn entry(&mut self, key: TopicRef<'_>) -> Entry<'_, Topic> {
         let hasher = &self.hasher;
         let is_it = |topic: &Topic| topic.key() == key;
         self.table.entry(hasher.hash_one(key), is_it, |topic| hasher.hash_one(topic.key()))
@@ -111,10 +111,10 @@ impl Topics {
 }
 
 impl Topic {
-    pub(super) fn key(&self) -> &TopicKey {
+    pub(super) fn key(&self) -> TopicRef<'_> {
         match self {
             Topic::One(one) => one.membership.key(),
-            Topic::Many(many) => &many.key,
+            Topic::Many(many) => many.key.as_ref(),
         }
     }
 
@@ -255,7 +255,7 @@ impl Many {
     fn of(one: &One) -> Self {
         let list = |is_on: bool| is_on.then(|| one.membership.target()).into_iter().collect();
         let (listeners, followers) = (list(one.listens), list(one.follows));
-        Many { channels: 1, listeners, followers, ..Many::new(one.membership.key().clone()) }
+        Many { channels: 1, listeners, followers, ..Many::new(one.membership.key().to_owned()) }
     }
 
     fn list(&mut self, list: List) -> &mut Vec<Target> {
@@ -323,7 +323,7 @@ impl Shard {
     }
 
     /// Takes out whoever has this place, and tells the one that gets it.
-    fn vacate(&mut self, key: &TopicKey, list: List, place: Place) {
+    fn vacate(&mut self, key: TopicRef<'_>, list: List, place: Place) {
         let moved = self.topics.get_mut(key).and_then(|topic| topic.remove(list, place));
         let Some(channel) = moved.and_then(|moved| channel_of(&mut self.sessions, moved)) else { return };
         match list {
@@ -339,31 +339,21 @@ fn channel_of(sessions: &mut FxHashMap<SessionId, Session>, target: Target) -> O
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use walcast_wire::{Ref, Serializer};
 
     use super::*;
     use crate::ids::ShardId;
-    use crate::membership::Asked;
+    use crate::membership::{Asked, Form, Options};
     use crate::topic::Privacy;
 
     fn key(topic: &str) -> TopicKey {
         TopicKey::new(topic.into(), Privacy::Public)
     }
 
-    fn membership(key: TopicKey) -> Arc<Membership> {
-        Arc::new(Membership {
-            session: SessionId::fresh(),
-            channel: ChannelId::fresh(),
-            asked: Arc::new(Asked { topic: key, form: Arc::default(), values: Box::default() }),
-            join_ref: Ref::null(),
-            shard: ShardId::new(0),
-            serializer: Serializer::V2,
-            receive_own: false,
-            acknowledge: false,
-            open: AtomicBool::new(true),
-        })
+    fn membership(key: &TopicKey) -> Arc<Membership> {
+        let (form, values) = Form::new(Vec::new(), key.privacy, Options::default());
+        let asked = Arc::new(Asked::new(Arc::new(form), &key.topic, &Ref::NULL, &values));
+        Arc::new(Membership::new(SessionId::fresh(), ShardId::new(0), Serializer::V2, asked))
     }
 
     /// Joins and puts on both lists.
@@ -387,7 +377,7 @@ mod tests {
     }
 
     fn members(topics: &Topics, topic: &str) -> Vec<Target> {
-        let Some(topic) = topics.get(&key(topic)) else { return Vec::new() };
+        let Some(topic) = topics.get(key(topic).as_ref()) else { return Vec::new() };
         let listeners: Vec<Target> = topic.listeners().collect();
         assert_eq!(topic.followers().collect::<Vec<_>>(), listeners);
         assert_eq!(topic.channels(), listeners.len());
@@ -397,10 +387,10 @@ mod tests {
     #[test]
     fn a_topic_has_whoever_joined_it_and_did_not_leave() {
         let mut topics = Topics::default();
-        let [first, second, third, other] = ["a", "a", "a", "b"].map(|topic| membership(key(topic)));
+        let [first, second, third, other] = ["a", "a", "a", "b"].map(|topic| membership(&key(topic)));
         let of_first = join(&mut topics, &first);
         let of_other = join(&mut topics, &other);
-        topics.leave(&membership(key("a")));
+        topics.leave(&membership(&key("a")));
         assert_eq!(members(&topics, "a"), [first.target()], "another never was on it");
         let of_second = join(&mut topics, &second);
         join(&mut topics, &third);
@@ -417,29 +407,29 @@ mod tests {
     #[test]
     fn a_channel_that_has_its_topic_for_itself_is_on_the_lists_it_was_put_on() {
         let mut topics = Topics::default();
-        let member = membership(key("a"));
+        let member = membership(&key("a"));
         topics.enter(&member);
         let lists = |topics: &Topics| {
-            let topic = topics.get(&key("a")).unwrap();
+            let topic = topics.get(key("a").as_ref()).unwrap();
             [topic.listeners().collect::<Vec<_>>(), topic.followers().collect()]
         };
         assert_eq!(lists(&topics), [vec![], vec![]]);
-        let place = topics.get_mut(&key("a")).unwrap().add(List::Followers, member.target());
+        let place = topics.get_mut(key("a").as_ref()).unwrap().add(List::Followers, member.target());
         assert_eq!(lists(&topics), [vec![], vec![member.target()]]);
-        topics.enter(&membership(key("a")));
+        topics.enter(&membership(&key("a")));
         assert_eq!(
             lists(&topics),
             [vec![], vec![member.target()]],
             "it stays where it is when another joins"
         );
-        assert_eq!(topics.get_mut(&key("a")).unwrap().remove(List::Followers, place), None);
+        assert_eq!(topics.get_mut(key("a").as_ref()).unwrap().remove(List::Followers, place), None);
         assert_eq!(lists(&topics), [vec![], vec![]]);
     }
 
     #[test]
     fn public_and_private_topics_of_one_name_are_two() {
         let mut topics = Topics::default();
-        let private = membership(TopicKey::new("a".into(), Privacy::Private));
+        let private = membership(&TopicKey::new("a".into(), Privacy::Private));
         join(&mut topics, &private);
         assert_eq!(members(&topics, "a"), []);
     }

@@ -8,7 +8,7 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
 use super::{Compiler, Fault, Names, Parameter, Surroundings, TEXT_MAX, here, single, tokens};
-use crate::constants;
+use crate::constants::{self, Values};
 use crate::expression::{Expression, Setting, built_in_type};
 use crate::look_up::Several;
 use crate::resolve::{self, Typed};
@@ -265,7 +265,7 @@ fn reads_arguments_only(body: &str) -> bool {
 
 /// The arguments that may raise.
 pub(super) fn failing(arguments: &[Typed]) -> Vec<Expression> {
-    let failing = arguments.iter().filter(|one| one.expression.may_fail(&[]));
+    let failing = arguments.iter().filter(|one| one.expression.may_fail(Values::NONE));
     failing.map(|one| one.expression.clone()).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::constants::Values;
 use crate::expression::Expression;
 use crate::json::Json;
 use crate::operation::{Arithmetic, Document, Operation};
@@ -54,7 +55,7 @@ fn found(operation: Operation, as_text: bool, left: Typed, right: Typed) -> Type
 pub(crate) fn subscripted_document(json: Typed, subscript: Typed) -> Result<Typed, Reason> {
     let json = json.expect(&Kind::Jsonb)?;
     // It is not evaluated where the document is NULL.
-    if subscript.expression.may_fail(&[]) {
+    if subscript.expression.may_fail(Values::NONE) {
         return Err("a subscript that may raise".to_owned());
     }
     let step = match subscript.kind {

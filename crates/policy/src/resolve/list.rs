@@ -1,5 +1,6 @@
 //! Arrays: subscripts, concatenation, functions.
 
+use crate::constants::Values;
 use crate::expression::Expression;
 use crate::operation::{List, Operation};
 use crate::resolve::{Reason, Typed, as_output, shared_collation};
@@ -23,7 +24,7 @@ pub(crate) fn element(array: Typed, subscript: Typed) -> Result<Typed, Reason> {
         return Err(format!("a subscript of type {}", subscript.kind.sql_name()));
     }
     // It is not evaluated where the array is NULL.
-    if subscript.expression.may_fail(&[]) {
+    if subscript.expression.may_fail(Values::NONE) {
         return Err("a subscript that may raise".to_owned());
     }
     let collation = array.collation;

@@ -11,18 +11,14 @@ use walcast_catalog::{Catalog, CatalogSettings};
 use walcast_pgoutput::{Oid, PgTimestamp};
 use walcast_policy::schema::{Snapshot, Table};
 use walcast_policy::{
-    Access, BoundPlan, Clauses, DecidedBy, Found, Key, Members, MembersAt, Moment, Oracle as _, Plan,
-    RowImage, TableCopy, Verdict, clauses,
+    Access, BoundPlan, DecidedBy, Found, Key, Members, MembersAt, Moment, Oracle as _, Plan, RowImage,
+    TableCopy, Verdict,
 };
 use walcast_testkit::Database;
 
 use super::harness::{datum, message, quoted, texts};
 use super::mirror;
 use super::world::{FOUNDATION, ROLES};
-
-/// What the planner of PostgreSQL 15 says of `current_user = current_user` as the condition of a query, a fault of its
-/// own.
-const PLANNER_FAULT: &str = "cannot cope with variable-free clause";
 
 /// The values of a row, as PostgreSQL prints them.
 pub(crate) type Row = Vec<Option<String>>;
@@ -50,9 +46,6 @@ pub(crate) struct Tally {
     pub(crate) visible: u64,
     /// Those in which PostgreSQL raised an error.
     pub(crate) raised: u64,
-    /// Those of them that are visible to the plans: PostgreSQL raised in a part that was left to it, and the other
-    /// operands of AND and OR settle the decision by its own word. The order in which it evaluates them is not defined.
-    pub(crate) raised_beyond: u64,
 }
 
 impl Tally {
@@ -61,7 +54,6 @@ impl Tally {
         self.asked += other.asked;
         self.visible += other.visible;
         self.raised += other.raised;
-        self.raised_beyond += other.raised_beyond;
     }
 }
 
@@ -84,10 +76,6 @@ struct Bound {
     plan: BoundPlan,
     keys: Option<Vec<Key>>,
     explanation: String,
-    /// The policies that apply: whether they are permissive, and their SQL.
-    policies: Vec<(bool, String)>,
-    /// Whether a part is left to PostgreSQL.
-    left: bool,
     /// What it said of each row before the changes at hand.
     before: BTreeMap<i64, Verdict>,
 }
@@ -215,12 +203,6 @@ impl Scene<'_> {
                     Some(error) => format!("raises {error}"),
                     None => format!("{:?} {:?}", plan.access(), plan.explanation()),
                 };
-                let using = |name: &str| {
-                    let found = table.policies.iter().find(|policy| policy.name == name);
-                    found.and_then(|policy| policy.using.clone()).unwrap_or_default()
-                };
-                let explained = plan.explanation().iter();
-                let policies: Vec<_> = explained.map(|one| (one.permissive, using(&one.policy))).collect();
                 for (number, claims) in self.stage.claims.iter().enumerate() {
                     let text: Arc<str> = claims.to_string().into();
                     let foreign = plan.foreign_constants();
@@ -235,11 +217,6 @@ impl Scene<'_> {
                         keys: bound.keys(),
                         plan: bound,
                         explanation: explanation.clone(),
-                        policies: policies.clone(),
-                        left: plan
-                            .explanation()
-                            .iter()
-                            .any(|one| matches!(one.decided, DecidedBy::Oracle(_))),
                         before: BTreeMap::new(),
                     });
                 }
@@ -335,14 +312,7 @@ impl Scene<'_> {
                 | (Verdict::Hidden | Verdict::Failed(_), Ok(false) | Err(_)) => true,
                 _ => false,
             };
-            // What has been left to PostgreSQL is taken not to raise where the rest settles the decision.
-            let is_left = |error: &&String| bound.left || **error == PLANNER_FAULT;
-            let raised_beyond = verdict == Verdict::Visible
-                && postgres.as_ref().err().is_some_and(is_left)
-                && self.stage.holds_by_parts(bound, row).await;
-            if raised_beyond {
-                tally.raised_beyond += 1;
-            } else if !agrees {
+            if !agrees {
                 found.push(format!("row {k} {row:?}: {verdict:?}, but {postgres:?}"));
             }
             if verdict == Verdict::Visible && !has_key(bound, &image, self.stage.now, members) {
@@ -402,42 +372,6 @@ impl Stage {
             }
         }
         Truth::Each { visible, raising }
-    }
-
-    /// Whether a row is visible by what PostgreSQL says of the operands of AND and OR, each asked by itself.
-    async fn holds_by_parts(&self, bound: &Bound, row: &Row) -> bool {
-        let (mut permitted, mut restricted) = (false, false);
-        for (permissive, using) in &bound.policies {
-            match permissive {
-                true if permitted => {}
-                true => permitted = self.holds(bound, row, using).await,
-                false => restricted |= !self.holds(bound, row, using).await,
-            }
-        }
-        permitted && !restricted
-    }
-
-    async fn holds(&self, bound: &Bound, row: &Row, condition: &str) -> bool {
-        let Some(Clauses { all, texts }) = clauses(condition) else {
-            return self.is_true(bound, row, condition).await;
-        };
-        for text in &texts {
-            if Box::pin(self.holds(bound, row, text)).await != all {
-                return !all;
-            }
-        }
-        all
-    }
-
-    /// Whether PostgreSQL evaluates a condition to true for the values of a row.
-    async fn is_true(&self, bound: &Bound, row: &Row, condition: &str) -> bool {
-        let columns = bound.table.columns.iter().zip(row).map(|(column, value)| {
-            let value = value.as_deref().map_or_else(|| "NULL".to_owned(), quoted);
-            format!("{value}::{} AS {}", column.sql_type, column.name)
-        });
-        let (columns, name) = (columns.collect::<Vec<_>>().join(", "), &bound.table.name);
-        let query = format!("SELECT ({condition}) IS TRUE FROM (SELECT {columns} OFFSET 0) AS {name}");
-        self.as_role(bound, &query).await.is_ok_and(|rows| rows == [[Some("t".to_owned())]])
     }
 
     async fn as_role(&self, bound: &Bound, query: &str) -> Result<Vec<Row>, String> {

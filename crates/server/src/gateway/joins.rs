@@ -49,18 +49,19 @@ impl Client {
         }
         let topic: Arc<str> = Arc::from(&*message.topic);
         let checked = self.check_join(sub_topic, message, place);
-        match place {
-            Some(place) => {
-                let before = std::mem::replace(&mut self.channels[place].stage, Stage::Joining);
-                if let Stage::Joined(joined) = before {
-                    self.session.send(Command::Supersede(self.session.id, joined.channel.id())).await;
-                }
+        if let Some(place) = place {
+            let before = std::mem::replace(&mut self.channels[place].stage, Stage::Joining);
+            if let Stage::Joined(joined) = before {
+                self.session.send(Command::Supersede(self.session.id, joined.channel.id())).await;
             }
-            None => self.channels.push(ChannelState {
+        } else {
+            // Most sockets join one topic: a growing `Vec` would begin with room for four.
+            self.channels.reserve_exact(1);
+            self.channels.push(ChannelState {
                 topic: Arc::clone(&topic),
                 stage: Stage::Joining,
                 deferred: VecDeque::new(),
-            }),
+            });
         }
         let joining = JoinTask {
             gateway: Arc::clone(&self.gateway),

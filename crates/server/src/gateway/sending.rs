@@ -85,7 +85,7 @@ impl Client {
         tracing::info!(code = "Unauthorized", event = &*message.event, reason, "a message was not sent on");
         if !matches!(kind, PushKind::Broadcast(_)) || joined.channel.acknowledges() {
             let response = walcast_wire::reason_response(reason);
-            let frame = self.reply_on(joined.channel.join_ref(), message, Status::Error, &response);
+            let frame = self.reply_on(&joined.channel.join_ref(), message, Status::Error, &response);
             self.write(&frame).await;
         }
     }

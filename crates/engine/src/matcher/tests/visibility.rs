@@ -3,7 +3,7 @@
 use walcast_pgoutput::OldTuple;
 use walcast_policy::schema::{LookupTable, Reading};
 
-use super::windows::{MEMBERS, note, row};
+use super::windows::{LETTERS, note, row};
 use super::*;
 
 /// An UPDATE of the body, with the whole old row.
@@ -42,25 +42,25 @@ async fn both_rows_decide_what_an_update_is() {
 
 #[tokio::test(start_paused = true)]
 async fn postgres_is_asked_about_both_rows_at_once_and_only_where_the_answer_counts() {
-    let mut scene = subscribed("DELETE", MEMBERS).await;
-    scene.oracle.decided.lock().unwrap().push_back(Ok(|row| Ok(value(row, 1) == "mine")));
-    let moves = [("1", "mine", "yours"), ("2", "yours", "open"), ("3", "open", "his"), ("4", "hers", "mine")];
+    let mut scene = subscribed("DELETE", LETTERS).await;
+    scene.oracle.decided.lock().unwrap().push_back(Ok(|row| Ok(value(row, 1) == "mía")));
+    let moves = [("1", "mía", "tü"), ("2", "tü", "open"), ("3", "open", "él"), ("4", "ñ", "mía")];
     let changes = moves.map(|(id, before, after)| updated(id, before, after));
     assert!(scene.log.send(with_changes(100, false, vec![changes.into()])).await);
     assert_eq!((scene.told().await, scene.told().await), (gone("1"), gone("3")));
     scene.confirmed(108).await;
     let events = scene.oracle.events.lock().unwrap().join(", ");
     // Nothing leaves with the second: its new row is open.
-    assert!(events.contains("asked -/yours -/mine -/his -/hers for 1 claims"), "{events}");
+    assert!(events.contains("asked -/tü -/mía -/él -/ñ for 1 claims"), "{events}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_new_row_that_nobody_can_tell_about_has_not_left() {
-    let mut scene = subscribed("*", MEMBERS).await;
+    let mut scene = subscribed("*", LETTERS).await;
     scene.oracle.decided.lock().unwrap().extend([Err(down()), Ok((|_| Ok(false)) as Decide)]);
-    assert!(scene.log.send(with_changes(100, false, vec![vec![updated("1", "open", "x")]])).await);
+    assert!(scene.log.send(with_changes(100, false, vec![vec![updated("1", "open", "é")]])).await);
     scene.confirmed(108).await;
-    assert!(scene.log.send(with_changes(200, false, vec![vec![updated("2", "open", "x")]])).await);
+    assert!(scene.log.send(with_changes(200, false, vec![vec![updated("2", "open", "é")]])).await);
     assert_eq!(scene.told().await, gone("2"));
 }
 

@@ -2,9 +2,8 @@
 
 use super::*;
 
-/// Open rows are for everybody; PostgreSQL must tell of the others.
-pub(super) const MEMBERS: &str = "((body = 'open'::text) OR (EXISTS ( SELECT 1 FROM public.members \
-                       WHERE (members.body = notes.body))))";
+/// Open rows are for everybody; what `lower` makes of letters outside ASCII, PostgreSQL must tell.
+pub(super) const LETTERS: &str = "(lower(body) = 'open'::text)";
 
 /// A change of the table `notes`; every id is another row.
 pub(super) fn note(id: &str, body: &str) -> Change {
@@ -31,24 +30,24 @@ async fn subscribed(using: &str) -> Scene {
 
 #[tokio::test(start_paused = true)]
 async fn transactions_that_wait_are_asked_about_at_once_and_shown_in_the_order_of_the_log() {
-    let mut scene = subscribed(MEMBERS).await;
+    let mut scene = subscribed(LETTERS).await;
     let decide: Decide = |row| match value(row, 1) {
-        "broken" => Err(OracleError::Raised { code: "22012".to_owned(), message: "no".to_owned() }),
-        body => Ok(body == "mine"),
+        "rotá" => Err(OracleError::Raised { code: "22012".to_owned(), message: "no".to_owned() }),
+        body => Ok(body == "mía"),
     };
     scene.oracle.decided.lock().unwrap().push_back(Ok(decide));
-    let bodies = ["open", "mine", "open", "broken", "yours", "mine"];
+    let bodies = ["open", "mía", "open", "rotá", "tü", "mía"];
     for (commit_lsn, body) in (100..).step_by(100).zip(bodies) {
         let id = commit_lsn.to_string();
         assert!(scene.log.send(with_changes(commit_lsn, false, vec![vec![note(&id, body)]])).await);
     }
-    for (id, body) in [("100", "open"), ("200", "mine"), ("300", "open"), ("600", "mine")] {
+    for (id, body) in [("100", "open"), ("200", "mía"), ("300", "open"), ("600", "mía")] {
         assert_eq!(scene.told().await, row(id, body));
     }
     scene.confirmed(608).await;
     let events = scene.oracle.events.lock().unwrap().join(", ");
     let expected = "confirmed 108, saw 200, saw 400, saw 500, saw 600, \
-                    asked -/mine -/broken -/yours for 1 claims, confirmed 608";
+                    asked -/mía -/rotá -/tü for 1 claims, confirmed 608";
     assert_eq!(events, expected, "equal rows are one, and what is not asked about is left out");
 }
 
@@ -74,11 +73,11 @@ fn message(event: &str) -> Change {
 
 #[tokio::test(start_paused = true)]
 async fn messages_keep_their_places_between_changes_that_wait() {
-    let mut scene = subscribed(MEMBERS).await;
+    let mut scene = subscribed(LETTERS).await;
     scene.oracle.decided.lock().unwrap().push_back(Ok(YES));
     let changes = vec![
         message("first"),
-        note("1", "mine"),
+        note("1", "mía"),
         message("second"),
         note("2", "open"),
         note("3", "open"),
@@ -92,7 +91,7 @@ async fn messages_keep_their_places_between_changes_that_wait() {
     }
     let event = |name: &str| format!("\"event\":\"{name}\"");
     let (first, second, third, last) = (event("first"), event("second"), event("third"), event("last"));
-    let rows = [row("1", "mine"), row("2", "open"), row("3", "open")];
+    let rows = [row("1", "mía"), row("2", "open"), row("3", "open")];
     let expected = [&first, &rows[0], &second, &rows[1], &rows[2], &third, &last];
     for (found, expected) in told.iter().zip(expected) {
         assert!(found.contains(expected.as_str()), "{expected} in {told:?}");
@@ -102,18 +101,18 @@ async fn messages_keep_their_places_between_changes_that_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn what_waits_is_shown_before_a_change_of_schema_counts() {
-    let mut scene = subscribed(MEMBERS).await;
+    let mut scene = subscribed(LETTERS).await;
     scene.oracle.decided.lock().unwrap().push_back(Ok(YES));
     scene.oracle.refreshed.lock().unwrap().push_back(Ok(snapshot(2, &["id", "body"], "true")));
-    assert!(scene.log.send(with_changes(100, false, vec![vec![note("1", "mine")]])).await);
-    assert!(scene.log.send(with_changes(200, true, vec![vec![note("2", "mine")]])).await);
-    assert_eq!(scene.told().await, row("1", "mine"));
-    assert_eq!(scene.told().await, row("2", "mine"));
+    assert!(scene.log.send(with_changes(100, false, vec![vec![note("1", "mía")]])).await);
+    assert!(scene.log.send(with_changes(200, true, vec![vec![note("2", "mía")]])).await);
+    assert_eq!(scene.told().await, row("1", "mía"));
+    assert_eq!(scene.told().await, row("2", "mía"));
     scene.confirmed(208).await;
     let events = scene.oracle.events.lock().unwrap().join(", ");
     assert_eq!(
         events,
-        "saw 100, asked -/mine for 1 claims, confirmed 108, saw 200, refreshed, confirmed 208"
+        "saw 100, asked -/mía for 1 claims, confirmed 108, saw 200, refreshed, confirmed 208"
     );
 }
 
