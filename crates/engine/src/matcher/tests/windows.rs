@@ -110,10 +110,7 @@ async fn what_waits_is_shown_before_a_change_of_schema_counts() {
     assert_eq!(scene.told().await, row("2", "mía"));
     scene.confirmed(208).await;
     let events = scene.oracle.events.lock().unwrap().join(", ");
-    assert_eq!(
-        events,
-        "saw 100, asked -/mía for 1 claims, confirmed 108, saw 200, refreshed, confirmed 208"
-    );
+    assert_eq!(events, "saw 100, asked -/mía for 1 claims, confirmed 108, saw 200, refreshed, confirmed 208");
 }
 
 #[tokio::test(start_paused = true)]
