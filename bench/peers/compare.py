@@ -221,9 +221,11 @@ def machine(arguments, walcast):
         *(f"{name} {version}" for name, version in json.loads((HERE / "package.json").read_text())["dependencies"].items() if name != "bun"),
         *(line.replace("==", " ") for line in (HERE / "requirements.txt").read_text().split()),
     ]
+    # Where the binary lies, and that the page was written, says nothing of the numbers.
+    shown = [part for part in sys.argv[1:] if part not in ("--write", "--walcast", arguments.walcast)]
     return (
         f"{os.cpu_count()} cores ({cpu}), Linux {platform.release()}, server and client on the same cores; "
-        f"{', '.join(versions)}. `make bench{' ARGS=' + repr(' '.join(sys.argv[1:])) if len(sys.argv) > 1 else ''}`, "
+        f"{', '.join(versions)}. `make bench{' ARGS=' + repr(' '.join(shown)) if shown else ''}`, "
         f"{arguments.rounds} rounds of {arguments.duration} s, {time.strftime('%Y-%m-%d')}; medians, and in parentheses "
         "what they are to walcast's. Load of the machine at the beginning: "
         f"{os.getloadavg()[0]:.1f}."

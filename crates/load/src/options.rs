@@ -136,6 +136,8 @@ mod tests {
 
     #[test]
     fn only_walcast_has_row_changes() {
-        assert!(parse("bench changes --protocol plain").only_walcast("changes").is_err());
+        assert!(
+            parse("bench changes --database postgres:// --protocol plain").only_walcast("changes").is_err()
+        );
     }
 }
