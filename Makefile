@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-matrix lint deny conformance oracle bench bench-check bench-policies clients fuzz vendor
+.PHONY: help run test test-matrix lint deny conformance oracle bench bench-check bench-policies slow-sockets clients fuzz vendor
 
 # Where rustup puts cargo, and where scripts/setup.sh puts a newer Node.js if Debian's is too old.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.walcast/node/bin:$(PATH)
@@ -47,6 +47,11 @@ bench-check: ## instructions of fixed pieces of work, compared with those that a
 bench-policies: ## policies and filters against pg_recvlogical, from one log; ARGS="-n 100 --rows 5000" for a quick look
 	@scripts/setup.sh run
 	cargo run --release --package walcast-bench --bin policies -- $(ARGS)
+
+slow-sockets: ## 100 sockets that do not read among 5,000, and what the others notice; SOCKETS=2000 STALLED=50, ROWS=1000000 in one transaction
+	@scripts/setup.sh run
+	ROWS=$(or $(ROWS),1000000) cargo test --release --package walcast-tests --test slow_sockets -- \
+		--include-ignored --nocapture --test-threads 1
 
 clients: ## install the stock clients and the browser driver that the tests use
 	@scripts/setup.sh test

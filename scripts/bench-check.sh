@@ -35,7 +35,7 @@ while IFS=$'\t' read -r name kept; do
   printf '%s\t%s\n' "$name" "$counted" >>"$scratch/new.tsv"
   change=$(awk -v new="$counted" -v old="$kept" 'BEGIN { printf "%+.2f", old ? (new / old - 1) * 100 : 0 }')
   verdict=$(awk -v change="$change" -v allowed="$allowed_percent" \
-    'BEGIN { print change > allowed ? "MORE" : change < -allowed ? "fewer" : "as before" }')
+    'BEGIN { print (change + 0 > allowed + 0 ? "MORE" : change + 0 < -allowed ? "fewer" : "as before") }')
   printf 'bench-check: %-14s %14d instructions, %s %% (%s)\n' "$name" "$counted" "$change" "$verdict"
   [[ $verdict == 'as before' ]] || failed=1
 done <"$expected"

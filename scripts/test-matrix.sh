@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The tests that need a database, on every major version of Postgres that walcast works with: what `make test-matrix`
 # runs. The programs come from npm packages and are kept below .walcast/postgres. VERSIONS="14 18" takes some of the
-# versions, TESTS="row_changes deletes" some of the test programs. Ends with a table, and fails where a test failed.
+# versions, TESTS="row_changes deletes" some of the test programs. Ends with a table, which is also in
+# .walcast/test-matrix.md, and fails where a test failed.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -25,6 +26,8 @@ else
   scripts/clients.sh
 fi
 cargo build --package walcast-testkit --package walcast --quiet
+# A large transaction is a matter of walcast, not of the version.
+export WALCAST_LARGE_ROWS=${WALCAST_LARGE_ROWS:-200000}
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -34,15 +37,21 @@ for version in "${versions[@]}"; do
   export WALCAST_TEST_PG_BIN
   release=$("$WALCAST_TEST_PG_BIN/postgres" --version | awk '{ print $3 }')
   printf '\n== Postgres %s\n' "$release"
+  started=$SECONDS
   target/debug/testkit cluster -- \
     cargo test --quiet --no-fail-fast "${packages[@]/#/--package=}" "${tests[@]/#/--test=}" 2>&1 |
     tee "$scratch/out" || failed=1
   # A program that was cut short has no line of results, but its end is an error.
-  awk -v release="$release" '
+  awk -v release="$release" -v seconds=$((SECONDS - started)) '
     /^test result: / { passed += $4; failed += $6; ignored += $8 }
-    END { printf "| %s | %d | %d | %d |\n", release, passed, failed, ignored }' "$scratch/out" >>"$scratch/table"
+    END { printf "| %s | %d | %d | %d | %d | %d |\n", release, passed + failed, passed, failed, ignored, seconds }
+  ' "$scratch/out" >>"$scratch/table"
 done
 
-printf '\n| PostgreSQL | passed | failed | ignored |\n|---|---|---|---|\n'
-cat "$scratch/table"
+{
+  printf '| PostgreSQL | run | passed | failed | ignored | seconds |\n|---|---|---|---|---|---|\n'
+  cat "$scratch/table"
+} >.walcast/test-matrix.md
+printf '\n'
+cat .walcast/test-matrix.md
 exit "$failed"

@@ -163,6 +163,7 @@ async fn join_one(
         rights: ReadRights::ALL,
         replay: None,
         replication_ready: true,
+        resume_from: None,
     };
     Ok(engine.join(&socket.session, request).await?)
 }

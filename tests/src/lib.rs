@@ -11,6 +11,8 @@ pub mod filtering;
 
 pub mod shared;
 
+pub mod light;
+
 pub mod log;
 
 pub mod script;

@@ -16,9 +16,9 @@ pub fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Runs a script to its end. `restart` is called whenever the script prints `RESTART`, and the script is
+/// Runs a script to its end and gives what it has reported. `restart` is called whenever the script prints `RESTART`, and the script is
 /// told `RESTARTED` after it.
-pub async fn run(command: &mut Command, mut restart: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+pub async fn run(command: &mut Command, mut restart: impl AsyncFnMut() -> Result<()>) -> Result<String> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -44,5 +44,5 @@ pub async fn run(command: &mut Command, mut restart: impl AsyncFnMut() -> Result
     };
     ensure!(status?.success(), "promises were broken:\n{report}");
     ensure!(report.contains("\nok ") || report.starts_with("ok "), "the script checked nothing:\n{report}");
-    Ok(())
+    Ok(report)
 }

@@ -9,8 +9,8 @@ use tokio::process::Command;
 use walcast::serve::ServeSettings;
 use walcast_tests::{SECRET, World, script};
 
-/// Runs one of the scripts of `tests/clients` against a server of its own, which it may restart.
-async fn check(name: &str, program: &str, arguments: &[&str]) -> Result<()> {
+/// Runs one of the scripts of `tests/clients` against a server of its own, which it may restart. Gives its report.
+async fn check(name: &str, program: &str, arguments: &[&str]) -> Result<String> {
     let schema = include_str!("../clients/schema.sql");
     // Longer than a client waits before it connects again, however busy the machine is.
     let grace =
@@ -35,25 +35,31 @@ async fn check(name: &str, program: &str, arguments: &[&str]) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newest_supabase_js_works_unchanged() -> Result<()> {
-    check("clients_js", "node", &["js/check.mjs", "@supabase/supabase-js"]).await
+    check("clients_js", "node", &["js/check.mjs", "@supabase/supabase-js"]).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_supabase_js_with_serializer_1_0_0_works_unchanged() -> Result<()> {
-    check("clients_js_v1", "node", &["js/check.mjs", "supabase-js-v1-serializer"]).await
+    check("clients_js_v1", "node", &["js/check.mjs", "supabase-js-v1-serializer"]).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_supabase_js_that_begins_while_rows_are_written_is_what_select_says() -> Result<()> {
+    println!("{}", check("clients_list", "node", &["js/list.mjs"]).await?);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_of_the_phoenix_framework_works_over_websocket() -> Result<()> {
-    check("clients_phoenix", "node", &["js/phoenix.mjs", "websocket"]).await
+    check("clients_phoenix", "node", &["js/phoenix.mjs", "websocket"]).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_of_the_phoenix_framework_works_over_long_polling() -> Result<()> {
-    check("clients_longpoll", "node", &["js/phoenix.mjs", "longpoll"]).await
+    check("clients_longpoll", "node", &["js/phoenix.mjs", "longpoll"]).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_works_unchanged() -> Result<()> {
-    check("clients_python", "python/.venv/bin/python", &["python/check.py"]).await
+    check("clients_python", "python/.venv/bin/python", &["python/check.py"]).await.map(drop)
 }

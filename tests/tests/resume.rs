@@ -1,6 +1,7 @@
 //! Nothing is lost on the way back: positions (docs/protocol.md §4.1, §5.7).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -255,8 +256,11 @@ async fn a_transaction_that_the_journal_has_no_room_for_is_a_told_gap_of_its_tab
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_was_started_again_tells_of_the_gap() -> Result<()> {
-    let world = watched("resume_restart", NOTES).await?;
+async fn a_server_whose_slot_keeps_nothing_for_the_next_tells_of_the_gap() -> Result<()> {
+    let world = watched_with("resume_restart", NOTES, |settings| {
+        settings.project.replication.trail_bytes_max = 0;
+    })
+    .await?;
     let mut watcher = Watcher::join(&world, &person("ana"), &[resumable()]).await?;
     let last = joined_at(&mut watcher.client, &watcher.topic).await?;
     world.sql("insert into notes values (1)").await?;
@@ -280,5 +284,165 @@ async fn a_since_that_is_no_position_is_an_error_that_names_the_binding() -> Res
     let text = walcast_tests::watching::refusal(&mut client, "realtime:wrong", &[wrong]).await?;
     let expected = "Error parsing `since` params: expected a position as changes carry it, such as \"0/16B3748:3\", in {";
     ensure!(text.starts_with(expected) && text.contains("\"yesterday\""), "{text}");
+    Ok(())
+}
+
+/// The id of each row that was told, and what else was.
+async fn next_id(client: &mut ProtocolClient) -> Result<i64> {
+    loop {
+        let message = client.next().await?;
+        if message.event == "postgres_changes" {
+            let data = &message.payload["data"];
+            return data["record"]["id"].as_i64().with_context(|| format!("no id in {data}"));
+        }
+        if let Some((status, text)) = message.system("resume") {
+            ensure!(status == "ok", "{text}");
+        }
+    }
+}
+
+/// The outbound queues of the tests of large catch-ups, in bytes.
+const SMALL_QUEUE: usize = 64 << 10;
+/// Rows of about a kilobyte, together far more than a queue and the buffers of a socket have room for.
+const MANY_ROWS: i64 = 20_000;
+
+/// A world with small queues and a journal full of rows, and the position before them.
+async fn long_journal(name: &str) -> Result<(World, Position)> {
+    let world = watched_with(name, NOTES, |settings| {
+        settings.project.engine.outbound_bytes_max = SMALL_QUEUE;
+    })
+    .await?;
+    let mut watcher = Watcher::join(&world, &person("ana"), &[resumable()]).await?;
+    let last = joined_at(&mut watcher.client, &watcher.topic).await?;
+    drop(watcher);
+    let insert = async |first: i64, last: i64| {
+        let rows = format!("select id, 'a', repeat('x', 1000) from generate_series({first}, {last}) id");
+        world.sql(&format!("insert into notes {rows}")).await
+    };
+    // The first half as one transaction, of which the journal has a part in a file.
+    insert(0, MANY_ROWS / 2 - 1).await?;
+    for first in (MANY_ROWS / 2..MANY_ROWS).step_by(500) {
+        insert(first, first + 499).await?;
+    }
+    // What is in the journal has been shown to somebody who is there.
+    Watcher::join(&world, &person("bruno"), &[]).await?.ids(&world).await?;
+    Ok((world, last))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catch_ups_of_any_size_pass_through_small_queues_while_others_get_what_is_written_meanwhile()
+-> Result<()> {
+    const LIVE: i64 = 300;
+    const BEHIND: usize = 3;
+    let (world, last) = long_journal("resume_large").await?;
+    let world = Arc::new(world);
+    let mut healthy = world.connect_as(&person("bruno"), ProtocolVersion::V2).await?;
+    healthy.join_changes("realtime:healthy", &[resumable()]).await?;
+    let catch_up = async |world: Arc<World>, last: Position| {
+        let mut client = world.connect_as(&person("ana"), ProtocolVersion::V2).await?;
+        client.join_changes("realtime:notes", &[since(last)]).await?;
+        let began = Instant::now();
+        for expected in 0..MANY_ROWS + LIVE {
+            let id = next_id(&mut client).await?;
+            ensure!(id == expected, "{id} instead of {expected}");
+        }
+        anyhow::Ok(began.elapsed())
+    };
+    // From INSERT to the client: the median, and the 99th percentile.
+    let mut latency = async |first: i64| {
+        let mut latencies = Vec::new();
+        for id in first..first + LIVE / 2 {
+            let began = Instant::now();
+            world.sql(&format!("insert into notes values ({id}, 'a', 'live')")).await?;
+            ensure!(next_id(&mut healthy).await? == id);
+            latencies.push(began.elapsed());
+        }
+        latencies.sort();
+        anyhow::Ok((latencies[latencies.len() / 2], latencies[latencies.len() * 99 / 100]))
+    };
+    let alone = latency(MANY_ROWS).await?;
+    let mut behind = JoinSet::new();
+    for _ in 0..BEHIND {
+        behind.spawn(catch_up(Arc::clone(&world), last));
+    }
+    let meanwhile = latency(MANY_ROWS + LIVE / 2).await?;
+    let times: Vec<_> = behind.join_all().await.into_iter().collect::<Result<_>>()?;
+    ensure!(world.metric("walcast_ws_slow_closes_total").await? == 0);
+    ensure!(world.metric("walcast_catch_ups").await? == 0);
+    println!(
+        "{BEHIND} times {MANY_ROWS} rows in {:?} at most; from INSERT to another client (median, p99) {alone:?} \
+         before and {meanwhile:?} meanwhile",
+        times.iter().max(),
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_what_it_has_missed_holds_nobody_up_and_gets_all_of_it_when_it_does() -> Result<()>
+{
+    const STALLED: usize = 20;
+    let (world, last) = long_journal("resume_stalled").await?;
+    let mut stalled = Vec::new();
+    for _ in 0..STALLED {
+        let mut client = world.connect_as(&person("ana"), ProtocolVersion::V2).await?;
+        client.join_changes("realtime:notes", &[since(last)]).await?;
+        stalled.push(client);
+    }
+    let mut healthy = Watcher::join(&world, &person("bruno"), &[resumable()]).await?;
+    for id in MANY_ROWS..MANY_ROWS + 100 {
+        world.sql(&format!("insert into notes values ({id}, 'a', 'live')")).await?;
+        ensure!(healthy.ids(&world).await? == [id]);
+    }
+    ensure!(world.metric("walcast_catch_ups").await? == STALLED as u64);
+    let queued = world.metric("walcast_ws_queued_bytes").await?;
+    ensure!(queued <= (STALLED * SMALL_QUEUE) as u64, "{queued} bytes are queued");
+    for client in stalled.iter_mut().take(3) {
+        for expected in 0..MANY_ROWS + 100 {
+            let id = next_id(client).await?;
+            ensure!(id == expected, "{id} instead of {expected}");
+        }
+    }
+    ensure!(world.metric("walcast_ws_slow_closes_total").await? == 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_cut_between_two_messages_of_one_change_gets_both_again_and_who_got_both_gets_none()
+-> Result<()> {
+    let world = World::with_sql("resume_selects", NOTES).await?;
+    let bindings = |since: Option<Position>| {
+        ["id", "body"].map(|column| {
+            let mut binding = resumable();
+            binding["select"] = json!([column]);
+            binding["since"] = json!(since.map(|since| since.to_string()));
+            binding
+        })
+    };
+    let mut client = world.connect_as(&person("ana"), ProtocolVersion::V2).await?;
+    client.join_changes("realtime:notes", &bindings(None)).await?;
+    world.sql("insert into notes values (1), (2)").await?;
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        let change = client.expect(|message| message.event == "postgres_changes").await?;
+        let data = &change.payload["data"];
+        told.push((data["record"]["id"].as_i64().context("an id")?, position(data)?));
+    }
+    ensure!(told.windows(2).all(|two| two[0].1 <= two[1].1), "{told:?}");
+    // Cut behind each of the four messages.
+    for (cut, again) in [vec![1, 1, 2, 2], vec![2, 2], vec![2, 2], vec![]].into_iter().enumerate() {
+        let mut client = world.connect_as(&person("ana"), ProtocolVersion::V2).await?;
+        client.join_changes("realtime:notes", &bindings(Some(told[cut].1))).await?;
+        let mut ids = Vec::new();
+        loop {
+            let message = client.next().await?;
+            if message.event == "postgres_changes" {
+                ids.push(message.payload["data"]["record"]["id"].as_i64().context("an id")?);
+            } else if let Some((status, text)) = message.system("resume") {
+                ensure!(status == "ok", "{text}");
+                break;
+            }
+        }
+        ensure!(ids == again, "cut behind message {cut}: {ids:?}");
+    }
     Ok(())
 }

@@ -13,7 +13,7 @@ use walcast_tests::watching::{MARKS, Watcher};
 use walcast_tests::{World, binding, person};
 
 const SQL: &str = "
-    create table rows (id bigint primary key);
+    create table rows (id bigint primary key, body text);
     create table readers (sub text primary key);
     insert into readers values ('ana'), ('bea');
     create table asked (id bigint primary key);
@@ -178,5 +178,131 @@ async fn a_canary_goes_through_the_log_and_its_latency_is_measured() -> Result<(
     let last: f64 = last.context("the last one")?.parse()?;
     assert!((0.0..30.0).contains(&last), "{last}");
     assert_eq!(scene.readiness().await?.1["warnings"], json!([]));
+    Ok(())
+}
+
+/// A binding on the rows that is told positions, and what it has missed behind `since`.
+fn resumable(since: Option<&str>) -> Value {
+    let mut wanted = binding("INSERT", "rows");
+    wanted["resume"] = true.into();
+    wanted["select"] = json!(["id"]);
+    if let Some(since) = since {
+        wanted["since"] = since.into();
+    }
+    wanted
+}
+
+/// Joins the rows and says at which position.
+async fn placed(world: &World) -> Result<(Watcher, String)> {
+    let mut watcher = Watcher::join(world, &person("ana"), &[resumable(None)]).await?;
+    let message = watcher.client.expect(|message| message.system("resume").is_some()).await?;
+    let (status, text) = message.system("resume").context("checked above")?;
+    let position = text.strip_prefix("position ").filter(|_| status == "ok");
+    let position = position.with_context(|| text.to_owned())?.to_owned();
+    Ok((watcher, position))
+}
+
+/// Ends the connection that brings the log, as a cut of the network would, and waits for the next one.
+async fn cut_replication(world: &World) -> Result<()> {
+    let slot = &world.settings.project.replication.slot;
+    let reader = format!("select active_pid from pg_replication_slots where slot_name = '{slot}'");
+    let before: i32 = world.client.query_one(&reader, &[]).await?.get(0);
+    world.sql(&format!("select pg_terminate_backend({before})")).await?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while world.client.query_one(&reader, &[]).await?.get::<_, Option<i32>>(0).is_none_or(|now| now == before)
+    {
+        anyhow::ensure!(Instant::now() < deadline, "no new connection");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_replication_connection_is_cut_nothing_comes_twice_be_it_live_or_from_the_journal()
+-> Result<()> {
+    const LARGE: i64 = 10_000;
+    let world = walcast_tests::watching::watched("slot_care_cut", SQL).await?;
+    let (mut live, position) = placed(&world).await?;
+    world.sql("insert into rows values (1)").await?;
+    // More than is kept of a transaction in memory.
+    world
+        .sql(&format!("insert into rows select id, repeat('x', 1000) from generate_series(2, {LARGE}) id"))
+        .await?;
+    assert_eq!(live.ids(&world).await?.last(), Some(&LARGE));
+    cut_replication(&world).await?;
+    world.sql(&format!("insert into rows values ({})", LARGE + 1)).await?;
+    assert_eq!(live.ids(&world).await?, [LARGE + 1]);
+
+    let bindings = [resumable(Some(&position))];
+    let mut back = Watcher::join(&world, &person("bea"), &bindings).await?;
+    let expected: Vec<i64> = (1..=LARGE + 1).collect();
+    assert!(back.ids(&world).await? == expected, "each once, in order");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_nothing_is_written_the_slot_lets_go_of_the_log_when_the_journals_time_has_passed() -> Result<()>
+{
+    let world = walcast_tests::watching::watched_with("slot_care_idle", SQL, |settings| {
+        settings.project.engine.journal_age = Duration::from_millis(1_500);
+        settings.project.replication.canary = None;
+    })
+    .await?;
+    let (mut watcher, _) = placed(&world).await?;
+    world.sql("insert into rows values (1)").await?;
+    assert_eq!(watcher.ids(&world).await?, [1]);
+    let written: String = world.client.query_one("select pg_current_wal_lsn()::text", &[]).await?.get(0);
+    assert!(world.metric("walcast_slot_trail_bytes").await? > 0, "it is kept at first");
+    let slot = &world.settings.project.replication.slot;
+    let let_go = format!(
+        "select confirmed_flush_lsn >= '{written}'::pg_lsn from pg_replication_slots where slot_name = '{slot}'"
+    );
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !world.client.query_one(&let_go, &[]).await?.get::<_, bool>(0) {
+        anyhow::ensure!(Instant::now() < deadline, "the slot stays where it was");
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_slot_keeps_for_the_journal_is_neither_lag_nor_too_much_of_it() -> Result<()> {
+    let scene = Scene::with(&[], Some(SlotLagAction::Stop)).await?;
+    let world = &scene.world;
+    world.sql("create table unwatched (body text)").await?;
+    // Less than the 20 MiB that are too much, and more than the half of them that may be kept.
+    for _ in 0..14 {
+        world.sql("insert into unwatched select repeat('x', 1000) from generate_series(1, 1000)").await?;
+    }
+    scene
+        .until(|status, body| {
+            let handled = body["replication"]["lag_bytes"] == 0;
+            let kept = body["replication"]["trail_bytes"].as_u64();
+            status == 200 && handled && kept.is_some_and(|bytes| bytes == 10 << 20)
+        })
+        .await?;
+    assert_eq!(world.metric("walcast_replication_paused").await?, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_the_database_from_before_the_start_are_not_broadcast_again() -> Result<()> {
+    let world = World::installed("slot_care_messages", "", |_| {}).await?;
+    let send = async |world: &World, text: &str| {
+        let statement = "select realtime.send(jsonb_build_object('text', $1::text), 'said', 'room', false)";
+        world.client.query_one(statement, &[&text]).await.map(drop)
+    };
+    let join = async |world: &World| {
+        let mut client = world.connect(&person("ana")).await?;
+        client.join("realtime:room", &json!({"config": {"broadcast": {"self": true}}})).await?;
+        anyhow::Ok(client)
+    };
+    let mut client = join(&world).await?;
+    send(&world, "before").await?;
+    client.expect(|message| message.event == "broadcast").await?;
+    let world = world.restart().await?;
+    let mut client = join(&world).await?;
+    send(&world, "after").await?;
+    let message = client.expect(|message| message.event == "broadcast").await?;
+    assert_eq!(message.payload["payload"]["text"], "after");
     Ok(())
 }

@@ -17,14 +17,15 @@ use walcast_engine::{
 use walcast_policy::schema::Snapshot;
 use walcast_wire::{Encoding, JoinPayload, Ref, Serializer, sub_topic};
 
-use crate::catalog::{Catalog, ROLE, person, snapshot};
-use crate::{count_instructions_of, log};
+use crate::{count_instructions_of, fixture, log};
 
 const SUBSCRIBERS: usize = 10_000;
 const ROWS: usize = 2_000;
 const MEMBERS: usize = 1_000;
 const BROADCASTS: u64 = 50;
 const TOPIC: &str = "realtime:notes";
+const ROLE: &str = "reader";
+const POLICY: &str = "(owner = current_setting('request.jwt.claim.sub'::text, true))";
 
 /// Takes everything, and counts the frames: each slice is a whole one.
 struct Sink(Arc<AtomicU64>);
@@ -61,10 +62,11 @@ impl Scene {
     fn start(count: usize, config: &str) -> Result<Scene> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let written = Arc::new(AtomicU64::new(0));
-        let (snapshots, seen) = watch::channel(snapshot());
+        let catalog = fixture::snapshot(1, &log::COLUMNS, Some(POLICY));
+        let (snapshots, seen) = watch::channel(Arc::clone(&catalog));
         let (engine, log, sessions, channels) = runtime.block_on(async {
             let settings = EngineSettings { shards: 1, ..EngineSettings::default() };
-            let (engine, log) = Engine::start(settings, Arc::new(Catalog(snapshot())), seen, |_| {});
+            let (engine, log) = Engine::start(settings, Arc::new(fixture::Catalog(catalog)), seen, |_| {});
             let (mut sessions, mut channels) = (Vec::new(), Vec::new());
             for number in 0..count {
                 let session =
@@ -106,7 +108,7 @@ async fn until(holds: impl Fn() -> bool) {
 
 fn request(number: usize, config: &str) -> Result<JoinRequest> {
     let payload = RawValue::from_string(config.to_owned())?;
-    let claims = json!({ "role": ROLE, "sub": person(number) });
+    let claims = json!({ "role": ROLE, "sub": log::person(number) });
     let claims_json = claims.to_string().into();
     Ok(JoinRequest {
         payload: JoinPayload::parse(sub_topic(TOPIC).context("a topic that is none")?, &payload)?,
@@ -117,6 +119,7 @@ fn request(number: usize, config: &str) -> Result<JoinRequest> {
         rights: ReadRights::ALL,
         replay: None,
         replication_ready: true,
+        resume_from: None,
     })
 }
 
@@ -155,6 +158,7 @@ pub(crate) fn fan_out() -> Result<()> {
                         event: "cursor".into(),
                         encoding: Encoding::Binary,
                         payload: payload.clone(),
+                        options: None,
                     }),
                 };
                 sender.send(Command::Push(push)).await;

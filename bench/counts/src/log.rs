@@ -2,10 +2,18 @@
 
 use bytes::Bytes;
 use walcast_pgoutput::{
-    Cell, Decoded, Lsn, Message, PgTimestamp, Relation, RelationColumn, ReplicaIdentity, Tuple, Xid,
+    Cell, Decoded, Lsn, Message, Oid, PgTimestamp, Relation, RelationColumn, ReplicaIdentity, Tuple, Xid,
 };
 
-use crate::catalog;
+use crate::fixture::TABLE;
+
+pub(crate) const COLUMNS: [&str; 3] = ["id", "owner", "body"];
+const TEXT: Oid = Oid(25);
+
+/// The `sub` of a person.
+pub(crate) fn person(number: usize) -> String {
+    format!("person {number:05}")
+}
 
 /// Of the decoder.
 pub(crate) const PROTOCOL_VERSION: u32 = 4;
@@ -20,11 +28,10 @@ pub(crate) fn transactions(rows: usize, batch: usize) -> Vec<Bytes> {
         let xid = Xid(u32::try_from(1_000 + first).unwrap_or(u32::MAX));
         messages.push(message(Message::Begin { final_lsn, commit_time, xid }));
         for row in first..(first + batch).min(rows) {
-            let (id, owner) = (row.to_string(), catalog::person(row));
+            let (id, owner) = (row.to_string(), person(row));
             let body = format!("Message {row}, about as long as what people write to each other.");
             let cells = [&id, &owner, &body].map(|cell| Cell::Text(cell.as_bytes()));
-            messages
-                .push(message(Message::Insert { relation: catalog::TABLE, new: Tuple::from_cells(cells) }));
+            messages.push(message(Message::Insert { relation: TABLE, new: Tuple::from_cells(cells) }));
         }
         messages.push(message(Message::Commit {
             commit_lsn: final_lsn,
@@ -42,15 +49,15 @@ fn message(message: Message) -> Bytes {
 fn relation() -> Relation {
     let column = |(index, name): (usize, &&str)| RelationColumn {
         name: (*name).to_owned(),
-        type_oid: catalog::TEXT,
+        type_oid: TEXT,
         type_modifier: -1,
         key: index == 0,
     };
     Relation {
-        oid: catalog::TABLE,
+        oid: TABLE,
         namespace: "public".to_owned(),
         name: "notes".to_owned(),
         identity: ReplicaIdentity::Default,
-        columns: catalog::COLUMNS.iter().enumerate().map(column).collect(),
+        columns: COLUMNS.iter().enumerate().map(column).collect(),
     }
 }

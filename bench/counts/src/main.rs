@@ -2,10 +2,12 @@
 //! machine as on a quiet one. One thread, no sockets, no database.
 //!
 //! `walcast-counts NAME` does one piece of work; only what runs inside [`count_instructions_of`] is counted. `log`
-//! has the rows, `engine` an engine with its sessions, `catalog` the table and its policy.
+//! has the rows, `engine` an engine with its sessions; the table and its policy are those of the engine's own tests.
 
-mod catalog;
 mod engine;
+#[allow(clippy::unwrap_used, reason = "it is that of the engine's tests")]
+#[path = "../../../crates/engine/src/fixture.rs"]
+mod fixture;
 mod log;
 
 use anyhow::{Context, Result, bail};

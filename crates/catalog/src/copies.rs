@@ -143,7 +143,7 @@ async fn begin(lease: &Lease, table: &Table) -> Result<(TransactionSnapshot, Lsn
 }
 
 /// The quoted names of the columns, if the table is still the one that was asked for.
-async fn names(lease: &Lease, table: &Table, numbers: &[i16]) -> Result<Vec<String>, OracleError> {
+pub(crate) async fn names(lease: &Lease, table: &Table, numbers: &[i16]) -> Result<Vec<String>, OracleError> {
     let wanted: Vec<&Column> = numbers
         .iter()
         .filter_map(|number| table.columns.iter().find(|column| column.number == *number))
@@ -183,7 +183,7 @@ fn insert(rows: &mut TableCopy, line: &str) -> Result<(), CatalogError> {
 }
 
 /// The value of a field; `None` for NULL.
-fn unescaped(field: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn unescaped(field: &str) -> Option<Cow<'_, str>> {
     if field == "\\N" {
         return None;
     }
@@ -213,7 +213,7 @@ fn unescaped(field: &str) -> Option<Cow<'_, str>> {
 
 /// Lets something be committed, so that a log in which nothing else happens passes the position of the copy. A server
 /// that can not write moves on by itself.
-async fn move_the_log_along(lease: &Lease) -> Result<(), CatalogError> {
+pub(crate) async fn move_the_log_along(lease: &Lease) -> Result<(), CatalogError> {
     let sql = format!("SELECT pg_catalog.pg_logical_emit_message(true, '{MARK_PREFIX}', '')");
     match lease.batch_execute(&sql).await.map_err(CatalogError::from) {
         Err(CatalogError::Statement { message, .. }) => {

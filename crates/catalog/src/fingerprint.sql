@@ -30,6 +30,12 @@ WITH listed AS MATERIALIZED (
     JOIN relation ON relation.oid = m.prrelid
     WHERE p.pubname = ANY ($2::text[])
     UNION ALL
+    -- The schemas of FOR TABLES IN SCHEMA, which are in a catalog that PostgreSQL 14 does not have.
+    SELECT concat_ws(' ', 'part', d.classid, d.objid)
+    FROM pg_depend AS d
+    JOIN pg_publication AS p ON d.refclassid = 'pg_publication'::regclass AND d.refobjid = p.oid
+    WHERE p.pubname = ANY ($2::text[])
+    UNION ALL
     SELECT concat_ws(' ', 'table', oid, xmin) FROM relation
     UNION ALL
     SELECT concat_ws(' ', 'column', attrelid, attnum, a.xmin)

@@ -21,6 +21,7 @@
 //! - [`SlotState`]: how much log the replication slot holds back.
 //! - `visibility`: when a transaction that the log has told of is visible to queries.
 //! - `copies`: copies of the tables that policies look things up in.
+//! - `rows`: the rows that a subscriber may see now.
 //! - [`channels`]: [`walcast_policy::channel::ChannelPolicies`]: what private channels allow, and stored messages.
 //! - `run_as`: one statement as a role, for the demo's writes.
 //! - [`preflight`]: what must hold before walcast serves, and the SQL that mends it.
@@ -47,6 +48,7 @@ pub mod preflight;
 mod publication;
 mod quoting;
 mod read;
+mod rows;
 mod run_as;
 mod sample;
 pub mod script;

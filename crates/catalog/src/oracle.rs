@@ -7,7 +7,9 @@ use futures_util::future::{BoxFuture, join3};
 use tokio_postgres::Row;
 use walcast_pgoutput::Xid;
 use walcast_policy::schema::Snapshot;
-use walcast_policy::{Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question};
+use walcast_policy::{
+    Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question, RowsError, RowsRead, RowsRequest,
+};
 
 use crate::catalog::Catalog;
 use crate::error::CatalogError;
@@ -63,6 +65,10 @@ impl Oracle for Catalog {
 
     fn load(self: Arc<Self>, request: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>> {
         async move { self.copy(&request).await }.boxed()
+    }
+
+    fn rows(self: Arc<Self>, request: RowsRequest) -> BoxFuture<'static, Result<RowsRead, RowsError>> {
+        async move { self.read_rows(&request).await }.boxed()
     }
 }
 

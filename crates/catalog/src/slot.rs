@@ -16,6 +16,8 @@ pub struct SlotState {
     /// Bytes of log that PostgreSQL keeps for it: from its `restart_lsn` to the end of the log. The open transactions that
     /// began behind that position count, too, so it is more than what has not been confirmed.
     pub retained_bytes: u64,
+    /// What PostgreSQL keeps for a slot at most (`max_slot_wal_keep_size`); `None` is whatever it takes.
+    pub bytes_max: Option<u64>,
     /// `wal_status`: `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: String,
 }
@@ -68,7 +70,8 @@ async fn slot_state(client: &Client, slot: &str) -> Result<Option<SlotState>, Ca
                     CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
                          ELSE pg_catalog.pg_current_wal_lsn() END, \
                     restart_lsn), 0)::bigint, \
-                coalesce(wal_status, 'lost') \
+                coalesce(wal_status, 'lost'), \
+                (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size') \
              FROM pg_catalog.pg_replication_slots WHERE slot_name = $1::text",
             &[&slot],
         )
@@ -77,7 +80,10 @@ async fn slot_state(client: &Client, slot: &str) -> Result<Option<SlotState>, Ca
     let retained: i64 = row.try_get(0)?;
     // Negative on a standby that has not replayed as far as the slot was moved.
     let retained_bytes = u64::try_from(retained).unwrap_or(0);
-    Ok(Some(SlotState { retained_bytes, wal_status: row.try_get(1)? }))
+    // In MB; -1 is no limit.
+    let megabytes: Option<i64> = row.try_get(2)?;
+    let bytes_max = megabytes.and_then(|megabytes| u64::try_from(megabytes).ok()?.checked_mul(1 << 20));
+    Ok(Some(SlotState { retained_bytes, bytes_max, wal_status: row.try_get(1)? }))
 }
 
 /// Drops the slot where PostgreSQL has invalidated it: nothing can be read from it any more. Tells whether it did.

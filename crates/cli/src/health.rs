@@ -14,12 +14,14 @@ use walcast_server::health::{HealthReport, HealthSource, ReplicationHealth};
 use crate::canary;
 use crate::lag::Lag;
 use crate::slot_care::SlotCare;
+use crate::trail::Trail;
 
 /// Everything the report is made of.
 pub(crate) struct Health {
     pub(crate) replication: watch::Receiver<StreamStatus>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) lag: Arc<Lag>,
+    pub(crate) trail: Arc<Trail>,
     pub(crate) slot: Arc<SlotCare>,
     pub(crate) engine: Engine,
     /// How often a canary is sent, if at all.
@@ -30,7 +32,7 @@ pub(crate) struct Health {
 
 impl HealthSource for Health {
     fn report(&self) -> HealthReport {
-        let (received, confirmed) = (self.progress.received(), self.progress.confirmed());
+        let (received, handled) = (self.progress.received(), self.progress.handled());
         HealthReport {
             replication: match &*self.replication.borrow() {
                 StreamStatus::Connecting => ReplicationHealth::Connecting,
@@ -39,9 +41,11 @@ impl HealthSource for Health {
                 StreamStatus::Paused { reason } => ReplicationHealth::Paused { reason: reason.clone() },
                 StreamStatus::Stopped => ReplicationHealth::Stopped,
             },
-            lag_bytes: (received.0 > 0).then(|| received.0.saturating_sub(confirmed.0)),
+            lag_bytes: (received.0 > 0).then(|| received.0.saturating_sub(handled.0)),
             lag: self.lag.age(Instant::now()),
+            catching_up_bytes: self.progress.behind_start(),
             retained_bytes: self.slot.retained_bytes(),
+            trail_bytes: Some(self.trail.bytes()),
             canary_overdue: self
                 .canary
                 .and_then(|every| canary::overdue(&self.engine, every, std::time::Instant::now())),

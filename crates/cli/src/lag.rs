@@ -1,4 +1,4 @@
-//! For how long log has waited that PostgreSQL has sent and we have not confirmed.
+//! For how long log has waited that PostgreSQL has sent and we have not handled.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,14 +16,14 @@ const MARKS_MAX: usize = 3_600;
 /// Remembers when which position had come.
 pub(crate) struct Lag {
     positions: Box<dyn Fn() -> Positions + Send + Sync>,
-    /// Positions that are not confirmed, oldest first.
+    /// Positions that are not handled, oldest first.
     marks: Mutex<VecDeque<Mark>>,
 }
 
 /// How far the stream has come.
 pub(crate) struct Positions {
     pub(crate) received: Lsn,
-    pub(crate) confirmed: Lsn,
+    pub(crate) handled: Lsn,
 }
 
 struct Mark {
@@ -48,20 +48,20 @@ impl Lag {
         }
     }
 
-    /// For how long the oldest unconfirmed log has been here; `None` before the first byte.
+    /// For how long the oldest unhandled log has been here; `None` before the first byte.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
-        let Positions { received, confirmed } = (self.positions)();
+        let Positions { received, handled } = (self.positions)();
         let age =
             |marks: &mut VecDeque<Mark>| marks.front().map(|mark| now.saturating_duration_since(mark.seen));
-        (received.0 > 0).then(|| self.with_marks_after(confirmed, age).unwrap_or_default())
+        (received.0 > 0).then(|| self.with_marks_after(handled, age).unwrap_or_default())
     }
 
     fn mark(&self, now: Instant) {
-        let Positions { received, confirmed } = (self.positions)();
-        self.with_marks_after(confirmed, |marks| {
+        let Positions { received, handled } = (self.positions)();
+        self.with_marks_after(handled, |marks| {
             let is_full = marks.len() >= MARKS_MAX;
             match marks.back_mut() {
-                None if received <= confirmed => {}
+                None if received <= handled => {}
                 Some(last) if received <= last.position => {}
                 Some(last) if is_full => last.position = received,
                 _ => marks.push_back(Mark { position: received, seen: now }),
@@ -69,11 +69,11 @@ impl Lag {
         });
     }
 
-    /// The marks that are not confirmed.
-    fn with_marks_after<T>(&self, confirmed: Lsn, look: impl FnOnce(&mut VecDeque<Mark>) -> T) -> T {
+    /// The marks that are not handled.
+    fn with_marks_after<T>(&self, handled: Lsn, look: impl FnOnce(&mut VecDeque<Mark>) -> T) -> T {
         // Plain data: a panic elsewhere can not have left it half changed.
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        while marks.front().is_some_and(|mark| mark.position <= confirmed) {
+        while marks.front().is_some_and(|mark| mark.position <= handled) {
             marks.pop_front();
         }
         look(&mut marks)
@@ -87,14 +87,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_log_that_is_not_confirmed_has_its_age() {
-        let (received, confirmed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    fn the_oldest_log_that_is_not_handled_has_its_age() {
+        let (received, handled) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let lag = Lag::new({
-            let (received, confirmed) = (Arc::clone(&received), Arc::clone(&confirmed));
-            move || Positions {
-                received: Lsn(received.load(Relaxed)),
-                confirmed: Lsn(confirmed.load(Relaxed)),
-            }
+            let (received, handled) = (Arc::clone(&received), Arc::clone(&handled));
+            move || Positions { received: Lsn(received.load(Relaxed)), handled: Lsn(handled.load(Relaxed)) }
         });
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -104,9 +101,9 @@ mod tests {
         received.store(20, Relaxed);
         lag.mark(at(4));
         assert_eq!(lag.age(at(6)), Some(Duration::from_secs(5)));
-        confirmed.store(10, Relaxed);
+        handled.store(10, Relaxed);
         assert_eq!(lag.age(at(6)), Some(Duration::from_secs(2)), "what came later is younger");
-        confirmed.store(20, Relaxed);
+        handled.store(20, Relaxed);
         lag.mark(at(7));
         assert_eq!(lag.age(at(9)), Some(Duration::ZERO), "nothing waits");
     }

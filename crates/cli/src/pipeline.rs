@@ -64,6 +64,7 @@ impl Pipeline {
 
 async fn decode(mut events: mpsc::Receiver<Vec<Event>>, batches: LogSender) -> Result<()> {
     let mut ingest = Ingest::default();
+    let mut begun = false;
     loop {
         let arrived = tokio::select! {
             biased;
@@ -75,7 +76,15 @@ async fn decode(mut events: mpsc::Receiver<Vec<Event>>, batches: LogSender) -> R
         };
         for event in arrived {
             let event = match event {
-                Event::Restarted { since, gap } => {
+                Event::Restarted { since, log_end, promoted, gap } => {
+                    if !std::mem::replace(&mut begun, true)
+                        && let Some(batch) = ingest.feed(LogEvent::Refill(log_end)).await?
+                    {
+                        batches.send(batch).await;
+                    }
+                    if promoted && let Some(batch) = ingest.feed(LogEvent::Promoted).await? {
+                        batches.send(batch).await;
+                    }
                     if let Some(gap) = &gap {
                         tracing::error!(
                             code = "ReplicationSlotLost", %since, reason = %gap,

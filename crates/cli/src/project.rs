@@ -2,6 +2,7 @@
 //! in common is outside of this file.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -12,6 +13,7 @@ use walcast_auth::{OperatorKeys, Secret, Verifier, VerifierSettings};
 use walcast_catalog::janitor::JanitorSettings;
 use walcast_catalog::{Catalog, preflight};
 use walcast_engine::{Engine, EngineSettings};
+use walcast_pgoutput::Lsn;
 use walcast_replication::{Progress, StreamSettings, StreamStatus};
 use walcast_server::api::ProjectApi;
 use walcast_server::front::{Address, ProjectId};
@@ -30,6 +32,7 @@ use crate::readiness;
 use crate::serve::Drain;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
 use crate::slot_care::SlotCare;
+use crate::trail::{Trail, TrailSettings};
 
 /// RFC 6455 §7.4.1 and its registry: "Service Restart"; clients reconnect.
 const SERVICE_RESTART: u16 = 1012;
@@ -83,6 +86,18 @@ impl ProjectSettings {
     }
 }
 
+/// What the slot keeps for the journal: as long as that holds it, and half of what the slot may hold back at most, so
+/// that the other half tells of trouble.
+fn trail_settings(project: &ProjectSettings) -> TrailSettings {
+    let ReplicationSettings { slot_lag, trail_bytes_max, .. } = project.replication;
+    let EngineSettings { journal_bytes_max, journal_age, .. } = project.engine;
+    let lag_bytes_max = slot_lag.map_or(u64::MAX, |lag| lag.bytes_max.get() / 2);
+    TrailSettings {
+        age: if journal_bytes_max == 0 || trail_bytes_max == 0 { Duration::ZERO } else { journal_age },
+        log_bytes_max: trail_bytes_max.min(lag_bytes_max),
+    }
+}
+
 /// A project that is up. Dropping it does not stop it; [`Project::stop`] does.
 pub(crate) struct Project {
     pub(crate) engine: Engine,
@@ -101,7 +116,7 @@ impl Project {
         operators: &Arc<OperatorKeys>,
         stopping: CancellationToken,
     ) -> Result<(Project, Router)> {
-        let ReplicationSettings { slot, publications, slot_lag, canary } = &settings.replication;
+        let ReplicationSettings { slot, publications, slot_lag, canary, .. } = &settings.replication;
         let mut catalog_settings = catalog_settings(&settings.database, publications)?;
         catalog_settings.slot = Some(slot.clone());
         let findings = preflight::check(&catalog_settings, slot).await?;
@@ -126,12 +141,13 @@ impl Project {
         }
 
         let progress = Arc::new(Progress::default());
-        let confirmed = Arc::clone(&progress);
+        let trail = Trail::new(Arc::clone(&progress), trail_settings(settings));
+        let handling = Arc::clone(&trail);
         let (engine, batches) = Engine::start(
             settings.engine.clone(),
             Arc::clone(&catalog) as _,
             catalog.subscribe(),
-            move |lsn| confirmed.confirm(lsn),
+            move |lsn| handling.handled(lsn),
         );
         let reading = CancellationToken::new();
         let streamed = catalog.streamed_publications().to_vec();
@@ -149,9 +165,12 @@ impl Project {
         // Ends with `reading`; nothing waits for it.
         tokio::spawn(Arc::clone(&catalog).keep_messages_tidy(settings.janitor, reading.clone()));
         let stream = Arc::clone(&progress);
-        let lag = Lag::new(move || Positions { received: stream.received(), confirmed: stream.confirmed() });
+        let lag = Lag::new(move || Positions { received: stream.received(), handled: stream.handled() });
         tokio::spawn(Arc::clone(&lag).watch(reading.clone()));
-        let slot_care = SlotCare::new(Arc::clone(&catalog), control, slot, *slot_lag);
+        let counting = engine.clone();
+        let crowded_out = move || Lsn(counting.counters().journal_crowded_out.load(Relaxed));
+        tokio::spawn(Arc::clone(&trail).watch(crowded_out, reading.clone()));
+        let slot_care = SlotCare::new(Arc::clone(&catalog), control, Arc::clone(&trail), slot, *slot_lag);
         tokio::spawn(Arc::clone(&slot_care).watch(settings.catalog_poll, reading.clone()));
         if let Some(every) = *canary {
             let (catalog, engine, reading) = (Arc::clone(&catalog), engine.clone(), reading.clone());
@@ -161,6 +180,7 @@ impl Project {
             replication: pipeline.status.clone(),
             progress: Arc::clone(&progress),
             lag,
+            trail,
             slot: slot_care,
             engine: engine.clone(),
             canary: *canary,

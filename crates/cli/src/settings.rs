@@ -36,7 +36,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use walcast_auth::{JwksSource, Secret, refuse_sample_secret};
 use walcast_catalog::janitor::JanitorSettings;
-use walcast_engine::{Deletes, RateLimit};
+use walcast_engine::{BroadcastRules, Deletes, RateLimit};
 use walcast_replication::ConnectionSettings;
 use walcast_server::front::{Address, ProjectId};
 use walcast_server::origins::AllowedOrigin;
@@ -97,6 +97,8 @@ pub struct ProjectConfiguration {
     pub changes: ChangeSettings,
     /// What clients may do.
     pub limits: Limits,
+    /// How broadcasts of some events spare slow sockets.
+    pub broadcast: BroadcastRules,
     /// Presence.
     pub presence: PresenceSettings,
 }
@@ -197,6 +199,8 @@ pub struct ReplicationSettings {
     pub publications: Vec<String>,
     /// What happens when the slot holds back too much log; `None` is nothing.
     pub slot_lag: Option<SlotLag>,
+    /// Bytes of handled log that the slot keeps for the journal of a server that starts again.
+    pub trail_bytes_max: u64,
     /// How often a message is sent through the log to see whether it comes back; `None` is never.
     pub canary: Option<Duration>,
 }
@@ -234,6 +238,10 @@ pub struct ChangeSettings {
     pub journal_bytes_max: usize,
     /// For how long they are kept.
     pub journal_age: Duration,
+    /// Rows that a channel begins with at most.
+    pub snapshot_rows_max: usize,
+    /// Bytes of these.
+    pub snapshot_bytes_max: usize,
 }
 
 /// What clients may do (docs/protocol.md §10.1).
@@ -364,6 +372,7 @@ impl Default for ReplicationSettings {
             slot: "walcast".to_owned(),
             publications: vec!["supabase_realtime".to_owned()],
             slot_lag: None,
+            trail_bytes_max: 1 << 30,
             canary: Some(Duration::from_secs(10)),
         }
     }
@@ -508,6 +517,7 @@ fn replication_settings(layers: &Layers<'_>) -> Result<ReplicationSettings, Sett
         slot,
         publications: layers.get(&definitions::PUBLICATIONS)?,
         slot_lag: bytes_max.map(|bytes_max| SlotLag { bytes_max, action }),
+        trail_bytes_max: layers.get(&definitions::TRAIL_BYTES_MAX)?,
         canary: Some(layers.get(&definitions::CANARY)?).filter(|every| !every.is_zero()),
     })
 }
@@ -573,7 +583,7 @@ mod tests {
         assert_eq!(settings.project.replication.publications, ["supabase_realtime"]);
         assert_eq!(settings.project.changes.deletes, Deletes::Private);
         assert_eq!(settings.project.changes.catalog_poll, Duration::from_secs(5));
-        assert_eq!(settings.server.outbound_bytes_max, 16 << 20);
+        assert_eq!(settings.server.outbound_bytes_max, 1 << 20);
         assert_eq!(settings.server.connect_error_backoff, Duration::from_secs(2));
         assert!(settings.log.health_checks);
         assert_eq!(settings.project.address, Address::Everything);

@@ -10,6 +10,7 @@ use walcast_catalog::{Catalog, SlotState};
 use walcast_replication::SlotControl;
 
 use crate::settings::{SlotLag, SlotLagAction};
+use crate::trail::Trail;
 
 /// No number: it was not asked for yet, or there is no slot.
 const UNKNOWN: u64 = u64::MAX;
@@ -18,6 +19,7 @@ const UNKNOWN: u64 = u64::MAX;
 pub(crate) struct SlotCare {
     catalog: Arc<Catalog>,
     control: Arc<SlotControl>,
+    trail: Arc<Trail>,
     slot: String,
     lag: Option<SlotLag>,
     retained_bytes: AtomicU64,
@@ -27,11 +29,12 @@ impl SlotCare {
     pub(crate) fn new(
         catalog: Arc<Catalog>,
         control: Arc<SlotControl>,
+        trail: Arc<Trail>,
         slot: &str,
         lag: Option<SlotLag>,
     ) -> Arc<Self> {
         let retained_bytes = AtomicU64::new(UNKNOWN);
-        Arc::new(SlotCare { catalog, control, slot: slot.to_owned(), lag, retained_bytes })
+        Arc::new(SlotCare { catalog, control, trail, slot: slot.to_owned(), lag, retained_bytes })
     }
 
     /// Bytes of log that PostgreSQL kept for the slot when it was last asked.
@@ -51,6 +54,9 @@ impl SlotCare {
                 Some(Ok(state)) => {
                     let retained = state.as_ref().map(|state| state.retained_bytes);
                     self.retained_bytes.store(retained.unwrap_or(UNKNOWN), Relaxed);
+                    if let Some(state) = &state {
+                        self.trail.limit(state.bytes_max);
+                    }
                     if !renewing {
                         self.act(state.as_ref());
                     }

@@ -2,65 +2,22 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use rcgen::generate_simple_self_signed;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::{Child, ChildStderr, Command};
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use walcast_testkit::Database;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+mod support;
 
-/// A `walcast serve` of its own.
-struct Walcast {
-    process: Child,
-    log: Lines<BufReader<ChildStderr>>,
-}
-
-impl Walcast {
-    fn serve(file: &Path) -> Result<Walcast> {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_walcast"))
-            .args(["serve", "--config"])
-            .arg(file)
-            .env_clear()
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stderr = process.stderr.take().context("it is piped")?;
-        Ok(Walcast { process, log: BufReader::new(stderr).lines() })
-    }
-
-    /// Waits for a line of the log with this text.
-    async fn says(&mut self, text: &str) -> Result<String> {
-        let mut before = Vec::new();
-        let found = timeout(DEADLINE, async {
-            while let Some(line) = self.log.next_line().await? {
-                if line.contains(text) {
-                    return Ok(line);
-                }
-                before.push(line);
-            }
-            bail!("it has ended")
-        });
-        let found = found.await.unwrap_or_else(|_| bail!("it does not come"));
-        found.with_context(|| format!("{text:?} after {before:#?}"))
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let id = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed())).context("it runs")?;
-        Ok(kill_process(id, signal)?)
-    }
-}
+use support::Walcast;
 
 /// Puts a fresh certificate in place; a client that trusts it alone.
 fn renew(folder: &Path) -> Result<TlsConnector> {
@@ -123,10 +80,7 @@ async fn a_file_with_two_projects_is_served_and_signals_reload_and_stop() -> Res
     std::fs::write(&configuration, file(folder.path(), &blue, &green))?;
     let mut walcast = Walcast::serve(&configuration)?;
     walcast.says("the project `green`: every page may open a socket").await?;
-    let up = walcast.says("walcast is up").await?;
-    let address =
-        up.split_once("address=").and_then(|(_, rest)| rest.split(' ').next()).context("an address")?;
-    let address: SocketAddr = address.parse().with_context(|| up.clone())?;
+    let address = walcast.up().await?;
     for path in ["/readyz", "/blue/readyz", "/green/readyz"] {
         let answer = get(address, &first, path).await?;
         assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
@@ -143,10 +97,7 @@ async fn a_file_with_two_projects_is_served_and_signals_reload_and_stop() -> Res
     get(address, &second, "/readyz").await?;
     assert!(get(address, &first, "/readyz").await.is_err());
 
-    walcast.signal(Signal::TERM)?;
-    let status = timeout(DEADLINE, walcast.process.wait()).await??;
-    assert!(status.success(), "{status}");
-    Ok(())
+    walcast.stop().await
 }
 
 #[tokio::test]
@@ -162,6 +113,6 @@ async fn a_project_that_can_not_start_ends_the_process_with_its_name() -> Result
     std::fs::write(&configuration, text)?;
     let mut walcast = Walcast::serve(&configuration)?;
     walcast.says("walcast: the project `green` can not start: ").await?;
-    assert!(!timeout(DEADLINE, walcast.process.wait()).await??.success());
+    assert!(!walcast.ended().await?.success());
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What a shard can be told. Every command is handled in the order of its arrival.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,12 +8,13 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 use walcast_pgoutput::PgTimestamp;
 use walcast_policy::channel::StoredMessage;
-use walcast_wire::{Encoding, Frame, Ref, Serializer, Status};
+use walcast_wire::{BroadcastOptions, Encoding, Frame, Ref, Serializer, Status};
 
 use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::operations::Operation;
 use crate::outbound::Socket;
+use crate::relief::Relief;
 use crate::subscription::Identity;
 use crate::topic::{ReadRights, TopicKey};
 
@@ -86,6 +88,8 @@ pub enum Command {
     },
     /// What the log brings, in its order.
     Deliver(FromLogBatch),
+    /// Frames for one channel, for as long as its session's queue has no room for them; see [`Feed`].
+    Feed(Feed),
     /// Changes were lost: a `system` message with this text to every channel with bindings.
     AnnounceGap(Arc<str>),
     /// A broadcast that no session has sent.
@@ -98,6 +102,29 @@ pub enum Command {
     Shutdown(Frame),
     /// Cut every session that is left, and end. What was sent before is handled first.
     End,
+}
+
+impl Command {
+    /// Bytes that it is about to add to some session's queue, as far as they are many and known.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Command::Write(_, bytes) => bytes.len(),
+            Command::Push(Push { kind: PushKind::Broadcast(payload), .. }) => payload.byte_len(),
+            Command::Publish(fanout) => fanout.frame_bytes_max(),
+            _ => 0,
+        }
+    }
+}
+
+/// Frames for one channel that go into its session's queue as that has room, so that however many come one after the
+/// other they never fill it.
+pub struct Feed {
+    /// Whom they are for.
+    pub target: Target,
+    /// In their order. None are given where only room is asked for.
+    pub frames: VecDeque<Frame>,
+    /// Told once all are in the queue, and most of that is on its way. Dropped where the channel is gone.
+    pub room: oneshot::Sender<()>,
 }
 
 /// How a connection has ended.
@@ -179,6 +206,8 @@ pub enum BroadcastPayload {
         encoding: Encoding,
         /// The payload.
         payload: Bytes,
+        /// What its sender says of sockets that are behind; most say nothing.
+        options: Option<Box<BroadcastOptions>>,
     },
 }
 
@@ -231,6 +260,16 @@ pub enum FromLog {
     Change(Delivery),
     /// A row of `realtime.messages` (docs/protocol.md §6.5).
     Message(Arc<Fanout>),
+}
+
+impl FromLog {
+    /// Bytes that it adds to one receiver's queue.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            FromLog::Change(delivery) => delivery.frame.len(),
+            FromLog::Message(fanout) => fanout.frame_bytes_max(),
+        }
+    }
 }
 
 /// Consecutive parts of the log, as one shard gets them.
@@ -311,6 +350,17 @@ pub(crate) enum PeerCommand {
     Release(Arc<Membership>),
 }
 
+impl PeerCommand {
+    /// Bytes that it adds to one receiver's queue, as far as they are many.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            PeerCommand::Broadcast(fanout) | PeerCommand::PresenceDiff(fanout) => fanout.frame_bytes_max(),
+            PeerCommand::State { payload, .. } => payload.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// A payload that a channel tracks.
 pub(crate) struct Tracking {
     pub(crate) target: Target,
@@ -329,6 +379,8 @@ pub struct Fanout {
     pub(crate) topic: TopicKey,
     /// What a replay may have sent it as.
     pub(crate) id: Option<Uuid>,
+    /// How it spares sockets that are behind; most say nothing of that.
+    pub(crate) relief: Option<Arc<Relief>>,
     /// `None` where this serializer's receivers get nothing (docs/protocol.md §2.4).
     pub(crate) v1: Option<Frame>,
     pub(crate) v2: Option<Frame>,
@@ -338,6 +390,11 @@ impl Fanout {
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> usize {
         [&self.v1, &self.v2].into_iter().flatten().map(Frame::len).sum()
+    }
+
+    /// Bytes that it adds to one receiver's queue at most.
+    pub(crate) fn frame_bytes_max(&self) -> usize {
+        [&self.v1, &self.v2].into_iter().flatten().map(Frame::len).max().unwrap_or(0)
     }
 
     pub(crate) fn frame(&self, serializer: Serializer) -> Option<&Frame> {

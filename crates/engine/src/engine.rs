@@ -14,7 +14,7 @@ use walcast_pgoutput::Lsn;
 use walcast_policy::Oracle;
 use walcast_policy::channel::StoredMessage;
 use walcast_policy::schema::Snapshot;
-use walcast_wire::{Binding, Frame, JoinPayload, Ref, Serializer, Status};
+use walcast_wire::{Binding, Frame, JoinPayload, Position, Ref, Serializer, Status};
 
 use self::replay::Hold;
 use crate::broadcast::fanout_of;
@@ -113,6 +113,9 @@ pub struct JoinRequest {
     pub replay: Option<BoxFuture<'static, Result<Vec<StoredMessage>, String>>>,
     /// Messages from the database arrive already: a join that asks is told so with its reply (docs/protocol.md §3.6).
     pub replication_ready: bool,
+    /// The client is known to have got what stands up to here: it counts as `since` of each binding without one
+    /// (docs/protocol.md §5.7). Unlike one that asks itself, it is told of a gap only.
+    pub resume_from: Option<Position>,
 }
 
 /// A channel that has been joined, as its gateway holds it: what a new token must be applied to.
@@ -253,14 +256,23 @@ impl Engine {
         session: &SessionHandle,
         request: JoinRequest,
     ) -> Result<JoinedChannel, JoinRefused> {
-        let JoinRequest { topic, join_ref, reference, identity, payload, rights, replay, replication_ready } =
-            request;
+        let JoinRequest {
+            topic,
+            join_ref,
+            reference,
+            identity,
+            payload,
+            rights,
+            replay,
+            replication_ready,
+            resume_from,
+        } = request;
         if let Some(reason) = payload.replay_refusal() {
             return Err(JoinRefused(reason.to_owned()));
         }
         let response = walcast_wire::join_reply(&payload.bindings);
         let bindings = payload.bindings;
-        let resume = Resume::of(&bindings);
+        let resume = Resume::of(&bindings, resume_from);
         let options = Options {
             legacy: payload.legacy,
             receive_own: payload.broadcast.receive_own,
@@ -375,7 +387,12 @@ impl Engine {
         payload: BroadcastPayload,
         id: Option<Arc<str>>,
     ) {
-        let fanout = Arc::new(fanout_of(TopicKey::new(topic, privacy), &payload, id.as_deref()));
+        let fanout = Arc::new(fanout_of(
+            TopicKey::new(topic, privacy),
+            &payload,
+            id.as_deref(),
+            &self.settings.broadcast_rules,
+        ));
         self.counters.published_broadcasts.fetch_add(1, Ordering::Relaxed);
         for shard in self.shards.iter() {
             let _ = shard.commands.send(Command::Publish(Arc::clone(&fanout))).await;

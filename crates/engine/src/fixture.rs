@@ -11,7 +11,9 @@ use walcast_policy::schema::{
     Collation, Column, Identity as TableIdentity, Policy, PolicyCommand, Privileges, Role, Snapshot, Table,
     Type, TypeKind, Types,
 };
-use walcast_policy::{Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question};
+use walcast_policy::{
+    Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question, RowsError, RowsRead, RowsRequest,
+};
 
 /// The only table.
 pub(crate) const TABLE: Oid = Oid(16_384);
@@ -62,6 +64,10 @@ impl Oracle for Catalog {
 
     fn load(self: Arc<Self>, _: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>> {
         panic!("nothing is looked up")
+    }
+
+    fn rows(self: Arc<Self>, _: RowsRequest) -> BoxFuture<'static, Result<RowsRead, RowsError>> {
+        panic!("nobody wants a snapshot")
     }
 }
 

@@ -27,6 +27,10 @@ pub const CANARY_MESSAGE_PREFIX: &str = "walcast.canary";
 /// What the replication stream brings, without its transport.
 #[derive(Debug)]
 pub enum LogEvent {
+    /// The log is about to begin for the first time. What commits before this LSN was there before the process started.
+    Refill(Lsn),
+    /// Another server has taken the place of the one that was read, as a standby that was promoted.
+    Promoted,
     /// A new replication connection: a transaction that was open begins again.
     Restarted(LogStart),
     /// One `pgoutput` message.
@@ -51,6 +55,10 @@ pub enum LogBatch {
     Transaction(Transaction),
     /// The log holds nothing of interest up to this LSN.
     Idle(Lsn),
+    /// What follows for the first time was there, up to this LSN, before the process started.
+    Refill(Lsn),
+    /// What follows comes from another server, which may lack the end of what was read.
+    Promoted,
     /// What follows comes over a new connection, and may have come before.
     Restarted(LogStart),
     /// A message that was sent to see whether it comes back.
@@ -113,6 +121,8 @@ impl Ingest {
     /// Takes one event; gives a transaction when one is complete.
     pub async fn feed(&mut self, event: LogEvent) -> Result<Option<LogBatch>, IngestError> {
         match event {
+            LogEvent::Promoted => Ok(Some(LogBatch::Promoted)),
+            LogEvent::Refill(until) => Ok(Some(LogBatch::Refill(until))),
             LogEvent::Restarted(start) => {
                 *self = Ingest::holding(self.held_bytes_max);
                 Ok(Some(LogBatch::Restarted(start)))

@@ -44,10 +44,7 @@ impl LatencyHistogram {
 
     /// Counts the time since PostgreSQL's clock showed this. Where that clock is ahead of ours, it is none.
     pub(crate) fn observe_since(&self, moment: PgTimestamp) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
-        let micros = now.saturating_sub(moment.0.saturating_add(POSTGRES_EPOCH));
-        self.observe(Duration::from_micros(u64::try_from(micros).unwrap_or(0)));
+        self.observe(age_of(moment));
     }
 
     /// How many have been counted in each bucket, in the order of the bounds, and above all of them.
@@ -59,6 +56,14 @@ impl LatencyHistogram {
     pub fn sum(&self) -> Duration {
         Duration::from_micros(self.sum_micros.load(Relaxed))
     }
+}
+
+/// The time since PostgreSQL's clock showed this. Where that clock is ahead of ours, it is none.
+pub(crate) fn age_of(moment: PgTimestamp) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+    let micros = now.saturating_sub(moment.0.saturating_add(POSTGRES_EPOCH));
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
 #[cfg(test)]

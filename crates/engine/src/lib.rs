@@ -29,6 +29,7 @@ mod presence;
 mod rate;
 #[cfg(test)]
 mod recorder;
+mod relief;
 mod session;
 mod settings;
 mod shard;
@@ -47,6 +48,7 @@ pub use log_inbox::LogSender;
 pub use operations::{ChannelInfo, ConnectionInfo, Occupancy, TopicSummary};
 pub use outbound::Socket;
 pub use rate::{EventBudget, EventRateExceeded};
+pub use relief::{Alike, BroadcastRule, BroadcastRules};
 pub use settings::{Counters, Deletes, EngineSettings, RateLimit};
 pub use subscription::Identity;
 pub use topic::{Privacy, ReadRights};

@@ -43,7 +43,11 @@ impl LogSender {
     pub async fn send(&self, batch: LogBatch) -> bool {
         let bytes = match &batch {
             LogBatch::Transaction(transaction) => transaction.changes.bytes(),
-            LogBatch::Idle(_) | LogBatch::Restarted(_) | LogBatch::Canary(_) => 0,
+            LogBatch::Idle(_)
+            | LogBatch::Refill(_)
+            | LogBatch::Promoted
+            | LogBatch::Restarted(_)
+            | LogBatch::Canary(_) => 0,
         };
         let bytes = u32::try_from(bytes).map_or(BYTES_MAX, |bytes| bytes.min(BYTES_MAX));
         let Ok(room) = Arc::clone(&self.room).acquire_many_owned(bytes).await else {

@@ -5,10 +5,12 @@
 //! command between two transactions, has a position in the log. In reading order: [`image`] (a change
 //! aligned to the catalog), [`subscriptions`] and [`entries`], [`audience`], [`slots`], [`index`] and [`receivers`] (who is
 //! subscribed), [`ruling`] and [`judge`] (who may see it), [`window`] and [`docket`] (what waits for PostgreSQL, and
-//! what that is asked), [`show`] (what they are shown). Beside that, [`messages`] (broadcasts from the database),
-//! [`journal`] and [`replay`] (what somebody has missed who comes back).
+//! what that is asked), [`show`] and [`pace`] (what they are shown, and how fast). Beside that, [`messages`] (broadcasts
+//! from the database), [`journal`], [`catch_up`] and [`replay`] (what somebody has missed who comes back), [`refill`]
+//! (the journal after a start), [`snapshots`] (who begins with what is there).
 
 mod audience;
+mod catch_up;
 mod column_sets;
 mod copied_changes;
 mod copies;
@@ -19,11 +21,14 @@ mod index;
 mod journal;
 mod judge;
 mod messages;
+mod pace;
 mod receivers;
+mod refill;
 mod replay;
 mod ruling;
 mod show;
 mod slots;
+mod snapshots;
 mod subscriptions;
 mod window;
 
@@ -39,6 +44,8 @@ use walcast_policy::{Found, Oracle, Verdict};
 use walcast_wire::{Frame, Position};
 
 use self::audience::Audiences;
+use self::catch_up::CatchUps;
+pub(crate) use self::catch_up::Resume;
 use self::copies::Copies;
 use self::entries::Entries;
 use self::image::{BoundRelation, ChangeImages};
@@ -46,13 +53,15 @@ use self::journal::{Journal, Tables};
 use self::judge::Judge;
 use self::messages::MessageTable;
 use self::receivers::{Form, SharedBinding};
-pub(crate) use self::replay::Resume;
+use self::refill::Refill;
+use self::replay::ChunksRead;
 use self::ruling::{Receiver, Ruling, Rulings};
 use self::show::{Bodies, Commit, SharedFrames, View, frame};
+use self::snapshots::Snapshots;
 use self::subscriptions::Parked;
 use self::window::{HeldChange, HeldMessages, Window};
 use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
-use crate::ingest::{IngestError, LogBatch};
+use crate::ingest::{IngestError, LogBatch, LogStart};
 use crate::log_inbox::{LogInbox, Queued};
 use crate::membership::Membership;
 use crate::settings::{Counters, EngineSettings};
@@ -118,7 +127,15 @@ struct State {
     message_table: MessageTable,
     /// What has been handled lately.
     journal: Journal,
-    /// While that is gone through for one channel: the time of now, by which it is judged.
+    /// What was in the log before the start.
+    refill: Refill,
+    /// Channels that have yet to be told what they have missed.
+    catch_ups: CatchUps,
+    /// What of the journal was read from files for them.
+    chunks_read: ChunksRead,
+    /// The rows that some of them begin with.
+    snapshots: Snapshots,
+    /// While the journal is gone through for one channel: the time of now, by which it is judged.
     replayed_at: Option<PgTimestamp>,
     /// Up to where the log has been handled.
     handled: Lsn,
@@ -155,6 +172,10 @@ impl Matcher {
                 self.settings.journal_bytes_max,
                 self.settings.journal_age,
             ),
+            refill: Refill::default(),
+            catch_ups: CatchUps::default(),
+            chunks_read: ChunksRead::default(),
+            snapshots: Snapshots::new(&self.settings),
             replayed_at: None,
             handled: Lsn::ZERO,
             last_commit: Lsn::ZERO,
@@ -169,6 +190,8 @@ impl Matcher {
         };
         loop {
             let (parked_until, resolve_undecided_at) = (state.parked_until(), state.resolve_undecided_at);
+            state.matcher.counters.catch_ups.store(state.catch_ups.len() as u64, Relaxed);
+            let catches_up = state.catch_ups.may_go_on(inputs.log.batches.is_empty());
             tokio::select! {
                 queued = inputs.log.batches.recv() => {
                     let Some(queued) = queued else { return };
@@ -193,6 +216,9 @@ impl Matcher {
                     state.subscribe_parked().await;
                 }
                 () = reached(parked_until) => state.subscribe_parked().await,
+                told = state.catch_ups.room() => state.catch_ups.take_room(told),
+                news = state.snapshots.news() => state.snapshot_news(news).await,
+                () = std::future::ready(()), if catches_up => state.catch_up().await,
             }
         }
     }
@@ -208,14 +234,11 @@ impl State {
                 LogBatch::Idle(lsn) => {
                     self.passed(lsn);
                     self.journal.shrink();
+                    self.refilled_up_to(lsn).await;
                 }
-                LogBatch::Restarted(start) => {
-                    if let Some(what) = &start.gap {
-                        self.gap(what).await;
-                    }
-                    self.journal.restarted(&start, Position::before(self.handled));
-                    self.handled = self.handled.max(start.since);
-                }
+                LogBatch::Refill(until) => self.refill_until(until),
+                LogBatch::Promoted => self.judge.forget(),
+                LogBatch::Restarted(start) => self.restarted(start).await,
                 LogBatch::Transaction(transaction) => self.transaction(transaction).await?,
                 LogBatch::Canary(content) => {
                     // Behind everything that came before it, like a change.
@@ -234,7 +257,28 @@ impl State {
         if !self.parked.is_empty() {
             self.subscribe_parked().await;
         }
+        self.catch_ups.log_went_on();
         Ok(())
+    }
+
+    /// A connection begins.
+    async fn restarted(&mut self, mut start: LogStart) {
+        let (since, lost) = (start.since, start.gap.is_some());
+        if let Some(what) = &start.gap {
+            self.gap(what).await;
+            // Another server's log may have fewer positions. Nobody goes on at one that only the former had.
+            start.since = since.max(self.handled);
+        }
+        self.journal.restarted(&start, Position::before(self.handled));
+        if lost {
+            self.handled = since;
+            self.last_commit = self.last_commit.min(Lsn(since.0.saturating_sub(1)));
+            for channel in self.catch_ups.log_was_lost() {
+                self.check_snapshot(channel).await;
+            }
+        }
+        self.handled = self.handled.max(since);
+        self.log_begins(lost).await;
     }
 
     /// Changes were lost before what comes now. What is known from the log, copies and catalog, may be wrong since, so it
@@ -252,7 +296,11 @@ impl State {
 
     async fn transaction(&mut self, transaction: Transaction) -> Result<(), IngestError> {
         let (commit_lsn, end_lsn) = (transaction.first.commit_lsn, transaction.end_lsn);
-        if commit_lsn > self.last_commit {
+        self.refilled_up_to(commit_lsn).await;
+        if commit_lsn > self.last_commit && self.was_there_before(commit_lsn) {
+            self.refill(transaction).await?;
+            self.last_commit = commit_lsn;
+        } else if commit_lsn > self.last_commit {
             if transaction.ddl {
                 self.settle().await;
             }
@@ -265,6 +313,7 @@ impl State {
             let mut commit = Commit { time: transaction.commit_time, position: transaction.first };
             let mut tables = Tables::new();
             let mut last = commit.position;
+            let is_large = transaction.changes.spilled_bytes() > 0;
             let mut changes = transaction.changes.reader();
             while let Some(chunk) = changes.next().await? {
                 for index in 0..chunk.changes.len() {
@@ -278,6 +327,9 @@ impl State {
                 }
                 self.matcher.counters.changes.fetch_add(chunk.changes.len() as u64, Relaxed);
                 self.flush().await;
+                if is_large {
+                    self.keep_pace().await;
+                }
             }
             self.last_commit = commit_lsn;
             drop(changes);
@@ -286,6 +338,7 @@ impl State {
             }
         }
         self.passed(end_lsn);
+        self.refilled_up_to(end_lsn).await;
         Ok(())
     }
 
@@ -367,15 +420,21 @@ impl State {
 
     /// Closes the window: asks what only PostgreSQL can tell, and shows all its changes.
     async fn settle(&mut self) {
+        let passed = self.show_held().await;
+        self.flush().await;
+        if let Some(lsn) = passed {
+            (self.matcher.confirm)(lsn);
+        }
+    }
+
+    /// Shows all changes of the window; tells how far the log has been handed on once the shards have them.
+    async fn show_held(&mut self) -> Option<Lsn> {
         let mut window = std::mem::take(&mut self.window);
         if !window.is_empty() {
             let messages = std::mem::take(&mut window.messages);
             self.show_window(&window, messages).await;
         }
-        self.flush().await;
-        if let Some(lsn) = window.passed {
-            (self.matcher.confirm)(lsn);
-        }
+        window.passed
     }
 
     async fn show_window(&mut self, window: &Window, mut messages: HeldMessages) {
@@ -424,7 +483,8 @@ impl State {
             let old = bodies.old_record(*receiver);
             for group in audience.receivers.groups() {
                 let form = group.form();
-                let view = View { kind, columns: audiences.columns(form.columns), old, error };
+                let view =
+                    View { kind, columns: audiences.columns(form.columns), old, error, is_followed: false };
                 let same = last.take().filter(|(other, known, _)| *other == form && *known == view);
                 let frame = if let Some((_, _, frame)) = same {
                     frame
@@ -439,7 +499,8 @@ impl State {
                 last = Some((form, view, frame));
             }
             for SharedBinding { binding, member } in audience.receivers.shared() {
-                let view = View { kind, columns: audiences.columns(member.columns), old, error };
+                let view =
+                    View { kind, columns: audiences.columns(member.columns), old, error, is_followed: false };
                 shared.add(&member.membership, view, *binding, member.id);
             }
         }
@@ -455,6 +516,10 @@ impl State {
 
     /// Hands the frames that have been made to the shards.
     async fn flush(&mut self) {
+        if self.replayed_at.is_some() {
+            // What one channel has missed takes another way.
+            return;
+        }
         let Some(committed) = self.outgoing_since.take() else { return };
         self.outgoing_bytes = 0;
         for (shard, outgoing) in self.matcher.shards.iter().zip(&mut self.outgoing) {

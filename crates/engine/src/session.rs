@@ -10,9 +10,11 @@ use walcast_wire::{Ref, Serializer};
 
 use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
-use crate::outbound::Outbound;
+use crate::outbound::{Outbound, Overflow};
 use crate::rate::Bucket;
+use crate::relief::Relief;
 use crate::settings::RateLimit;
+use crate::shard::Turn;
 use crate::subscription::Identity;
 use crate::topic::{ReadRights, TopicKey, TopicRef};
 
@@ -28,8 +30,20 @@ pub(crate) struct Session {
     pub(crate) opened: Instant,
     /// What the client may still send in this second.
     pub(crate) events: Bucket,
-    /// Already on the shard's list of queues to write.
-    pub(crate) queued: bool,
+    /// What has been queued in this turn of the shard.
+    pub(crate) queued: Queued,
+}
+
+/// What has been queued for a session since its queue was last written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Queued {
+    /// Nothing: it is not on the shard's list of queues to write.
+    #[default]
+    Nothing,
+    /// Frames that no commit has brought.
+    Frames,
+    /// Changes or messages of the log too.
+    FromLog,
 }
 
 /// What belongs to joins that are being decided.
@@ -165,7 +179,7 @@ impl Session {
             subject,
             opened: Instant::now(),
             events: Bucket::default(),
-            queued: false,
+            queued: Queued::Nothing,
         }
     }
 
@@ -209,19 +223,44 @@ impl Session {
     }
 
     /// Queues a frame and notes that this queue must be written.
-    pub(crate) fn push(
+    pub(crate) fn push(&mut self, id: SessionId, frame: Bytes, turn: &mut Turn) {
+        self.push_as(Queued::Frames, id, frame, turn);
+    }
+
+    /// The same, telling what it is.
+    pub(crate) fn push_as(&mut self, kind: Queued, id: SessionId, frame: Bytes, turn: &mut Turn) {
+        let pushed = self.outbound.push(frame, &turn.counters);
+        self.note_pushed(pushed, kind, id, turn);
+    }
+
+    /// The same for a frame that spares a session that is behind.
+    pub(crate) fn push_sparing(
         &mut self,
+        kind: Queued,
         id: SessionId,
         frame: Bytes,
-        dirty: &mut Vec<SessionId>,
-        overflowed: &mut Vec<SessionId>,
+        relief: &Arc<Relief>,
+        turn: &mut Turn,
     ) {
-        if self.outbound.push(frame).is_err() {
-            overflowed.push(id);
-        } else if !self.queued {
-            self.queued = true;
-            dirty.push(id);
+        let pushed = self.outbound.push_sparing(frame, relief, &turn.counters);
+        self.note_pushed(pushed, kind, id, turn);
+    }
+
+    fn note_pushed(&mut self, pushed: Result<(), Overflow>, kind: Queued, id: SessionId, turn: &mut Turn) {
+        if pushed.is_err() {
+            turn.overflowed.push(id);
+            return;
         }
+        if self.queued == Queued::Nothing {
+            turn.dirty.push(id);
+        }
+        self.queued = self.queued.max(kind);
+    }
+
+    /// Queues one of several frames that pass together, however large they are.
+    pub(crate) fn push_part(&mut self, id: SessionId, frame: Bytes, turn: &mut Turn) {
+        self.outbound.push_part(frame);
+        self.note_pushed(Ok(()), Queued::Frames, id, turn);
     }
 
     pub(crate) fn channel(&self, topic: &str) -> Option<&Channel> {

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use crate::canary::Canary;
 use crate::latency::LatencyHistogram;
+use crate::relief::BroadcastRules;
 
 /// Limits and choices of the engine. Each has a setting of the same name.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct EngineSettings {
     pub shards: usize,
     /// Bytes queued for one socket before it is closed as too slow.
     pub outbound_bytes_max: usize,
+    /// How broadcasts of some events spare sockets that are behind.
+    pub broadcast_rules: BroadcastRules,
     /// Bytes of one broadcast's payload.
     pub payload_bytes_max: usize,
     /// Bytes of one tracked payload.
@@ -46,13 +49,18 @@ pub struct EngineSettings {
     pub journal_bytes_max: usize,
     /// For how long they are kept.
     pub journal_age: Duration,
+    /// Rows that a channel begins with at most, of all its bindings (docs/protocol.md §5.8).
+    pub snapshot_rows_max: usize,
+    /// Bytes of these.
+    pub snapshot_bytes_max: usize,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
         EngineSettings {
             shards: 1,
-            outbound_bytes_max: 16 << 20,
+            outbound_bytes_max: 1 << 20,
+            broadcast_rules: BroadcastRules::default(),
             payload_bytes_max: 3_000_500,
             presence_payload_bytes_max: 64 << 10,
             presence_topic_bytes_max: 4 << 20,
@@ -68,6 +76,8 @@ impl Default for EngineSettings {
             copy_bytes_max: 256 << 20,
             journal_bytes_max: 64 << 20,
             journal_age: Duration::from_mins(2),
+            snapshot_rows_max: 10_000,
+            snapshot_bytes_max: 16 << 20,
         }
     }
 }
@@ -123,8 +133,9 @@ pub struct Counters {
     pub presence_refused: AtomicU64,
     /// Bytes that wait for sockets, all together.
     pub queued_bytes: AtomicU64,
-    /// From the commit of a transaction to the moment when its frames are in the queues of the sockets.
-    pub commit_to_queue: LatencyHistogram,
+    /// From the commit of a transaction to the moment when its frames are written to the sockets. One count for each part
+    /// of the log that a shard gets, and one for each socket that was behind then, once it has taken its frames.
+    pub commit_to_write: LatencyHistogram,
     /// Broadcast and change messages handed to sockets.
     pub deliveries: AtomicU64,
     /// Changes read from the log, those of tables that nobody is subscribed to included.
@@ -137,14 +148,24 @@ pub struct Counters {
     pub journal_bytes: AtomicU64,
     /// The commit LSN of the oldest of these, 0 where there is none.
     pub journal_oldest: AtomicU64,
+    /// Up to this LSN transactions were forgotten for want of room, 0 where none was.
+    pub journal_crowded_out: AtomicU64,
     /// How often something was not kept that should have been: a transaction over the limit, a slot that was lost.
     pub journal_gaps: AtomicU64,
+    /// Channels that have yet to be told what they have missed, or are being sent the rows that they begin with.
+    pub catch_ups: AtomicU64,
+    /// Channels that have been sent the rows that they begin with.
+    pub snapshots: AtomicU64,
     /// Changes decided in process, one for each audience that a change was put to.
     pub plan_decisions: AtomicU64,
     /// Questions put to PostgreSQL.
     pub oracle_questions: AtomicU64,
     /// Refused handshakes and joins, and frames that were no messages; the gateway counts them.
     pub errors: AtomicU64,
+    /// Broadcasts that were not written because a newer one with the same key was there.
+    pub conflated_broadcasts: AtomicU64,
+    /// Broadcasts that were not written because they had outlived their time.
+    pub expired_broadcasts: AtomicU64,
     /// Sockets closed as too slow.
     pub slow_closes: AtomicU64,
     /// Subscriptions registered now.

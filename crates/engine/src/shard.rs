@@ -4,10 +4,11 @@
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
 //! messages, ends), [`topics`] (who is on one), [`delivery`] and [`presence`] (who gets what), [`holds`] (replays),
-//! [`operations`].
+//! [`feeds`] (what comes as there is room), [`operations`], [`turn`] (how queues are written).
 
 mod channels;
 mod delivery;
+mod feeds;
 mod holds;
 mod operations;
 mod presence;
@@ -15,16 +16,20 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod turn;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
+use self::feeds::Feeds;
 use self::presence::{Absences, PresenceReferences};
 use self::topics::Topics;
+pub(crate) use self::turn::Turn;
 use crate::command::{Command, PeerCommand};
 use crate::ids::{SessionId, ShardId};
 use crate::membership::Membership;
@@ -59,10 +64,9 @@ pub(crate) struct Shard {
     /// Presences whose connection was lost a moment ago.
     absences: Absences,
     rates: Arc<Rates>,
-    /// Sessions whose queue has grown in this turn.
-    dirty: Vec<SessionId>,
-    /// Sessions whose queue has passed its bound in this turn.
-    overflowed: Vec<SessionId>,
+    turn: Turn,
+    /// What waits for room in queues.
+    feeds: Feeds,
     references: PresenceReferences,
     shutdown: Option<Frame>,
     ended: bool,
@@ -80,6 +84,7 @@ impl Shard {
         Shard {
             id,
             settings,
+            turn: Turn::new(Arc::clone(&counters)),
             counters,
             shards,
             unsubscribe,
@@ -88,8 +93,7 @@ impl Shard {
             presences: ahash::HashMap::default(),
             absences: Absences::default(),
             rates,
-            dirty: Vec::new(),
-            overflowed: Vec::new(),
+            feeds: Feeds::default(),
             references: PresenceReferences::new(),
             shutdown: None,
             ended: false,
@@ -127,24 +131,26 @@ impl Shard {
                 inbox.push(command);
             }
             for command in peer_inbox.drain(..) {
+                self.make_room_for(command.bytes()).await;
                 self.handle_peer(command);
             }
             for command in inbox.drain(..) {
-                self.handle(command);
+                self.make_room_for(command.bytes()).await;
+                self.handle(command).await;
             }
             self.end_absences();
-            self.write_out();
+            self.write_and_make_room().await;
             if self.ended {
                 commands.close();
                 while let Ok(command) = commands.try_recv() {
-                    self.handle(command);
+                    self.handle(command).await;
                 }
                 return self.cut_all();
             }
         }
     }
 
-    fn handle(&mut self, command: Command) {
+    async fn handle(&mut self, command: Command) {
         match command {
             Command::Open { session, socket, serializer, subject } => {
                 self.open(session, socket, serializer, subject);
@@ -153,14 +159,10 @@ impl Shard {
             Command::Writable(session) => {
                 if let Some(found) = self.sessions.get_mut(&session) {
                     found.outbound.writable();
-                    self.dirty.push(session);
+                    self.turn.dirty.push(session);
                 }
             }
-            Command::Write(session, bytes) => {
-                if let Some(found) = self.sessions.get_mut(&session) {
-                    found.push(session, bytes, &mut self.dirty, &mut self.overflowed);
-                }
-            }
+            Command::Write(session, bytes) => self.write_bytes(session, bytes),
             Command::Close(session, frame) => {
                 self.close(session, &frame, false);
             }
@@ -178,7 +180,8 @@ impl Shard {
             Command::CloseChannel { session, channel, message } => {
                 self.close_channel(session, channel, &message);
             }
-            Command::Deliver(batch) => self.deliver(&batch),
+            Command::Deliver(batch) => self.deliver(&batch).await,
+            Command::Feed(feed) => self.begin_feed(feed),
             Command::AnnounceGap(message) => self.announce_gap(&message),
             Command::Publish(fanout) => self.fan_out(&fanout, None),
             Command::Operate(operation) => self.operate(operation),
@@ -223,8 +226,13 @@ impl Shard {
     }
 
     fn write(&mut self, session: SessionId, frame: &Frame) {
+        self.write_bytes(session, frame.bytes().clone());
+    }
+
+    fn write_bytes(&mut self, session: SessionId, bytes: Bytes) {
+        self.turn.bytes += bytes.len();
         if let Some(found) = self.sessions.get_mut(&session) {
-            found.push(session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            found.push(session, bytes, &mut self.turn);
         }
     }
 }

@@ -47,6 +47,21 @@ pub(crate) struct SpillReader<'a> {
     decoder: Decoder,
 }
 
+/// A place between two blocks of a [`Spill`].
+#[derive(Clone, Debug)]
+pub(crate) struct SpillMark {
+    blocks_left: usize,
+    /// The tables as the log had described them up to there.
+    relations: Relations,
+}
+
+impl SpillMark {
+    /// Blocks that are behind it.
+    pub(crate) fn blocks_left(&self) -> usize {
+        self.blocks_left
+    }
+}
+
 impl SpillWriter {
     /// Makes the file.
     pub(crate) async fn create(relations: Relations) -> io::Result<Self> {
@@ -108,6 +123,13 @@ impl Spill {
             decoder: Decoder::new(1),
         }
     }
+
+    /// Starts at a place where [`SpillReader::mark`] was.
+    pub(crate) fn reader_at(&self, mark: &SpillMark) -> SpillReader<'_> {
+        let passed = self.blocks.len().saturating_sub(mark.blocks_left);
+        let blocks = self.blocks.get(passed..).unwrap_or_default().iter();
+        SpillReader { blocks, relations: mark.relations.clone(), ..self.reader() }
+    }
 }
 
 #[cfg(test)]
@@ -123,6 +145,11 @@ impl Spill {
 }
 
 impl SpillReader<'_> {
+    /// Where it is.
+    pub(crate) fn mark(&self) -> SpillMark {
+        SpillMark { blocks_left: self.blocks.len(), relations: self.relations.clone() }
+    }
+
     pub(crate) async fn next(&mut self) -> Result<Option<Chunk>, IngestError> {
         let Some(&Block { offset, bytes }) = self.blocks.next() else {
             return Ok(None);

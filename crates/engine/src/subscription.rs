@@ -36,7 +36,7 @@ impl Identity {
 }
 
 /// One binding on one table, ready to be matched.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Placement {
     pub(crate) table: Oid,
     /// Its place among those of the join.
@@ -52,6 +52,15 @@ pub(crate) struct Placement {
     /// Whether it is to be told of rows that an UPDATE takes out of its sight or brings into it: it asked for that, and
     /// has a sight that rows can leave.
     pub(crate) visibility: bool,
+    /// Where it is to begin with the rows that are there.
+    pub(crate) snapshot: Option<SnapshotWanted>,
+}
+
+/// Which rows a binding begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SnapshotWanted {
+    /// The filter as SQL.
+    pub(crate) filter: Option<String>,
 }
 
 /// What resolving a channel's bindings gives.
@@ -249,8 +258,15 @@ impl Resolver<'_> {
                 return Err(exception(target, &format!("invalid column for select {name}")));
             }
         }
-        let filter = Filter::compile(table, &self.snapshot.types, conditions)
-            .map_err(|error| with_exception(target, &error.to_string()))?;
+        let types = &self.snapshot.types;
+        let wrong = |error: FilterError| with_exception(target, &error.to_string());
+        let snapshot = if target.snapshot {
+            let filter = Filter::sql(table, types, conditions.clone()).map_err(wrong)?;
+            Some(SnapshotWanted { filter })
+        } else {
+            None
+        };
+        let filter = Filter::compile(table, types, conditions).map_err(wrong)?;
         for (index, check) in filter.checks().iter().enumerate() {
             match self.oracle.check_expression(check).await {
                 Ok(()) => {}
@@ -283,6 +299,7 @@ impl Resolver<'_> {
             columns: (0..table.columns.len()).filter(shown).collect(),
             reads_key,
             // Otherwise an UPDATE is shown as an error, to all (docs/protocol.md §4.4).
+            snapshot,
             visibility: target.visibility && selective && reads_key && table.has_primary_key(),
         };
         Ok((placement, plan))

@@ -6,7 +6,7 @@ use walcast_pgoutput::{Lsn, OldTuple, PgTimestamp, Relation, Tuple, Xid};
 use walcast_wire::Position;
 
 use crate::ingest::IngestError;
-use crate::spill::{Spill, SpillReader};
+use crate::spill::{Spill, SpillMark, SpillReader};
 
 /// What a change takes of memory beside its bytes, about.
 const CHANGE_OVERHEAD: usize = 128;
@@ -89,6 +89,14 @@ pub struct ChangesReader<'a> {
     spilled: Option<SpillReader<'a>>,
 }
 
+/// A place between two chunks of a transaction.
+#[derive(Clone, Debug)]
+pub(crate) struct ChunkMark {
+    /// Chunks in memory that are behind it.
+    held_left: usize,
+    spilled: Option<SpillMark>,
+}
+
 impl Chunk {
     pub(crate) fn is_full(&self) -> bool {
         self.changes.len() >= CHUNK_CHANGES_MAX || self.bytes >= CHUNK_BYTES_MAX
@@ -104,6 +112,16 @@ impl Changes {
     /// Starts at the first change.
     pub fn reader(&self) -> ChangesReader<'_> {
         ChangesReader { held: self.held.iter(), spilled: self.spilled.as_ref().map(Spill::reader) }
+    }
+
+    /// Starts at a place where [`ChangesReader::mark`] was.
+    pub(crate) fn reader_at(&self, mark: &ChunkMark) -> ChangesReader<'_> {
+        let passed = self.held.len().saturating_sub(mark.held_left);
+        let spilled = self.spilled.as_ref().zip(mark.spilled.as_ref());
+        ChangesReader {
+            held: self.held.get(passed..).unwrap_or_default().iter(),
+            spilled: spilled.map(|(spilled, mark)| spilled.reader_at(mark)),
+        }
     }
 
     /// Bytes in memory, about.
@@ -128,7 +146,20 @@ impl Changes {
     }
 }
 
+impl ChunkMark {
+    /// Blocks of the file that are behind it; `None` where what comes next is in memory, or nothing does.
+    pub(crate) fn blocks_left(&self) -> Option<usize> {
+        let spilled = self.spilled.as_ref().filter(|_| self.held_left == 0)?;
+        Some(spilled.blocks_left()).filter(|left| *left > 0)
+    }
+}
+
 impl ChangesReader<'_> {
+    /// Where it is.
+    pub(crate) fn mark(&self) -> ChunkMark {
+        ChunkMark { held_left: self.held.len(), spilled: self.spilled.as_ref().map(SpillReader::mark) }
+    }
+
     /// The next changes; `None` behind the last ones.
     pub async fn next(&mut self) -> Result<Option<Arc<Chunk>>, IngestError> {
         if let Some(chunk) = self.held.next() {

@@ -87,6 +87,7 @@ fn request(identity: &Arc<Identity>, topic: &str, filter: &str) -> JoinRequest {
         rights: ReadRights::ALL,
         replay: None,
         replication_ready: true,
+        resume_from: None,
     }
 }
 

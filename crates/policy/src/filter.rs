@@ -141,8 +141,20 @@ impl Filter {
         if conditions.is_empty() {
             return Ok(Filter::none());
         }
-        let conditions = compile::conditions(table, types, conditions)?;
+        let (conditions, _) = compile::conditions(table, types, conditions)?;
         Ok(Filter(conditions.equality().unwrap_or_else(|| Repr::Other(Arc::new(conditions)))))
+    }
+
+    /// The boolean SQL over a row that says what [`Filter::compile`] makes of these conditions; `None` without any.
+    pub fn sql(
+        table: &Table,
+        types: &Types,
+        conditions: Vec<FilterCondition>,
+    ) -> Result<Option<String>, FilterError> {
+        if conditions.is_empty() {
+            return Ok(None);
+        }
+        compile::conditions(table, types, conditions).map(|(_, sql)| Some(sql))
     }
 
     fn conditions(&self) -> Option<&Conditions> {

@@ -9,6 +9,7 @@
 //! - [`Plan`] and [`BoundPlan`] (`plan`): grants and policies of one role on one table, and the same with
 //!   the values of one set of claims.
 //! - [`Filter`] (`filter`, `filter::compile`): the conditions of a binding.
+//! - [`RowsRequest`] (`rows`): rows that PostgreSQL reads for a subscriber.
 //! - [`channel`]: what policies allow on a private channel, asked through a trait of its own.
 //! - [`Equality`] (`equalities`): values that a row must have to be visible or to match, by which audiences
 //!   are found.
@@ -50,6 +51,7 @@ mod planning;
 mod refusal;
 mod resolve;
 mod row;
+mod rows;
 pub mod schema;
 mod transactions;
 mod value;
@@ -65,5 +67,6 @@ pub use oracle::{Answers, CopyRequest, LoadedCopy, Oracle, OracleError, Question
 pub use parse::{Clauses, References, clauses, references};
 pub use plan::{Access, BoundPlan, DecidedBy, Explanation, Plan, Unsupported};
 pub use row::{Datum, RowImage};
+pub use rows::{RowsError, RowsRead, RowsRequest, TableRead, TableRows};
 pub use transactions::TransactionSnapshot;
 pub use verdict::Verdict;

@@ -7,6 +7,7 @@ use walcast_pgoutput::{Lsn, Xid};
 
 use crate::members::TableCopy;
 use crate::row::RowImage;
+use crate::rows::{RowsError, RowsRead, RowsRequest};
 use crate::schema::{Snapshot, Table, Types};
 use crate::transactions::TransactionSnapshot;
 
@@ -57,6 +58,10 @@ pub trait Oracle: Send + Sync + 'static {
     /// log, when this was called is over when the copy is read, so that the log from now on and the copy's
     /// snapshot together have every row once.
     fn load(self: Arc<Self>, request: CopyRequest) -> BoxFuture<'static, Result<LoadedCopy, OracleError>>;
+
+    /// Reads the rows of tables that a role with its claims may see, all from one snapshot. A transaction that the log
+    /// has told of already need not be among what the rows know.
+    fn rows(self: Arc<Self>, request: RowsRequest) -> BoxFuture<'static, Result<RowsRead, RowsError>>;
 }
 
 /// One answer for each row of a question.

@@ -55,15 +55,20 @@ impl FromServer {
     }
 }
 
-/// A whole standby status update, `CopyData` header included: everything up to `confirmed` is written, flushed and
-/// applied. `reply_requested` asks the server for a sign of life.
-pub(crate) fn status_update(confirmed: Lsn, now: PgTimestamp, reply_requested: bool) -> BytesMut {
+/// A whole standby status update, `CopyData` header included: everything up to `handled` is written, and everything up to
+/// `confirmed` is flushed and applied, too: the slot's position follows the latter. `reply_requested` asks the server for a sign of life.
+pub(crate) fn status_update(
+    handled: Lsn,
+    confirmed: Lsn,
+    now: PgTimestamp,
+    reply_requested: bool,
+) -> BytesMut {
     const BODY_BYTES: u32 = 1 + 8 + 8 + 8 + 8 + 1;
     let mut message = BytesMut::with_capacity(40);
     message.put_u8(b'd');
     message.put_u32(4 + BODY_BYTES);
     message.put_u8(b'r');
-    message.put_u64(confirmed.0);
+    message.put_u64(handled.0);
     message.put_u64(confirmed.0);
     message.put_u64(confirmed.0);
     message.put_i64(now.0);
@@ -115,10 +120,10 @@ mod tests {
 
     #[test]
     fn a_status_update_has_the_bytes_the_protocol_wants() {
-        let message = status_update(Lsn(0x0102), PgTimestamp(3), true);
+        let message = status_update(Lsn(0x0103), Lsn(0x0102), PgTimestamp(3), true);
         assert_eq!(
             &message[..],
-            b"d\0\0\0\x26r\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x03\x01"
+            b"d\0\0\0\x26r\0\0\0\0\0\0\x01\x03\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\x01\x02\0\0\0\0\0\0\0\x03\x01"
         );
     }
 }

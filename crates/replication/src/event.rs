@@ -11,7 +11,11 @@ pub enum Event {
     Restarted {
         /// Changes committed after this position come.
         since: Lsn,
-        /// Why changes between the last confirmed position and `since` are lost to us, if they are. Never set on the
+        /// Where the server's log ended when the connection began.
+        log_end: Lsn,
+        /// Another server has taken the place of the one that was read before, as a standby that was promoted.
+        promoted: bool,
+        /// Why changes between the last handled position and `since` are lost to us, if they are. Never set on the
         /// first connection.
         gap: Option<Gap>,
     },
@@ -24,8 +28,8 @@ pub enum Event {
         /// The message, to be decoded by `walcast-pgoutput`. It shares the read buffer.
         payload: Bytes,
     },
-    /// The server has nothing for us up to here. A consumer that holds nothing back and is not inside a transaction
-    /// confirms it, so that an idle slot holds no log.
+    /// The server has nothing for us up to here. A consumer that holds nothing back and is not inside a transaction has
+    /// handled it, so that an idle slot holds no log.
     KeepAlive {
         /// Everything before this position has been sent, or was not for us.
         wal_end: Lsn,
@@ -44,6 +48,10 @@ pub enum Gap {
     /// Another consumer, or an operator, has moved the slot on.
     #[error("the replication slot was moved on by somebody else")]
     SlotMoved,
+    /// Another server has taken the place of the one that was read, as a standby that was promoted, and what was read
+    /// behind this position is not in its log.
+    #[error("a standby was promoted that has the log only up to {0}")]
+    LogCutOff(Lsn),
     /// [`SlotControl::renew`](crate::SlotControl::renew) was called, with this reason.
     #[error("the replication slot was given up: {0}")]
     SlotGivenUp(String),

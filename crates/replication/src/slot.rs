@@ -82,6 +82,17 @@ impl Session {
         })
     }
 
+    /// Where timeline `newer` has left the timeline `older`, directly or over others (`TIMELINE_HISTORY`). The beginning of
+    /// the log where it never was on that.
+    pub(crate) async fn timeline_switch(&mut self, newer: u32, older: u32) -> Result<Lsn, ReplicationError> {
+        let rows = self.query(&format!("TIMELINE_HISTORY {newer}")).await;
+        let rows = rows.map_err(|error| error.during("tell the history of its timeline"))?;
+        let history = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
+        let history = history
+            .ok_or_else(|| ReplicationError::protocol(format!("TIMELINE_HISTORY answered {rows:?}")))?;
+        Ok(switch_from(history, older).unwrap_or(Lsn::ZERO))
+    }
+
     /// Refuses a log that does not carry logical changes, and reads what else the stream must know.
     pub(crate) async fn check_server(&mut self) -> Result<ServerFacts, ReplicationError> {
         let sql = "SELECT pg_catalog.current_setting('wal_level'), \
@@ -299,6 +310,16 @@ impl FoundSlot {
     }
 }
 
+/// The position behind a timeline in a history file: one line for each, with number, position and reason.
+fn switch_from(history: &str, timeline: u32) -> Option<Lsn> {
+    history.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let number: u32 = words.next()?.parse().ok()?;
+        let position = words.next()?.parse().ok()?;
+        (number == timeline).then_some(position)
+    })
+}
+
 /// Up to PostgreSQL 16 the words without parentheses, which all versions have.
 fn create_command(slot: &str, failover: bool) -> String {
     let options = if failover { "(SNAPSHOT 'nothing', FAILOVER true)" } else { "NOEXPORT_SNAPSHOT" };
@@ -341,6 +362,14 @@ mod tests {
             "START_REPLICATION SLOT \"s\" LOGICAL 16/B374D848 (proto_version '1', publication_names \
              '\"plain\",\"o''d\"\"d\"', messages 'true')"
         );
+    }
+
+    #[test]
+    fn a_history_tells_where_each_timeline_was_left() {
+        let history = "1\t0/A000198\tbefore 2000-01-01\n\n2\t0/B000000\tno recovery target specified\n";
+        assert_eq!(switch_from(history, 1), Some(Lsn(0xA00_0198)));
+        assert_eq!(switch_from(history, 2), Some(Lsn(0xB00_0000)));
+        assert_eq!((switch_from(history, 3), switch_from("# 1 x", 1)), (None, None));
     }
 
     #[test]

@@ -169,8 +169,9 @@ impl<'a> Stream<'a> {
     }
 
     async fn report(&mut self, reply_requested: bool) -> Result<(), ReplicationError> {
+        // Confirmed first: the other is never behind it.
         let confirmed = self.progress.confirmed();
-        let message = status_update(confirmed, now(), reply_requested);
+        let message = status_update(self.progress.handled(), confirmed, now(), reply_requested);
         send(&mut self.socket, &message).await?;
         self.progress.report(confirmed);
         Ok(())
@@ -212,7 +213,7 @@ mod tests {
 
     use super::*;
 
-    const RESTARTED: Event = Event::Restarted { since: Lsn(1), gap: None };
+    const RESTARTED: Event = Event::Restarted { since: Lsn(1), log_end: Lsn(1), promoted: false, gap: None };
 
     fn timing(feedback: Duration) -> Timing {
         Timing { feedback_interval: feedback, silence_limit: Duration::from_mins(10) }

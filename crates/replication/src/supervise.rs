@@ -126,9 +126,9 @@ pub async fn identify(settings: &ConnectionSettings) -> Result<Identity, Replica
 
 /// Streams the changes of the publications into `events` until cancelled or until nobody listens.
 ///
-/// Every connection begins with [`Event::Restarted`]. `progress` is what the consumer confirms and what is reported to
-/// the server as written, flushed and applied; a new connection goes on from there. On cancellation the newest
-/// confirmed position is reported once more and the slot is left in order.
+/// Every connection begins with [`Event::Restarted`]. `progress` is what the consumer has handled, where a new connection
+/// goes on, and what it confirms, which is reported to the server as flushed. On cancellation the newest confirmed
+/// position is reported once more and the slot is left in order.
 ///
 /// # Errors
 /// Before the first stream: what will not heal by itself, as one sentence with the SQL or setting that mends it.
@@ -159,8 +159,14 @@ struct Supervisor<'a> {
     events: &'a mpsc::Sender<Vec<Event>>,
     status: &'a watch::Sender<StreamStatus>,
     cancel: &'a CancellationToken,
-    /// The cluster of the first stream, once there was one.
-    known_system: Option<String>,
+    /// The cluster and the timeline of the last stream, once there was one.
+    known_system: Option<KnownSystem>,
+}
+
+/// What was read last.
+struct KnownSystem {
+    identifier: String,
+    timeline: u32,
 }
 
 /// How a connection ended without an error.
@@ -177,6 +183,8 @@ struct Prepared {
     system: System,
     facts: ServerFacts,
     slot: ReadySlot,
+    /// Where this server's log went another way than the one that was read, and what was read goes beyond that.
+    cut_off: Option<Lsn>,
 }
 
 impl Supervisor<'_> {
@@ -240,20 +248,30 @@ impl Supervisor<'_> {
             () = self.events.closed() => return Ok(Done::Finished),
             prepared = self.prepare(renewal.is_some()) => prepared?,
         };
-        let Prepared { session, system, facts, slot } = prepared;
+        let Prepared { session, system, facts, slot, cut_off } = prepared;
         if renewal.is_some() {
             self.settings.control.renewed();
         }
-        let since = slot.confirmed.max(self.progress.confirmed());
-        let gap = self.gap(&slot, renewal);
+        if let Some(cut_off) = cut_off {
+            self.progress.rewind(cut_off);
+        }
+        let since = slot.confirmed.max(self.progress.handled());
+        let gap = self.gap(&slot, renewal, cut_off);
         if let Some(gap) = &gap {
             tracing::error!(slot = self.settings.slot, %since, %gap, "changes before this position are lost");
         }
-        self.known_system.get_or_insert(system.identifier);
-        self.progress.confirm(since);
+        let log_end = system.position;
+        if self.known_system.is_none() {
+            self.progress.start(since, log_end);
+        } else if gap.is_some() {
+            // Nothing before it can be had again.
+            self.progress.begin_again(since);
+        }
+        let promoted = self.known_system.as_ref().is_some_and(|known| known.timeline < system.timeline);
+        self.known_system = Some(KnownSystem { identifier: system.identifier, timeline: system.timeline });
         self.status.send_replace(StreamStatus::Streaming { since_lsn: since });
         tracing::info!(slot = self.settings.slot, %since, "streaming changes");
-        let first = Event::Restarted { since, gap };
+        let first = Event::Restarted { since, log_end, promoted, gap };
         let timing = self.timing(&facts);
         let stream = Stream::new(session.socket, &self.settings.slot, self.progress, timing, first);
         let session_end = self.cancel.child_token();
@@ -273,14 +291,15 @@ impl Supervisor<'_> {
     }
 
     /// Why changes are missing before what comes now, if they are.
-    fn gap(&self, slot: &ReadySlot, renewal: Option<String>) -> Option<Gap> {
+    fn gap(&self, slot: &ReadySlot, renewal: Option<String>, cut_off: Option<Lsn>) -> Option<Gap> {
         self.known_system.as_ref()?;
         match slot.origin {
             Origin::Renewed => Some(Gap::SlotGivenUp(renewal.unwrap_or_default())),
             Origin::Missing => Some(Gap::SlotVanished),
             Origin::Invalidated => Some(Gap::SlotInvalidated),
-            // Only we move the slot; where it stands beyond what we confirmed, somebody else has taken changes from it.
-            Origin::Found => (slot.confirmed > self.progress.confirmed()).then_some(Gap::SlotMoved),
+            // Only we move the slot; where it stands beyond what we handled, somebody else has taken changes from it.
+            Origin::Found if cut_off.is_some() => cut_off.map(Gap::LogCutOff),
+            Origin::Found => (slot.confirmed > self.progress.handled()).then_some(Gap::SlotMoved),
         }
     }
 
@@ -289,29 +308,49 @@ impl Supervisor<'_> {
         let mut session = connect(connection, *message_bytes_max).await?;
         let system = session.identify_system().await?;
         self.check_same_cluster(&system)?;
+        let cut_off = self.cut_off(&mut session, &system).await?;
         let facts = session.check_server().await?;
         session.check_publications(publications, &system.database).await?;
         let ready = session.ready_slot(slot, &system.database, &facts, renew).await?;
-        // The server takes the later of this and the slot's own position.
-        session.start_replication(slot, self.progress.confirmed(), publications).await?;
-        Ok(Prepared { session, system, facts, slot: ready })
+        // The server takes the later of this and the slot's own position, so what is handled does not come again to this
+        // process; the slot stays where it is.
+        let from = cut_off.unwrap_or_else(|| self.progress.handled());
+        session.start_replication(slot, from, publications).await?;
+        Ok(Prepared { session, system, facts, slot: ready, cut_off })
     }
 
     /// Asking another cluster, or an older state of this one, to go on at our position would make it skip its own
     /// changes up to there without a word.
     fn check_same_cluster(&self, system: &System) -> Result<(), ReplicationError> {
         let reason = match &self.known_system {
-            Some(known) if *known != system.identifier => {
-                format!("its system identifier is {}, it was {known}", system.identifier)
+            Some(known) if known.identifier != system.identifier => {
+                format!("its system identifier is {}, it was {}", system.identifier, known.identifier)
             }
-            _ if system.position < self.progress.confirmed() => format!(
-                "its log ends at {}, and {} was already confirmed",
+            Some(known) if system.timeline > known.timeline => return Ok(()),
+            _ if system.position < self.progress.handled() => format!(
+                "its log ends at {}, and everything up to {} was already read",
                 system.position,
-                self.progress.confirmed()
+                self.progress.handled()
             ),
             _ => return Ok(()),
         };
         Err(ReplicationError::OtherCluster { reason })
+    }
+
+    /// Where a server that was promoted since has left the log that was read, if more of that was read.
+    async fn cut_off(&self, session: &mut Session, system: &System) -> Result<Option<Lsn>, ReplicationError> {
+        let Some(known) = self.known_system.as_ref().filter(|known| system.timeline > known.timeline) else {
+            return Ok(None);
+        };
+        let switched = session.timeline_switch(system.timeline, known.timeline).await?;
+        tracing::warn!(
+            slot = self.settings.slot,
+            from = known.timeline,
+            to = system.timeline,
+            %switched,
+            "the log has another timeline: a standby was promoted"
+        );
+        Ok(Some(switched).filter(|switched| *switched < self.progress.handled()))
     }
 
     /// At least three reports fit into the time after which the server would hang up.

@@ -30,12 +30,16 @@ pub trait HealthSource: Send + Sync + 'static {
 pub struct HealthReport {
     /// The replication stream.
     pub replication: ReplicationHealth,
-    /// Bytes of log that Postgres has sent and we have not confirmed; `None` before the first byte.
+    /// Bytes of log that Postgres has sent and we have not handled; `None` before the first byte.
     pub lag_bytes: Option<u64>,
     /// For how long the oldest of these have been here, to the second; `None` before the first byte.
     pub lag: Option<Duration>,
+    /// Bytes of log from before the start that have not been handled yet.
+    pub catching_up_bytes: u64,
     /// Bytes of log that Postgres keeps for the slot; `None` before it was asked.
     pub retained_bytes: Option<u64>,
+    /// Those of them that are handled and kept for a server that starts again; `None` before the start.
+    pub trail_bytes: Option<u64>,
     /// For how long a message that was sent through the log has not come back, where that is too long.
     pub canary_overdue: Option<Duration>,
     /// Time since the catalog was last known to be right; `None` before it was read.
@@ -97,6 +101,12 @@ impl HealthReport {
                 problems.push(format!("replication is broken: {}", redact_text(error)));
             }
         }
+        if self.catching_up_bytes > 0 && self.replication == ReplicationHealth::Streaming {
+            problems.push(format!(
+                "catching up: {} bytes of log from before the start are to be read first",
+                self.catching_up_bytes
+            ));
+        }
         match self.catalog_age {
             None => problems.push("the catalog has not been read".to_owned()),
             Some(age) if age > self.catalog_age_max => {
@@ -122,7 +132,9 @@ impl HealthReport {
         let mut replication = json!({
             "status": self.replication.word(),
             "lag_bytes": self.lag_bytes,
+            "catching_up_bytes": self.catching_up_bytes,
             "retained_bytes": self.retained_bytes,
+            "trail_bytes": self.trail_bytes,
         });
         if let ReplicationHealth::Broken { error } = &self.replication {
             replication["error"] = json!(redact_text(error));
@@ -220,7 +232,9 @@ mod tests {
             replication: ReplicationHealth::Streaming,
             lag_bytes: Some(120),
             lag: Some(Duration::ZERO),
+            catching_up_bytes: 0,
             retained_bytes: Some(4_096),
+            trail_bytes: Some(2_048),
             canary_overdue: None,
             catalog_age: Some(Duration::from_secs(3)),
             catalog_age_max: Duration::from_mins(1),
@@ -248,7 +262,8 @@ mod tests {
         assert_eq!(
             body,
             json!({"ready": true, "catalog": {"age_seconds": 3}, "problems": [], "warnings": [],
-                   "replication": {"status": "streaming", "lag_bytes": 120, "retained_bytes": 4096}})
+                   "replication": {"status": "streaming", "lag_bytes": 120, "catching_up_bytes": 0,
+                                   "retained_bytes": 4096, "trail_bytes": 2048}})
         );
     }
 
@@ -278,6 +293,7 @@ mod tests {
             HealthReport { replication: ReplicationHealth::Connecting, ..well() },
             HealthReport { replication: ReplicationHealth::Stopped, ..well() },
             HealthReport { replication: ReplicationHealth::Paused { reason: "full".to_owned() }, ..well() },
+            HealthReport { catching_up_bytes: 7, ..well() },
             HealthReport { catalog_age: None, ..well() },
             HealthReport { catalog_age: Some(Duration::from_secs(61)), ..well() },
             HealthReport { stopping: true, ..well() },

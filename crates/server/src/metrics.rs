@@ -172,7 +172,9 @@ mod tests {
             HealthReport {
                 replication: ReplicationHealth::Broken { error: String::new() },
                 lag_bytes: Some(4096),
+                catching_up_bytes: 512,
                 retained_bytes: Some(4_096),
+                trail_bytes: Some(2_048),
                 canary_overdue: None,
                 lag: Some(Duration::from_millis(2500)),
                 catalog_age: None,
@@ -199,7 +201,7 @@ mod tests {
         counters.sessions.store(2, Ordering::Relaxed);
         counters.changes.store(7, Ordering::Relaxed);
         counters.copy_bytes.store(4711, Ordering::Relaxed);
-        counters.commit_to_queue.observe(Duration::from_millis(3));
+        counters.commit_to_write.observe(Duration::from_millis(3));
         MeasuredProject {
             label: label.map(|label| label.parse().unwrap()),
             id: id.parse().unwrap(),
@@ -230,6 +232,8 @@ mod tests {
             "walcast_oracle_decisions_total 0",
             "walcast_copy_bytes 4711",
             "walcast_slot_lag_bytes 4096",
+            "walcast_slot_trail_bytes 2048",
+            "walcast_catching_up_bytes 512",
             "walcast_slot_lag_seconds 2.5",
             "walcast_replication_streaming 0",
             "# TYPE walcast_ws_messages_sent counter",

@@ -45,6 +45,8 @@ pub struct BindingTarget {
     pub resume: bool,
     /// The client has got what stands up to here, and wants what it has missed since (docs/protocol.md §5.7).
     pub since: Option<Position>,
+    /// The client first wants the rows that it may see now (docs/protocol.md §5.8).
+    pub snapshot: bool,
 }
 
 /// The kinds of change a binding asks for.
@@ -89,6 +91,14 @@ pub enum BindingError {
     Since {
         /// What is wrong with it.
         error: ParsePositionError,
+        /// The object.
+        binding: String,
+    },
+    /// `snapshot` together with something that it does not go with.
+    #[error("Error parsing `snapshot` params: {problem}, in {binding}")]
+    Snapshot {
+        /// What is wrong with it.
+        problem: &'static str,
         /// The object.
         binding: String,
     },
@@ -208,7 +218,20 @@ impl BindingTarget {
         let since =
             since.map_err(|error| BindingError::Since { error, binding: description(object, raw) })?;
         let event = BindingEvent::of(object.get("event"));
-        Ok(BindingTarget { event, schema, table, filter, select, visibility, resume, since })
+        let snapshot = switch("snapshot")?;
+        let problem = if !snapshot {
+            None
+        } else if since.is_some() {
+            Some("a binding has either `since` or `snapshot`")
+        } else if !event.includes(ChangeKind::Insert) {
+            Some("its rows come as INSERTs, for which the binding does not ask")
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            return Err(BindingError::Snapshot { problem, binding: description(object, raw) });
+        }
+        Ok(BindingTarget { event, schema, table, filter, select, visibility, resume, since, snapshot })
     }
 }
 
@@ -438,6 +461,30 @@ mod tests {
         assert_eq!((resume("true"), resume("false"), resume("null")), (true, false, false));
         let expected = "Error parsing `resume` params: expected true or false";
         assert_eq!(refusal(r#"{"schema":"s","resume":1}"#), expected);
+    }
+
+    #[test]
+    fn snapshot_goes_with_inserts_and_without_since() {
+        let snapshot = |json: &str| target(&format!(r#"{{"schema":"s","snapshot":{json}}}"#)).snapshot;
+        assert_eq!((snapshot("true"), snapshot("false"), snapshot("null")), (true, false, false));
+        assert!(target(r#"{"schema":"s","snapshot":true,"event":"insert"}"#).snapshot);
+        for (json, expected) in [
+            (r#"{"schema":"s","snapshot":1}"#, "expected true or false".to_owned()),
+            (
+                r#"{"schema":"s","snapshot":true,"since":"0/1:0"}"#,
+                r#"a binding has either `since` or `snapshot`, in {"schema":"s","snapshot":true,"since":"0/1:0"}"#
+                    .to_owned(),
+            ),
+            (
+                r#"{"schema":"s","snapshot":true,"event":"DELETE"}"#,
+                r#"its rows come as INSERTs, for which the binding does not ask, in {"schema":"s","snapshot":true,"event":"DELETE"}"#
+                    .to_owned(),
+            ),
+        ] {
+            assert_eq!(refusal(json), format!("Error parsing `snapshot` params: {expected}"));
+        }
+        let (plain, asked) = (binding(r#"{"schema":"s"}"#), binding(r#"{"schema":"s","snapshot":true}"#));
+        assert_eq!(plain.id, asked.id, "live changes are shared with those who have asked for none");
     }
 
     #[test]

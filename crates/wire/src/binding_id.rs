@@ -18,11 +18,11 @@ impl BindingId {
         self.0
     }
 
-    /// An `id` the client sent with the object does not count: it may be the one of an earlier reply. Neither does `since`,
-    /// which says how far this client has come and nothing of what it is to get.
+    /// An `id` the client sent with the object does not count: it may be the one of an earlier reply. Neither do `since` and
+    /// `snapshot`, which say what this client has and nothing of what it is to get live.
     pub(crate) fn of(object: &Map<String, Value>) -> Self {
         let mut hash = StableHash::new();
-        hash.object(object.iter().filter(|(key, _)| *key != "id" && *key != "since"));
+        hash.object(object.iter().filter(|(key, _)| !matches!(key.as_str(), "id" | "since" | "snapshot")));
         let bits = hash.finish();
         let folded = (bits ^ (bits >> Self::BITS) ^ (bits >> (2 * Self::BITS))) & ((1 << Self::BITS) - 1);
         BindingId(u32::try_from(folded).unwrap_or(1).max(1))

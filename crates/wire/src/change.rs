@@ -66,6 +66,8 @@ pub struct ChangeBody<'a> {
     pub commit_time_unix_us: i64,
     /// Where it stands in the log.
     pub position: Position,
+    /// Whether this is a row that was there before, in a snapshot (docs/protocol.md §5.8).
+    pub snapshot: bool,
     /// The columns, in table order.
     pub columns: &'a [ColumnHead<'a>],
     /// The new row; `None` reads as a row without columns. Not sent for a DELETE.
@@ -113,7 +115,11 @@ impl ChangeBody<'_> {
         out.extend_from_slice(b"\",\"position\":\"");
         // Writing into memory does not fail.
         let _ = write!(out, "{}", self.position);
-        out.extend_from_slice(b"\",\"columns\":");
+        out.push(b'"');
+        if self.snapshot {
+            out.extend_from_slice(b",\"snapshot\":true");
+        }
+        out.extend_from_slice(b",\"columns\":");
         self.write_columns(out);
         let rows = [
             (&b",\"record\":"[..], self.record, self.kind != ChangeKind::Delete),
@@ -264,6 +270,7 @@ mod tests {
             kind,
             commit_time_unix_us: 1_787_307_072_345_678,
             position: Position { commit_lsn: Lsn(0x16B_3748), index: 3 },
+            snapshot: false,
             columns: COLUMNS,
             record: None,
             old_record: None,
@@ -291,6 +298,17 @@ mod tests {
             let head = format!(r#"{{"schema":"public","table":"t","type":"{}",{HEAD}"#, kind.as_str());
             assert_eq!(encoded(&body, NO_LIMIT), format!(r#"{head},{rows},"errors":null}}"#));
         }
+    }
+
+    #[test]
+    fn a_row_of_a_snapshot_is_marked() {
+        let new = [field("id", Some("a"))];
+        let body = ChangeBody { record: Some(&new), snapshot: true, ..change(ChangeKind::Insert) };
+        let head = HEAD.replace(",\"columns\"", ",\"snapshot\":true,\"columns\"");
+        let expected = format!(
+            r#"{{"schema":"public","table":"t","type":"INSERT",{head},"record":{{"id":"a"}},"errors":null}}"#
+        );
+        assert_eq!(encoded(&body, NO_LIMIT), expected);
     }
 
     #[test]

@@ -21,16 +21,28 @@ pub struct Position {
 pub struct ParsePositionError;
 
 impl Position {
+    /// Behind every other.
+    pub const MAX: Position = Position { commit_lsn: Lsn(u64::MAX), index: u64::MAX };
+
     /// A place before every change that commits at this LSN or behind it, and behind all others.
     pub fn before(lsn: Lsn) -> Self {
         // Commit records are longer than a byte: nothing commits here.
         Position { commit_lsn: Lsn(lsn.0.saturating_sub(1)), index: 0 }
     }
 
+    /// A place before this one and behind every change that stands before it.
+    #[must_use]
+    pub fn preceding(self) -> Self {
+        match self.index.checked_sub(1) {
+            Some(index) => Position { index, ..self },
+            None => Position::before(self.commit_lsn),
+        }
+    }
+
     /// The next change of the same transaction.
     #[must_use]
     pub fn next(self) -> Self {
-        Position { index: self.index + 1, ..self }
+        Position { index: self.index.saturating_add(1), ..self }
     }
 }
 
@@ -82,5 +94,7 @@ mod tests {
         assert_eq!(position("0/10:9").next(), position("0/10:10"));
         let before = Position::before(Lsn(0x20));
         assert!(position("0/18:7") < before && before < position("0/20:0"));
+        assert_eq!(position("0/20:0").preceding(), before);
+        assert_eq!(position("0/20:3").preceding(), position("0/20:2"));
     }
 }

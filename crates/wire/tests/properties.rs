@@ -253,7 +253,7 @@ proptest! {
         let fields: Vec<_> =
             row.iter().map(|(name, text)| Field { name, shape: &Shape::Text, text: text.as_deref() }).collect();
         let body = ChangeBody { schema, table, kind, commit_time_unix_us: commit_time,
-            position: Position::default(), columns: &columns,
+            position: Position::default(), snapshot: false, columns: &columns,
             record: Some(&fields), old_record: Some(&fields), errors: None };
         let data = body.encode(limit);
         let ids: [BindingId; 0] = [];

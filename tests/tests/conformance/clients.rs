@@ -37,7 +37,7 @@ async fn promises(case: &str) -> Result<()> {
 async fn javascript(case: &str) -> Result<()> {
     let world = WORLD.world().await?;
     let mut command = command("node", &["js/cases.mjs", case], &world);
-    script::run(&mut command, async || bail!("the cases restart nothing")).await
+    script::run(&mut command, async || bail!("the cases restart nothing")).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,4 +133,5 @@ async fn case_293_the_python_client_goes_through_its_full_cycle_on_version_1() -
         Ok(())
     })
     .await
+    .map(drop)
 }

@@ -76,7 +76,12 @@ SELECT oid, nspname, relname, relowner, relrowsecurity, relforcerowsecurity, rel
             THEN format('ALTER PUBLICATION %I ADD TABLE %s;', $4::text, quoted)
     END,
     hashtextextended(concat_ws(' ', relnamespace, (
-        SELECT string_agg(concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin), ',' ORDER BY p.oid)
+        SELECT string_agg(concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin, (
+            -- The schemas of FOR TABLES IN SCHEMA.
+            SELECT string_agg(d.objid::text, ' ' ORDER BY d.objid) FROM pg_depend AS d
+            WHERE d.refclassid = 'pg_publication'::regclass AND d.refobjid = p.oid
+                AND d.classid <> 'pg_publication_rel'::regclass
+        )), ',' ORDER BY p.oid)
         FROM member AS m
         JOIN pg_publication AS p ON p.pubname = m.pubname
         LEFT JOIN pg_publication_rel AS r ON r.prpubid = p.oid AND r.prrelid = m.oid

@@ -316,9 +316,10 @@ async fn a_row_that_takes_too_long_costs_its_own_answer_only() {
 async fn patience_with_claims_that_are_too_slow_ends() {
     let fixture = Fixture::new("sets_impatient", MESSAGES).await;
     let mut settings = narrow(&fixture);
-    settings.statement_timeout = Duration::from_secs(1);
+    // Long enough for the quick ones on a busy machine.
+    settings.statement_timeout = Duration::from_secs(2);
     let catalog = Catalog::connect(settings).await.unwrap();
-    let ids = texts(1_000);
+    let ids = texts(400);
     let expression = format!("{SUB} <> 'slow' OR pg_sleep(60) IS NOT NULL");
     let claims = subjects(["quick", "slow", "slow", "slow"]);
     let start = Instant::now();

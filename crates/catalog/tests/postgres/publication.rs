@@ -120,6 +120,38 @@ async fn tables_join_walcasts_own_publication_when_a_policy_first_reads_them() {
 }
 
 #[tokio::test]
+async fn a_schema_that_was_out_of_a_publication_between_two_looks_is_noticed() {
+    // PostgreSQL 14 has none.
+    if major().await < 15 {
+        return;
+    }
+    let fixture = Fixture::new(
+        "schema_out_and_in",
+        &format!(
+            "CREATE SCHEMA app; CREATE TABLE app.members (id int PRIMARY KEY);
+             CREATE PUBLICATION schemas FOR TABLES IN SCHEMA app; {}",
+            messages_that_read(&["app.members"])
+        ),
+    )
+    .await;
+    let mut settings = fixture.settings();
+    settings.publications.push("schemas".to_owned());
+    let catalog = Catalog::connect(settings).await.unwrap();
+    let publication = |snapshot: &Snapshot| {
+        let found = snapshot.lookups.values().find(|lookup| lookup.table.name == "members").unwrap();
+        (found.obstacle.clone(), found.publication)
+    };
+    let (obstacle, before) = publication(&catalog.snapshot());
+    assert_eq!(obstacle, None);
+    // What is written between the two is in no log that is read.
+    fixture
+        .run("ALTER PUBLICATION schemas DROP TABLES IN SCHEMA app; ALTER PUBLICATION schemas ADD TABLES IN SCHEMA app")
+        .await;
+    let (_, after) = publication(&catalog.refresh().await.unwrap());
+    assert_ne!(before, after, "its copy has to be had anew");
+}
+
+#[tokio::test]
 async fn what_the_users_publications_carry_whole_needs_no_other() {
     let fixture = Fixture::new(
         "carried",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use walcast_auth::{JwksSource, Secret};
-use walcast_engine::Deletes;
+use walcast_engine::{Alike, Deletes};
 use walcast_server::Network;
 use walcast_server::front::ProjectId;
 use walcast_server::origins::AllowedOrigin;
@@ -284,7 +284,7 @@ pub(super) static OUTBOUND_BYTES_MAX: Setting<usize> = Setting::new(
     "Bytes that may wait for one slow socket before it is closed.",
 )
 .environment(&["WALCAST_OUTBOUND_BYTES_MAX", "WEBSOCKET_MAX_HEAP_SIZE"])
-.default("16777216");
+.default("1048576");
 
 pub(super) static DRAIN: Setting<Duration> = Setting::new(
     "server.drain_seconds",
@@ -412,6 +412,16 @@ pub(super) static SLOT_LAG_ACTION: Setting<SlotLagAction> = Setting::new(
 .environment(&["WALCAST_SLOT_LAG_ACTION"])
 .default("stop");
 
+pub(super) static TRAIL_BYTES_MAX: Setting<u64> = Setting::new(
+    "replication.trail_bytes_max",
+    parse::bytes_or_off,
+    "Bytes of log that the slot keeps although they are handled, so that a server that starts again has its journal \
+     again. It keeps them for `changes.journal_age_ms` at most, and never more than half of `replication.max_slot_lag` or of \
+     PostgreSQL's `max_slot_wal_keep_size`; 0 keeps none.",
+)
+.environment(&["WALCAST_TRAIL_BYTES_MAX"])
+.default("1073741824");
+
 pub(super) static CANARY: Setting<Duration> = Setting::new(
     "replication.canary_ms",
     parse::milliseconds,
@@ -489,6 +499,22 @@ pub(super) static JOURNAL_AGE: Setting<Duration> =
     Setting::new("changes.journal_age_ms", parse::milliseconds, "For how long they are kept.")
         .environment(&["WALCAST_JOURNAL_AGE_MS"])
         .default("120000");
+
+pub(super) static SNAPSHOT_ROWS_MAX: Setting<usize> = Setting::new(
+    "changes.snapshot_rows_max",
+    parse::count::<1, 10_000_000>,
+    "Rows that a channel whose bindings have `snapshot` begins with at most, those of all its bindings together.",
+)
+.environment(&["WALCAST_SNAPSHOT_ROWS_MAX"])
+.default("10000");
+
+pub(super) static SNAPSHOT_BYTES_MAX: Setting<usize> = Setting::new(
+    "changes.snapshot_bytes_max",
+    parse::count::<1_024, 1_073_741_824>,
+    "Bytes of these rows; eight times as many are held for all channels together while they are sent.",
+)
+.environment(&["WALCAST_SNAPSHOT_BYTES_MAX"])
+.default("16777216");
 
 pub(super) static MAX_USERS: Setting<usize> = Setting::new(
     "limits.max_concurrent_users",
@@ -570,6 +596,22 @@ pub(super) static MAX_PRESENCE_EVENTS: Setting<Option<NonZeroU32>> = Setting::ne
 .environment(&["WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND"])
 .default("10000");
 
+pub(super) static BROADCAST_CONFLATE: Setting<Vec<(String, Alike)>> = Setting::new(
+    "broadcast.conflate",
+    parse::alike,
+    "Events of which only the newest broadcast waits for a slow socket: `event:member`, the newest for each value of this \
+     member of the payload, or `event`, the newest of a topic. Separated by commas.",
+)
+.environment(&["WALCAST_BROADCAST_CONFLATE"]);
+
+pub(super) static BROADCAST_TTL: Setting<Vec<(String, Duration)>> = Setting::new(
+    "broadcast.ttl_ms",
+    parse::times_to_live,
+    "For how long broadcasts of these events may wait for a slow socket before they are dropped: `event:milliseconds`, \
+     separated by commas.",
+)
+.environment(&["WALCAST_BROADCAST_TTL_MS"]);
+
 pub(super) static PRESENCE_ENABLED: Setting<bool> = Setting::new(
     "presence.enabled",
     parse::boolean,
@@ -599,7 +641,7 @@ pub(super) static PRESENCE_TOPIC_BYTES_MAX: Setting<usize> = Setting::new(
     "presence.topic_bytes_max",
     parse::count::<1024, 1_000_000_000>,
     "Bytes of all payloads that are tracked on one topic, with their keys; a track for which there is no room is \
-     refused. Everybody who joins with presence is sent all of it: keep it below `server.outbound_bytes_max`.",
+     refused. Everybody who joins with presence is sent all of it.",
 )
 .environment(&["WALCAST_PRESENCE_TOPIC_BYTES_MAX"])
 .default("4194304");
@@ -700,6 +742,7 @@ pub(super) static ALL: &[&About] = &[
     &PUBLICATIONS.about,
     &MAX_SLOT_LAG.about,
     &SLOT_LAG_ACTION.about,
+    &TRAIL_BYTES_MAX.about,
     &CANARY.about,
     &JANITOR.about,
     &JANITOR_EVERY.about,
@@ -710,6 +753,8 @@ pub(super) static ALL: &[&About] = &[
     &COPY_BYTES_MAX.about,
     &JOURNAL_BYTES_MAX.about,
     &JOURNAL_AGE.about,
+    &SNAPSHOT_ROWS_MAX.about,
+    &SNAPSHOT_BYTES_MAX.about,
     &MAX_USERS.about,
     &MAX_CHANNELS.about,
     &MAX_BINDINGS.about,
@@ -721,6 +766,8 @@ pub(super) static ALL: &[&About] = &[
     &MAX_EVENTS.about,
     &MAX_CLIENT_EVENTS.about,
     &MAX_PRESENCE_EVENTS.about,
+    &BROADCAST_CONFLATE.about,
+    &BROADCAST_TTL.about,
     &PRESENCE_ENABLED.about,
     &PRESENCE_GRACE.about,
     &PRESENCE_PAYLOAD_BYTES_MAX.about,

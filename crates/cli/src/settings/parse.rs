@@ -7,10 +7,11 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tracing_subscriber::EnvFilter;
 use walcast_auth::{JwksSource, Secret};
-use walcast_engine::Deletes;
+use walcast_engine::{Alike, Deletes};
 use walcast_server::Network;
 use walcast_server::front::ProjectId;
 use walcast_server::origins::AllowedOrigin;
+use walcast_wire::BroadcastOptions;
 
 use super::{LogFormat, SlotLagAction};
 
@@ -136,6 +137,31 @@ pub(super) fn origins(text: &str) -> Result<Vec<AllowedOrigin>, String> {
     names(text).and_then(|texts| texts.iter().map(|text| text.parse().map_err(|_| expected())).collect())
 }
 
+/// Events of which the newest broadcast is enough, with commas between them.
+pub(super) fn alike(text: &str) -> Result<Vec<(String, Alike)>, String> {
+    let expected =
+        || "events such as score, or with a member of their payload such as cursor:user".to_owned();
+    let one = |text: &String| match text.rsplit_once(':') {
+        None => Ok((text.clone(), Alike::Event)),
+        Some((event, member)) if !event.is_empty() && !member.is_empty() => {
+            Ok((event.to_owned(), Alike::Member(member.to_owned())))
+        }
+        Some(_) => Err(expected()),
+    };
+    names(text).map_err(|_| expected())?.iter().map(one).collect()
+}
+
+/// Events and for how many milliseconds their broadcasts may wait, with commas between them.
+pub(super) fn times_to_live(text: &str) -> Result<Vec<(String, Duration)>, String> {
+    let expected =
+        || format!("events with milliseconds, 1 to {}, such as gps:60000", BroadcastOptions::TTL_MS_MAX);
+    let one = |text: &String| {
+        let (event, milliseconds) = text.rsplit_once(':').filter(|(event, _)| !event.is_empty())?;
+        Some((event.to_owned(), BroadcastOptions::milliseconds(milliseconds.trim()).ok()?))
+    };
+    names(text).map_err(|_| expected())?.iter().map(|text| one(text).ok_or_else(expected)).collect()
+}
+
 /// Addresses or ranges of addresses with commas between them, at least one.
 pub(super) fn networks(text: &str) -> Result<Vec<Network>, String> {
     let expected = || "IP addresses or ranges such as 10.0.0.0/8".to_owned();
@@ -254,6 +280,26 @@ mod tests {
     fn lists_are_split_at_commas() {
         assert_eq!(names(" a, b ,,c"), Ok(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()]));
         assert!(names(" , ").is_err());
+    }
+
+    #[test]
+    fn events_have_a_member_or_a_time() {
+        let member = |name: &str| Alike::Member(name.to_owned());
+        assert_eq!(
+            alike("score, cursor:user,a:b:c"),
+            Ok(vec![
+                ("score".to_owned(), Alike::Event),
+                ("cursor".to_owned(), member("user")),
+                ("a:b".to_owned(), member("c"))
+            ])
+        );
+        assert_eq!(times_to_live("gps:60000"), Ok(vec![("gps".to_owned(), Duration::from_mins(1))]));
+        for text in ["", ",", "cursor:", ":user"] {
+            assert!(alike(text).unwrap_err().contains("such as cursor:user"), "{text}");
+        }
+        for text in ["", "gps", "gps:", ":5", "gps:0", "gps:soon", "gps:1,x"] {
+            assert!(times_to_live(text).unwrap_err().contains("such as gps:60000"), "{text}");
+        }
     }
 
     #[test]

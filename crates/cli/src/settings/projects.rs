@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use walcast_catalog::janitor::JanitorSettings;
+use walcast_engine::BroadcastRules;
 use walcast_server::front::{Address, PathPrefix, ProjectId};
 
 use super::error::SettingsError;
@@ -129,8 +130,11 @@ fn configuration(
             copy_bytes_max: layers.get(&definitions::COPY_BYTES_MAX)?,
             journal_bytes_max: layers.get(&definitions::JOURNAL_BYTES_MAX)?,
             journal_age: layers.get(&definitions::JOURNAL_AGE)?,
+            snapshot_rows_max: layers.get(&definitions::SNAPSHOT_ROWS_MAX)?,
+            snapshot_bytes_max: layers.get(&definitions::SNAPSHOT_BYTES_MAX)?,
         },
         limits: limits(layers)?,
+        broadcast: broadcast_rules(layers)?,
         presence: PresenceSettings {
             enabled: layers.get(&definitions::PRESENCE_ENABLED)?,
             grace: layers.get(&definitions::PRESENCE_GRACE)?,
@@ -138,6 +142,18 @@ fn configuration(
             topic_bytes_max: layers.get(&definitions::PRESENCE_TOPIC_BYTES_MAX)?,
         },
     })
+}
+
+/// What holds for the broadcasts of some events.
+fn broadcast_rules(layers: &Layers<'_>) -> Result<BroadcastRules, SettingsError> {
+    let mut rules = BroadcastRules::default();
+    for (event, alike) in layers.find(&definitions::BROADCAST_CONFLATE)?.unwrap_or_default() {
+        rules.of_event_mut(&event).conflate = Some(alike);
+    }
+    for (event, ttl) in layers.find(&definitions::BROADCAST_TTL)?.unwrap_or_default() {
+        rules.of_event_mut(&event).ttl = Some(ttl);
+    }
+    Ok(rules)
 }
 
 /// No two projects have the same host, path or slot.

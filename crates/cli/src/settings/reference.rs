@@ -83,6 +83,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("janitor", "The partitions of `realtime.messages` (docs/operations.md)."),
     ("changes", "Row changes (docs/protocol.md §4)."),
     ("limits", "What clients may do (docs/protocol.md §10)."),
+    ("broadcast", "Broadcast (docs/protocol.md §6.6)."),
     ("presence", "Presence (docs/protocol.md §7)."),
     ("log", "The log, on standard error."),
 ];

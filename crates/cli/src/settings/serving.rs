@@ -79,11 +79,14 @@ impl Settings {
         EngineSettings {
             shards: self.server.shards.unwrap_or_else(cores),
             outbound_bytes_max: self.server.outbound_bytes_max,
+            broadcast_rules: project.broadcast.clone(),
             payload_bytes_max: project.limits.payload_bytes_max,
             record_bytes_max: project.changes.record_bytes_max,
             copy_bytes_max: project.changes.copy_bytes_max,
             journal_bytes_max: project.changes.journal_bytes_max,
             journal_age: project.changes.journal_age,
+            snapshot_rows_max: project.changes.snapshot_rows_max,
+            snapshot_bytes_max: project.changes.snapshot_bytes_max,
             presence_calls: project.limits.presence_calls,
             max_events_per_second: project.limits.max_events_per_second,
             max_client_events_per_second: project.limits.max_client_events_per_second,
@@ -113,6 +116,10 @@ impl ProjectConfiguration {
 #[cfg(test)]
 mod tests {
     use super::super::{ConfigurationFile, Environment, Flags, Purpose};
+    use std::time::Duration;
+
+    use walcast_engine::Alike;
+
     use super::*;
 
     fn settings(variables: &[(&str, &str)]) -> Settings {
@@ -148,6 +155,8 @@ mod tests {
             ("WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND", "9"),
             ("WALCAST_PRESENCE_ENABLED", "true"),
             ("WALCAST_PRESENCE_GRACE_MS", "0"),
+            ("WALCAST_BROADCAST_CONFLATE", "cursor:user,score"),
+            ("WALCAST_BROADCAST_TTL_MS", "score:5"),
             ("WALCAST_PRESENCE_PAYLOAD_BYTES_MAX", "2048"),
             ("WALCAST_PRESENCE_TOPIC_BYTES_MAX", "9999"),
             ("WALCAST_MAX_BATCH_MESSAGES", "77"),
@@ -171,5 +180,14 @@ mod tests {
         assert_eq!(engine.max_presence_events_per_second.map(NonZero::get), Some(9));
         assert_eq!((engine.presence_payload_bytes_max, engine.presence_topic_bytes_max), (2048, 9999));
         assert!(engine.presence_enabled && engine.presence_grace.is_zero());
+        let rule = |event| engine.broadcast_rules.of_event(event).cloned().unwrap();
+        assert_eq!(
+            (rule("cursor").conflate, rule("cursor").ttl),
+            (Some(Alike::Member("user".to_owned())), None)
+        );
+        assert_eq!(
+            (rule("score").conflate, rule("score").ttl),
+            (Some(Alike::Event), Some(Duration::from_millis(5)))
+        );
     }
 }

@@ -6,6 +6,7 @@ mod messages;
 mod operations;
 mod presence;
 mod replays;
+mod slow_sockets;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -20,6 +21,7 @@ use super::*;
 use crate::command::{Departure, Push, PushKind};
 use crate::fixture::Catalog;
 use crate::recorder::Recorder;
+use crate::relief::BroadcastRules;
 
 const ROOM: &str = "realtime:room";
 
@@ -117,6 +119,7 @@ impl Join {
             rights: self.rights,
             replay: self.replay,
             replication_ready: true,
+            resume_from: None,
         }
     }
 }
@@ -292,5 +295,10 @@ impl Client {
 
 /// A payload that a client sends in a binary frame.
 fn user(event: &str, encoding: Encoding, payload: &'static [u8]) -> BroadcastPayload {
-    BroadcastPayload::User { event: event.into(), encoding, payload: bytes::Bytes::from_static(payload) }
+    BroadcastPayload::User {
+        event: event.into(),
+        encoding,
+        payload: bytes::Bytes::from_static(payload),
+        options: None,
+    }
 }

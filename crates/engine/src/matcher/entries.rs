@@ -25,6 +25,8 @@ pub(super) enum Standing {
     One(Place),
     /// They are.
     Several(Box<Places>),
+    /// They are subscribed, and will be once what they have missed has been gone through.
+    Behind,
     /// They can not be subscribed, and the client has been told this.
     Refused(Box<Refusal>),
     /// PostgreSQL could not be asked.
@@ -54,7 +56,7 @@ impl Standing {
     }
 
     pub(super) fn is_live(&self) -> bool {
-        matches!(self, Standing::One(_) | Standing::Several(_))
+        matches!(self, Standing::One(_) | Standing::Several(_) | Standing::Behind)
     }
 
     /// Whether a client that has been told of the one need not be told of the other.
@@ -66,7 +68,7 @@ impl Standing {
         match self {
             Standing::One(place) => std::slice::from_ref(place),
             Standing::Several(places) => &places.0,
-            Standing::Refused(_) | Standing::Undecided => &[],
+            Standing::Behind | Standing::Refused(_) | Standing::Undecided => &[],
         }
     }
 }
@@ -102,6 +104,11 @@ impl Entries {
 
     pub(super) fn contains(&self, membership: &Membership) -> bool {
         self.is_lone(membership) || self.others.contains_key(&membership.channel)
+    }
+
+    /// Who a channel is that is [behind](Standing::Behind).
+    pub(super) fn identity(&self, channel: ChannelId) -> Option<Arc<Identity>> {
+        self.others.get(&channel).map(|entry| Arc::clone(&entry.identity))
     }
 
     /// Adds the entry of a channel that has none.

@@ -154,7 +154,7 @@ impl<'a> ChangeImages<'a> {
 }
 
 /// How a type's values look in JSON (docs/protocol.md §4.5).
-fn shape_of(types: &Types, found: Option<&Type>) -> Shape {
+pub(super) fn shape_of(types: &Types, found: Option<&Type>) -> Shape {
     let Some(found) = found else { return Shape::Text };
     match &found.kind {
         TypeKind::Base => Shape::of_type_name(&found.name),

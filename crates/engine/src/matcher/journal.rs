@@ -13,7 +13,8 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tokio::time::Instant;
-use walcast_pgoutput::Oid;
+use walcast_pgoutput::{Lsn, Oid, Xid};
+use walcast_policy::TransactionSnapshot;
 use walcast_wire::Position;
 
 use crate::ingest::LogStart;
@@ -22,6 +23,10 @@ use crate::transaction::Transaction;
 
 /// What a transaction takes beside its changes, about.
 const TRANSACTION_OVERHEAD: usize = 256;
+
+/// So many of the transactions that have been forgotten are known by their ids. Those that PostgreSQL does not show to
+/// everybody yet, although they are in the log, are as many as it has connections at most, and the last ones.
+const FORGOTTEN_LATELY_MAX: usize = 1 << 16;
 
 /// The tables that a transaction changes, each once.
 pub(super) type Tables = SmallVec<[Oid; 2]>;
@@ -37,14 +42,16 @@ pub(super) struct Journal {
     begins_behind: Option<Position>,
     /// By table: the last of its changes that are not kept.
     forgotten: FxHashMap<Oid, Position>,
+    /// The transactions that have been forgotten lately.
+    forgotten_lately: VecDeque<Xid>,
 }
 
 /// A transaction of the journal.
 pub(super) struct Kept {
     pub(super) transaction: Arc<Transaction>,
-    tables: Tables,
+    pub(super) tables: Tables,
     /// The position of its last change.
-    last: Position,
+    pub(super) last: Position,
     bytes: usize,
     since: Instant,
 }
@@ -59,6 +66,7 @@ impl Journal {
             bytes: 0,
             begins_behind: None,
             forgotten: FxHashMap::default(),
+            forgotten_lately: VecDeque::new(),
         }
     }
 
@@ -71,9 +79,13 @@ impl Journal {
         if self.begins_behind.is_some() {
             self.counters.journal_gaps.fetch_add(1, Relaxed);
         }
-        self.kept.clear();
+        let gone: Vec<Xid> = self.kept.drain(..).map(|kept| kept.transaction.xid).collect();
+        for transaction in gone {
+            self.remember_forgotten(transaction);
+        }
         self.forgotten.clear();
         self.bytes = 0;
+        self.counters.journal_crowded_out.store(0, Relaxed);
         self.begins_behind = Some(behind);
         self.count();
     }
@@ -87,7 +99,7 @@ impl Journal {
             if self.bytes_max > 0 {
                 self.counters.journal_gaps.fetch_add(1, Relaxed);
             }
-            self.forget(&tables, last);
+            self.forget(&tables, last, transaction.xid);
             return;
         }
         self.bytes += bytes;
@@ -102,9 +114,12 @@ impl Journal {
         while let Some(oldest) = self.kept.front()
             && (self.bytes > self.bytes_max || now.duration_since(oldest.since) > self.age_max)
         {
+            if self.bytes > self.bytes_max {
+                self.counters.journal_crowded_out.store(oldest.transaction.end_lsn.0, Relaxed);
+            }
             self.bytes -= oldest.bytes;
-            if let Some(Kept { tables, last, .. }) = self.kept.pop_front() {
-                self.forget(&tables, last);
+            if let Some(Kept { tables, last, transaction, .. }) = self.kept.pop_front() {
+                self.forget(&tables, last, transaction.xid);
             }
         }
         self.count();
@@ -115,16 +130,36 @@ impl Journal {
         self.begins_behind.max(self.forgotten.get(&table).copied())
     }
 
-    /// The transactions with a change behind a position, oldest first.
-    pub(super) fn behind(&self, position: Position) -> Vec<Arc<Transaction>> {
-        let first = self.kept.partition_point(|kept| kept.last <= position);
-        self.kept.range(first..).map(|kept| Arc::clone(&kept.transaction)).collect()
+    /// The first transaction with a change behind a position, if it begins before another.
+    pub(super) fn next_between(&self, position: Position, until: Position) -> Option<&Kept> {
+        let next = self.kept.get(self.kept.partition_point(|kept| kept.last <= position));
+        next.filter(|kept| kept.transaction.first < until)
     }
 
-    fn forget(&mut self, tables: &Tables, last: Position) {
+    /// The place before the first transaction that a snapshot does not show; the log has been handled up to `handled`.
+    /// The error are transactions that it does not show and that are not here.
+    pub(super) fn aligned(&self, snapshot: &TransactionSnapshot, handled: Lsn) -> Result<Position, Vec<Xid>> {
+        let unseen = |transaction: &Xid| !snapshot.shows(*transaction);
+        let lost: Vec<Xid> = self.forgotten_lately.iter().copied().filter(unseen).collect();
+        if !lost.is_empty() {
+            return Err(lost);
+        }
+        let first = self.kept.iter().find(|kept| unseen(&kept.transaction.xid));
+        Ok(Position::before(first.map_or(handled, |kept| kept.transaction.first.commit_lsn)))
+    }
+
+    fn forget(&mut self, tables: &Tables, last: Position, transaction: Xid) {
+        self.remember_forgotten(transaction);
         for table in tables {
             let known = self.forgotten.entry(*table).or_default();
             *known = last.max(*known);
+        }
+    }
+
+    fn remember_forgotten(&mut self, transaction: Xid) {
+        self.forgotten_lately.push_back(transaction);
+        if self.forgotten_lately.len() > FORGOTTEN_LATELY_MAX {
+            self.forgotten_lately.pop_front();
         }
     }
 
@@ -172,7 +207,9 @@ mod tests {
     }
 
     fn found(journal: &Journal, position: Position) -> Vec<u64> {
-        journal.behind(position).iter().map(|transaction| transaction.first.commit_lsn.0).collect()
+        let first = journal.next_between(position, Position::MAX);
+        let all = std::iter::successors(first, |kept| journal.next_between(kept.last, Position::MAX));
+        all.map(|kept| kept.transaction.first.commit_lsn.0).collect()
     }
 
     #[tokio::test]
@@ -199,6 +236,7 @@ mod tests {
         assert_eq!(journal.begins_behind(OTHER), Some(Position::before(Lsn(50))));
         assert_eq!(journal.counters.journal_bytes.load(Relaxed), 2 * BYTES as u64);
         assert_eq!(journal.counters.journal_oldest.load(Relaxed), 200);
+        assert_eq!(journal.counters.journal_crowded_out.load(Relaxed), 108);
     }
 
     #[tokio::test]

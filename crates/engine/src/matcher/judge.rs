@@ -60,6 +60,13 @@ impl Judge {
         }
     }
 
+    /// Another server has taken the place of the one that the transactions were of. Those that it has are visible there,
+    /// and for those that it lacks nobody can wait.
+    pub(super) fn forget(&mut self) {
+        self.unseen = None;
+        self.asking.clear();
+    }
+
     /// Waits until the transactions that something is asked about are visible.
     ///
     /// All are waited for: they become visible in another order than that of their commits in the log, above all

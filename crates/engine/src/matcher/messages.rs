@@ -11,6 +11,8 @@ use super::State;
 use super::window::HeldMessages;
 use crate::broadcast::user_fanout;
 use crate::command::{Fanout, FromLog};
+use crate::latency::age_of;
+use crate::relief::{BroadcastRules, Relief};
 use crate::topic::{Privacy, TopicKey};
 use crate::transaction::{Change, RowChange};
 
@@ -103,7 +105,13 @@ impl MessageColumns {
     }
 
     /// The broadcast that a row stands for.
-    fn fanout(&self, row: &Tuple, limit: usize) -> Result<Fanout, Skipped> {
+    fn fanout(
+        &self,
+        row: &Tuple,
+        limit: usize,
+        rules: &BroadcastRules,
+        commit_time: PgTimestamp,
+    ) -> Result<Fanout, Skipped> {
         let text = |place: usize, name: &'static str| match row.cell(place) {
             Some(Cell::Text(text)) => std::str::from_utf8(text).map_err(|_| Skipped::Unreadable(name)),
             Some(Cell::Null) => Err(Skipped::Null(name)),
@@ -129,7 +137,9 @@ impl MessageColumns {
             return Err(Skipped::TooLarge { bytes: payload.len(), limit });
         }
         let topic = TopicKey::new(format!("realtime:{topic}").into(), Privacy::of(private));
-        let fanout = user_fanout(topic, event, Some(id), encoding, &payload);
+        let age = || age_of(commit_time);
+        let relief = Relief::of_message(rules, &topic, (event, encoding, &payload), age);
+        let fanout = user_fanout(topic, event, Some(id), encoding, &payload, relief);
         if fanout.v1.is_none() && fanout.v2.is_none() {
             return Err(Skipped::NoFrame);
         }
@@ -173,7 +183,8 @@ impl State {
         let RowChange::Insert { new } = &change.row else { return };
         let Some(columns) = self.message_table.columns(&change.relation) else { return };
         let limit = self.matcher.settings.payload_bytes_max;
-        match columns.and_then(|columns| columns.fanout(new, limit)) {
+        let rules = &self.matcher.settings.broadcast_rules;
+        match columns.and_then(|columns| columns.fanout(new, limit, rules, commit_time)) {
             Ok(fanout) => {
                 let fanout = Arc::new(fanout);
                 if self.window.is_empty() {
@@ -250,7 +261,7 @@ mod tests {
     fn outcome(row: [Option<&str>; 6]) -> Result<Fanout, Skipped> {
         let cells = row.map(|cell| cell.map_or(Cell::Null, |text| Cell::Text(text.as_bytes())));
         let columns = MessageColumns::of(&relation("realtime", "messages", &COLUMNS)).unwrap();
-        columns.fanout(&Tuple::from_cells(cells), 20)
+        columns.fanout(&Tuple::from_cells(cells), 20, &BroadcastRules::default(), PgTimestamp(0))
     }
 
     #[test]

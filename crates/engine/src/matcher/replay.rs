@@ -1,185 +1,171 @@
 //! Who comes back is told what it has missed (docs/protocol.md §5.7): the journal is gone through for this one channel,
-//! before anything else of the log is. What is judged is the row as the log had it, and what judges it are the
-//! policies, memberships and columns of now: nobody gets more than they may see at present.
+//! a slice at a time. What is judged is the row as the log had it, and what judges it are the policies, memberships
+//! and columns of now: nobody gets more than they may see at present.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustc_hash::FxHashMap;
-use walcast_pgoutput::{Oid, PgTimestamp, Relation};
-use walcast_wire::{Binding, Position, Status};
+use tokio::time::Instant;
+use walcast_pgoutput::{Lsn, Oid, PgTimestamp, Relation};
+use walcast_wire::{Frame, Position};
 
 use super::State;
 use super::audience::Audiences;
+use super::catch_up::{CatchUp, Gap};
 use super::image::BoundRelation;
 use super::show::Commit;
+use crate::command::FromLog;
 use crate::ingest::IngestError;
-use crate::membership::Membership;
 use crate::subscription::Placement;
-use crate::transaction::Transaction;
+use crate::transaction::{ChangesReader, Chunk, ChunkMark, Transaction};
 
-/// The extension of what clients are told about positions.
-const RESUME: &str = "resume";
+/// A slice ends at so many changes that were looked at, …
+const CHANGES_MAX: usize = 1_000;
+/// … at so many transactions, those included that concern nobody here, …
+const TRANSACTIONS_MAX: usize = 10_000;
+/// … or after so long, whatever it has found.
+const TIME_MAX: Duration = Duration::from_millis(2);
 
-/// What a join wants to know of positions.
-pub(crate) struct Resume {
-    /// By binding: behind which position it wants the changes that it has missed.
-    since: Box<[Option<Position>]>,
+/// So many chunks of files are kept in memory while somebody catches up …
+const READ_CHUNKS_MAX: usize = 8;
+/// … unless they are larger than that, as one with a single large row may be.
+const READ_CHUNK_BYTES_MAX: usize = 4 << 20;
+
+/// What one slice of the journal came to.
+pub(super) struct Slice {
+    /// What the channel is sent.
+    pub(super) frames: Vec<Frame>,
+    pub(super) bytes: usize,
+    /// Nothing of the journal is left, as far as it is to be gone through.
+    pub(super) is_last: bool,
+    /// What stands in the way.
+    pub(super) gap: Option<Gap>,
 }
 
-/// A binding on one table that wants what it has missed.
-#[derive(Clone)]
-pub(super) struct Wish {
-    since: Position,
-    placement: Placement,
+/// Chunks of files that were read last: a slice mostly goes on in the chunk in which another one has ended.
+#[derive(Default)]
+pub(super) struct ChunksRead(VecDeque<ChunkRead>);
+
+struct ChunkRead {
+    commit_lsn: Lsn,
+    /// How many blocks of the file were left in front of it.
+    blocks_left: usize,
+    chunk: Arc<Chunk>,
+    behind: ChunkMark,
 }
 
-/// Why a channel is not told what it has missed. The client has to read anew what it shows.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Gap {
-    #[error("changes behind {since} are wanted, and those up to {begins_behind} are not kept any longer")]
-    TooOld { since: Position, begins_behind: Position },
-    #[error("changes behind {since} are wanted, and the log has only come to {here}")]
-    Ahead { since: Position, here: Position },
-    #[error("the columns of {schema}.{table} have changed since then")]
-    Changed { schema: String, table: String },
-    #[error("the database could not be asked about the bindings")]
-    Undecided,
-    #[error(transparent)]
-    Unreadable(#[from] IngestError),
+/// Where a slice ended in the middle of a transaction.
+pub(super) struct Bookmark {
+    commit_lsn: Lsn,
+    chunk: ChunkMark,
+    /// The position of the first change of the next chunk.
+    next: Position,
 }
 
-/// The way through the journal.
+/// The way through a slice.
 struct Course<'a> {
-    membership: &'a Arc<Membership>,
-    wishes: &'a [Wish],
-    /// So many of them are being granted.
-    granted: usize,
+    catch_up: &'a mut CatchUp,
+    /// By wish: whether it is granted.
+    granted: Vec<bool>,
+    /// From this position on that has to be looked at again.
+    granted_until: Position,
     met: Met,
+    ends_at: Instant,
+    bytes_max: usize,
+    looked_at: usize,
+    bytes: usize,
+    /// Frames that have been counted.
+    counted: usize,
 }
 
 /// The log's relations as they are met on the way, each bound to the catalog of now.
 type Met = FxHashMap<Oid, (Arc<Relation>, Option<Arc<BoundRelation>>)>;
 
-impl Resume {
-    /// `None` where no binding wants to know anything.
-    pub(crate) fn of(bindings: &[Binding]) -> Option<Resume> {
-        let targets = || bindings.iter().map(|binding| binding.target.as_ref().ok());
-        let asks = targets().flatten().any(|target| target.resume || target.since.is_some());
-        let since = || targets().map(|target| target.and_then(|target| target.since)).collect();
-        asks.then(|| Resume { since: since() })
-    }
-
-    /// The placements that want what they have missed, those who want least of it last.
-    pub(super) fn wishes(&self, placements: &[Placement]) -> Vec<Wish> {
-        let wish = |placement: &Placement| {
-            let since = (*self.since.get(placement.binding)?)?;
-            Some(Wish { since, placement: placement.clone() })
-        };
-        let mut wishes: Vec<Wish> = placements.iter().filter_map(wish).collect();
-        wishes.sort_by_key(|wish| wish.since);
-        wishes
-    }
-
-    fn wants_changes(&self) -> bool {
-        self.since.iter().any(Option::is_some)
-    }
-}
-
 impl State {
-    /// Tells a channel that has just been joined, and subscribed where `wishes` are given, what it has missed, and from
-    /// where on it gets everything.
-    pub(super) async fn resume(
-        &mut self,
-        membership: &Arc<Membership>,
-        resume: &Resume,
-        wishes: Option<Vec<Wish>>,
-    ) {
-        let Some(mut wishes) = wishes else {
-            if resume.wants_changes() {
-                self.tell_gap(membership, &Gap::Undecided).await;
-            }
-            return;
-        };
-        let here = Position::before(self.handled);
-        let mut gap = None;
-        wishes.retain(|wish| match self.missing(wish, here) {
-            None => true,
-            Some(missing) => {
-                gap.get_or_insert(missing);
-                false
-            }
-        });
-        if let Some(gap) = gap {
-            self.tell_gap(membership, &gap).await;
-        }
-        if let Err(gap) = self.replay(membership, &wishes).await {
-            self.tell_gap(membership, &gap).await;
-        }
-        self.tell(membership, RESUME, Status::Ok, format!("position {here}")).await;
-    }
-
-    async fn tell_gap(&self, membership: &Membership, gap: &Gap) {
-        self.tell(membership, RESUME, Status::Error, format!("gap: refetch what is shown: {gap}")).await;
-    }
-
-    /// Why a wish can not be granted.
-    fn missing(&self, wish: &Wish, here: Position) -> Option<Gap> {
-        let since = wish.since;
-        if since > here {
-            return Some(Gap::Ahead { since, here });
-        }
-        // Before the log has begun nothing is known of any table.
-        let begins_behind = self.journal.begins_behind(wish.placement.table).unwrap_or(here);
-        (since < begins_behind).then_some(Gap::TooOld { since, begins_behind })
-    }
-
-    /// Hands what the wishes have missed to the channel's shard.
-    async fn replay(&mut self, membership: &Arc<Membership>, wishes: &[Wish]) -> Result<(), Gap> {
-        let Some(first) = wishes.first() else { return Ok(()) };
-        let transactions = self.journal.behind(first.since);
+    /// Goes on through the journal for a channel, as far as one slice reaches.
+    pub(super) async fn replay(&mut self, catch_up: &mut CatchUp, bytes_max: usize) -> Slice {
         self.copies.begin();
         self.replayed_at = Some(present());
         // Nothing in here may look at the catalog anew: everybody else would be subscribed again, to no audience.
         let everybody = std::mem::take(&mut self.audiences);
-        let mut course = Course { membership, wishes, granted: 0, met: Met::default() };
-        let mut outcome = Ok(());
-        for transaction in transactions {
-            outcome = self.replay_transaction(&mut course, &transaction).await;
-            if outcome.is_err() {
-                break;
-            }
-        }
-        self.settle().await;
+        let shard = catch_up.membership.shard.index();
+        let outcome = self.replay_slice(&mut Course::new(catch_up, bytes_max)).await;
+        self.show_held().await;
         self.audiences = everybody;
         self.replayed_at = None;
-        outcome
+        self.outgoing_since = None;
+        let shown = std::mem::take(&mut self.outgoing[shard]);
+        let frames: Vec<Frame> = shown.into_iter().filter_map(change_frame).collect();
+        let bytes = frames.iter().map(Frame::len).sum();
+        let (is_last, gap) = match outcome {
+            Ok(is_last) => (is_last, None),
+            Err(gap) => (false, Some(gap)),
+        };
+        Slice { frames, bytes, is_last, gap }
     }
 
+    /// `true`: nothing of the journal is left.
+    async fn replay_slice(&mut self, course: &mut Course<'_>) -> Result<bool, Gap> {
+        for _ in 0..TRANSACTIONS_MAX {
+            let (at, until) = (course.catch_up.at, course.catch_up.until());
+            let Some(kept) = self.journal.next_between(at, until) else { return Ok(true) };
+            let last = kept.last;
+            if course.catch_up.wants_any(&kept.tables) {
+                let transaction = Arc::clone(&kept.transaction);
+                if !self.replay_transaction(course, &transaction).await? {
+                    return Ok(false);
+                }
+            }
+            course.catch_up.at = last;
+            course.catch_up.bookmark = None;
+        }
+        Ok(false)
+    }
+
+    /// `false`: the slice has ended before the transaction.
     async fn replay_transaction(
         &mut self,
         course: &mut Course<'_>,
         transaction: &Transaction,
-    ) -> Result<(), Gap> {
-        let mut commit = Commit { time: transaction.commit_time, position: transaction.first };
-        let mut changes = transaction.changes.reader();
-        while let Some(chunk) = changes.next().await? {
+    ) -> Result<bool, Gap> {
+        let (mut changes, mut position) = course.catch_up.reader(transaction);
+        // Another transaction may be seen by another part of the wishes.
+        course.granted_until = position;
+        loop {
+            let (chunk_mark, next) = (changes.mark(), position);
+            let Some(chunk) = self.chunks_read.next(transaction, &mut changes).await? else {
+                return Ok(true);
+            };
             for (index, change) in chunk.changes.iter().enumerate() {
-                if course.has_more_due(commit.position) {
-                    // What waits knows its audience by its place among the former ones.
-                    self.settle().await;
-                    self.audiences = course.audiences();
+                if position > course.catch_up.at {
+                    if course.is_over() {
+                        let commit_lsn = transaction.first.commit_lsn;
+                        course.catch_up.bookmark = Some(Bookmark { commit_lsn, chunk: chunk_mark, next });
+                        return Ok(false);
+                    }
+                    if course.grants_others(position, transaction) {
+                        // What waits knows its audience by its place among the former ones.
+                        self.show_held().await;
+                        self.audiences = course.audiences();
+                    }
+                    let oid = change.relation.oid;
+                    if self.audiences.of(oid).is_some()
+                        && let Some(relation) = self.relation_of_now(&change.relation, course)?
+                    {
+                        let commit = Commit { time: transaction.commit_time, position };
+                        self.decide(relation, &chunk, index, commit).await;
+                        let held = self.window.changes.len() * chunk.bytes / chunk.changes.len();
+                        let shard = course.catch_up.membership.shard.index();
+                        course.weigh(&self.outgoing[shard], held);
+                    }
+                    course.looked_at += 1;
+                    course.catch_up.at = position;
                 }
-                if self.audiences.of(change.relation.oid).is_some()
-                    && let Some(relation) = self.relation_of_now(&change.relation, course)?
-                {
-                    self.decide(relation, &chunk, index, commit).await;
-                }
-                commit.position = commit.position.next();
+                position = position.next();
             }
-            self.flush().await;
         }
-        Ok(())
     }
 
     /// The catalog's side of a relation that the log had; a gap where they have grown apart.
@@ -199,8 +185,7 @@ impl State {
             _ => {
                 let bound = self.bind_relation(relation);
                 if let Some(bound) = bound.as_ref().filter(|bound| !bound.agrees) {
-                    let (schema, table) = (bound.table.schema.clone(), bound.table.name.clone());
-                    return Err(Gap::Changed { schema, table });
+                    return Err(Gap::Changed(Arc::clone(&bound.table)));
                 }
                 bound
             }
@@ -210,25 +195,112 @@ impl State {
     }
 }
 
-impl Course<'_> {
-    /// Whether more wishes are to be granted from this position on.
-    fn has_more_due(&mut self, position: Position) -> bool {
-        let due = self.wishes.partition_point(|wish| wish.since < position);
-        std::mem::replace(&mut self.granted, due) != due
+impl ChunksRead {
+    /// Reads the next chunk, if it has not been read lately.
+    async fn next<'a>(
+        &mut self,
+        transaction: &'a Transaction,
+        changes: &mut ChangesReader<'a>,
+    ) -> Result<Option<Arc<Chunk>>, IngestError> {
+        let commit_lsn = transaction.first.commit_lsn;
+        let Some(blocks_left) = changes.mark().blocks_left() else { return changes.next().await };
+        let is_it = |read: &&ChunkRead| (read.commit_lsn, read.blocks_left) == (commit_lsn, blocks_left);
+        if let Some(read) = self.0.iter().find(is_it) {
+            *changes = transaction.changes.reader_at(&read.behind);
+            return Ok(Some(Arc::clone(&read.chunk)));
+        }
+        let Some(chunk) = changes.next().await? else { return Ok(None) };
+        if chunk.bytes <= READ_CHUNK_BYTES_MAX {
+            self.0.truncate(READ_CHUNKS_MAX - 1);
+            let (chunk, behind) = (Arc::clone(&chunk), changes.mark());
+            self.0.push_front(ChunkRead { commit_lsn, blocks_left, chunk, behind });
+        }
+        Ok(Some(chunk))
     }
 
-    /// Audiences of the channel alone, its bindings in their order.
+    /// Forgets all of them.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl CatchUp {
+    /// The changes of a transaction from the chunk on that comes next, and the position of the first of them.
+    fn reader<'a>(&self, transaction: &'a Transaction) -> (ChangesReader<'a>, Position) {
+        match &self.bookmark {
+            Some(Bookmark { commit_lsn, chunk, next }) if *commit_lsn == transaction.first.commit_lsn => {
+                (transaction.changes.reader_at(chunk), *next)
+            }
+            _ => (transaction.changes.reader(), transaction.first),
+        }
+    }
+}
+
+impl<'a> Course<'a> {
+    fn new(catch_up: &'a mut CatchUp, bytes_max: usize) -> Self {
+        Course {
+            catch_up,
+            granted: Vec::new(),
+            granted_until: Position::default(),
+            met: Met::default(),
+            ends_at: Instant::now() + TIME_MAX,
+            bytes_max,
+            looked_at: 0,
+            bytes: 0,
+            counted: 0,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        const LOOKS_AT_THE_CLOCK: usize = 16;
+        let is_late = || self.looked_at.is_multiple_of(LOOKS_AT_THE_CLOCK) && Instant::now() >= self.ends_at;
+        // One change is always gone through, however large it is and however late.
+        self.looked_at > 0 && (self.looked_at >= CHANGES_MAX || self.bytes >= self.bytes_max || is_late())
+    }
+
+    /// Accounts for the frames that have been made, and for the bytes of what waits for the database.
+    fn weigh(&mut self, made: &[FromLog], held_bytes: usize) {
+        for item in made.get(self.counted..).unwrap_or_default() {
+            if let FromLog::Change(delivery) = item {
+                self.bytes += delivery.frame.len();
+            }
+        }
+        self.counted = made.len();
+        if held_bytes >= self.bytes_max {
+            self.bytes = self.bytes.max(held_bytes);
+        }
+    }
+
+    /// Whether other wishes are to be granted from this position on than before.
+    fn grants_others(&mut self, position: Position, transaction: &Transaction) -> bool {
+        if position < self.granted_until {
+            return false;
+        }
+        let wishes = &self.catch_up.wishes;
+        let later = wishes.iter().map(|wish| wish.since).filter(|since| *since >= position).min();
+        self.granted_until = later.map_or(Position::MAX, Position::next);
+        let granted: Vec<bool> = wishes.iter().map(|wish| wish.is_for(position, transaction.xid)).collect();
+        std::mem::replace(&mut self.granted, granted) != self.granted
+    }
+
+    /// Audiences of the channel alone.
     fn audiences(&self) -> Audiences {
-        let granted = &self.wishes[..self.granted];
-        let mut placements: Vec<Placement> = granted.iter().map(|wish| wish.placement.clone()).collect();
-        placements.sort_by_key(|placement| placement.binding);
+        let granted = self.catch_up.wishes.iter().zip(&self.granted).filter(|(_, granted)| **granted);
+        let placements: Vec<Placement> = granted.map(|(wish, _)| wish.placement.clone()).collect();
         let mut audiences = Audiences::default();
-        audiences.insert(self.membership, placements);
+        audiences.insert(&self.catch_up.membership, placements);
         audiences
     }
 }
 
-fn present() -> PgTimestamp {
+fn change_frame(item: FromLog) -> Option<Frame> {
+    match item {
+        FromLog::Change(delivery) => Some(delivery.frame),
+        FromLog::Message(_) => None,
+    }
+}
+
+pub(super) fn present() -> PgTimestamp {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     PgTimestamp::from_unix_microseconds(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
 }

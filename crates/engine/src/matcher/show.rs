@@ -29,6 +29,9 @@ pub(super) struct View {
     pub(super) columns: Arc<[usize]>,
     pub(super) old: OldRecord,
     pub(super) error: Option<&'static str>,
+    /// Whether another message of the same change comes to the channel behind this one: whoever has this one alone has
+    /// not got the change yet (docs/protocol.md §4.1).
+    pub(super) is_followed: bool,
 }
 
 /// How much of the old row is shown.
@@ -105,12 +108,14 @@ impl<'a> Bodies<'a> {
             };
             shown.iter().copied().filter(kept).filter_map(|index| field(index, value(index))).collect()
         });
+        let position = self.commit.position;
         let body = ChangeBody {
             schema: &table.schema,
             table: &table.name,
             kind: view.kind,
             commit_time_unix_us: self.commit.time.unix_microseconds(),
-            position: self.commit.position,
+            position: if view.is_followed { position.preceding() } else { position },
+            snapshot: false,
             columns: &columns,
             record: record.as_deref(),
             old_record: old_record.as_deref(),
@@ -175,7 +180,11 @@ impl SharedFrames {
     }
 
     /// Ids in the reverse of the bindings' order (docs/protocol.md §4.1).
-    pub(super) fn into_frames(self) -> impl Iterator<Item = (Arc<Membership>, View, Vec<BindingId>)> {
+    pub(super) fn into_frames(mut self) -> impl Iterator<Item = (Arc<Membership>, View, Vec<BindingId>)> {
+        for places in self.places.values() {
+            let followed = places.len().saturating_sub(1);
+            places.iter().take(followed).for_each(|&place| self.frames[place].view.is_followed = true);
+        }
         self.frames.into_iter().map(|SharedFrame { membership, view, mut ids }| {
             ids.sort_by_key(|&(binding, _)| std::cmp::Reverse(binding));
             (membership, view, ids.into_iter().map(|(_, id)| id).collect())

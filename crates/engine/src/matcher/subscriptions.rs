@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use walcast_policy::schema::Snapshot;
-use walcast_wire::{Binding, Status};
+use walcast_wire::{Binding, Position, Status};
 
+use super::catch_up::CatchUp;
 use super::entries::{Entry, Standing};
 use super::{Matcher, State, Subscribing};
 use crate::command::{Command, SystemMessage, Target};
@@ -99,17 +100,20 @@ impl State {
         let Entry { membership, identity, standing: former } = entry;
         let resolved = self.resolve(&membership.bindings(), &identity).await;
         let (standing, _) = self.stand(&membership, resolved);
+        if !standing.is_live() {
+            self.end_catch_up(&membership, &standing).await;
+        }
         let told = standing.tells_as(&former);
         let (status, message) = match &standing {
-            Standing::One(_) | Standing::Several(_) => (Status::Ok, SUBSCRIBED.to_owned()),
+            Standing::One(_) | Standing::Several(_) | Standing::Behind => (Status::Ok, SUBSCRIBED.to_owned()),
             Standing::Refused(refusal) => (Status::Error, refusal.message.clone()),
             Standing::Undecided => (Status::Error, UNDECIDED.to_owned()),
         };
         self.entries.insert(Entry { membership: Arc::clone(&membership), identity, standing });
-        if told {
-            return;
+        if !told {
+            self.tell(&membership, POSTGRES_CHANGES, status, message).await;
         }
-        self.tell(&membership, POSTGRES_CHANGES, status, message).await;
+        self.check_snapshot(membership.channel).await;
     }
 
     async fn resolve(&self, bindings: &[Binding], identity: &Identity) -> Result<Resolved, SubscribeError> {
@@ -155,6 +159,7 @@ impl State {
     /// Registers the bindings of a join, or of a channel that got a new token. A join whose policies look things up
     /// in copies that are about to be there waits for them, so that the first rows are judged by them.
     pub(super) async fn subscribe(&mut self, subscribing: Subscribing) {
+        let Some(subscribing) = self.wait_for_refill(subscribing) else { return };
         // The join may know a newer catalog than has arrived here.
         let newest = self.matcher.oracle.snapshot();
         self.catalog(newest).await;
@@ -180,15 +185,17 @@ impl State {
         } else {
             self.resolve(&membership.bindings(), &identity).await
         };
-        self.unsubscribe(&membership);
-        let wishes = resume.as_ref().zip(resolved.as_ref().ok());
-        let wishes = wishes.map(|(resume, resolved)| resume.wishes(&resolved.placements));
+        self.remove(&membership);
+        if let Some(resume) = &resume {
+            let here = Position::before(self.place());
+            self.catch_ups.insert(CatchUp::new(&membership, resume, here));
+        }
         let (standing, notices) = self.stand(&membership, resolved);
+        let is_live = standing.is_live();
         // Of refused bindings the client has been told; those that are undecided may come to life later.
-        let resume = resume.filter(|_| standing.is_live() || standing == Standing::Undecided);
-        let wishes = wishes.filter(|_| standing.is_live());
+        let undecided = resume.as_ref().filter(|_| standing == Standing::Undecided);
         let system = match &standing {
-            Standing::One(_) | Standing::Several(_) => {
+            Standing::One(_) | Standing::Several(_) | Standing::Behind => {
                 let notices = notices.into_iter().map(|notice| (Status::Ok, notice));
                 std::iter::once((Status::Ok, SUBSCRIBED.to_owned())).chain(notices).collect()
             }
@@ -200,6 +207,9 @@ impl State {
         };
         let bindings = membership.binding_count();
         self.matcher.counters.subscriptions.fetch_add(bindings as u64, Relaxed);
+        if !is_live && undecided.is_none() {
+            self.end_catch_up(&membership, &standing).await;
+        }
         self.entries.insert(Entry { membership: Arc::clone(&membership), identity, standing });
         match joining {
             Some(mut joining) => {
@@ -214,8 +224,13 @@ impl State {
                 }
             }
         }
-        if let Some(resume) = resume {
-            self.resume(&membership, &resume, wishes).await;
+        match undecided {
+            Some(resume) => {
+                self.catch_ups.remove(membership.channel);
+                self.tell_undecided(&membership, resume).await;
+            }
+            None if resume.is_some() && is_live => self.begin_catch_up(membership.channel).await,
+            None => self.check_snapshot(membership.channel).await,
         }
     }
 
@@ -229,6 +244,10 @@ impl State {
         match resolved {
             Ok(resolved) if resolved.snapshot_version == self.snapshot.version => {
                 self.want_copies(&resolved);
+                if let Some(catch_up) = self.catch_ups.get_mut(membership.channel) {
+                    catch_up.place(resolved.placements);
+                    return (Standing::Behind, resolved.notices);
+                }
                 let places = self.audiences.insert(membership, resolved.placements);
                 (Standing::live(places), resolved.notices)
             }
@@ -238,7 +257,14 @@ impl State {
         }
     }
 
+    /// Forgets a channel that is gone.
     pub(super) fn unsubscribe(&mut self, membership: &Membership) {
+        self.remove(membership);
+        self.catch_ups.remove(membership.channel);
+    }
+
+    /// Removes what is known of a channel but for what it has yet to be told.
+    fn remove(&mut self, membership: &Membership) {
         if let Some(Entry { standing, .. }) = self.entries.remove(membership) {
             self.audiences.remove(membership, standing.places());
             let bindings = membership.binding_count();

@@ -1,6 +1,8 @@
 //! The matcher alone, with a catalog that the test plays.
 
+mod refill;
 mod resume;
+mod snapshots;
 mod visibility;
 mod windows;
 
@@ -12,7 +14,8 @@ use futures_util::future::BoxFuture;
 use walcast_pgoutput::{Cell, RelationColumn, ReplicaIdentity, Tuple, Xid};
 use walcast_policy::schema::{Privileges, Role, Table};
 use walcast_policy::{
-    Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, TableCopy, TransactionSnapshot,
+    Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, RowsError, RowsRead,
+    RowsRequest, TableCopy, TableRows, TransactionSnapshot,
 };
 use walcast_wire::{Binding, Position, Ref, Serializer, Status};
 
@@ -36,6 +39,10 @@ struct Played {
     decided: Mutex<VecDeque<Result<Decide, OracleError>>>,
     /// The rows of the table that policies look things up in.
     members: Mutex<Option<Vec<[&'static str; 2]>>>,
+    /// What is read for snapshots.
+    rows: Mutex<VecDeque<Result<RowsRead, RowsError>>>,
+    /// Nothing is while this is held.
+    reading: Arc<tokio::sync::Mutex<()>>,
     /// What happened, in words: commits waited for, questions, readings of the catalog, positions confirmed.
     events: Arc<Mutex<Vec<String>>>,
 }
@@ -128,6 +135,16 @@ impl Oracle for Played {
         let snapshot = TransactionSnapshot::parse("10:10:").unwrap();
         async { Ok(LoadedCopy { rows, snapshot, reached: Lsn::ZERO }) }.boxed()
     }
+
+    fn rows(self: Arc<Self>, request: RowsRequest) -> BoxFuture<'static, Result<RowsRead, RowsError>> {
+        let filters: Vec<_> = request.reads.iter().filter_map(|read| read.filter.as_deref()).collect();
+        self.event(format!("read as {} where {}", request.role, filters.join("; ")));
+        async move {
+            let _reading = self.reading.lock().await;
+            self.rows.lock().unwrap().pop_front().expect("nothing more to read")
+        }
+        .boxed()
+    }
 }
 
 /// A catalog with the table, whose rows are visible where `using` holds.
@@ -184,7 +201,9 @@ struct Scene {
     commands: mpsc::Receiver<Command>,
     /// Rows that have been delivered together with those that [`Scene::told`] told of.
     delivered: VecDeque<String>,
-    _unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
+    /// Up to where the clients that join are known to have got everything.
+    resume_from: Option<Position>,
+    unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
 }
 
 impl Scene {
@@ -215,7 +234,8 @@ impl Scene {
             snapshots: snapshot_sender,
             commands: command_inbox,
             delivered: VecDeque::new(),
-            _unsubscribe: unsubscribe_sender,
+            resume_from: None,
+            unsubscribe: unsubscribe_sender,
         }
     }
 
@@ -230,15 +250,32 @@ impl Scene {
     }
 
     /// The same with this binding.
-    async fn join_with(&self, binding: &str, change: impl FnOnce(&Played)) {
-        self.join_bindings(vec![Binding::parse(binding).unwrap()], change).await;
+    async fn join_with(&self, binding: &str, change: impl FnOnce(&Played)) -> Arc<Membership> {
+        self.join_bindings(vec![Binding::parse(binding).unwrap()], change).await
     }
 
-    /// The same with these.
-    async fn join_bindings(&self, bindings: Vec<Binding>, change: impl FnOnce(&Played)) {
-        let claims = Arc::new(serde_json::json!({}));
-        let identity = Arc::new(Identity { role: "reader".into(), claims, claims_json: "{}".into() });
-        let resume = Resume::of(&bindings);
+    /// A joined channel gets a token with these claims.
+    async fn renew(&self, membership: &Arc<Membership>, claims: &serde_json::Value) {
+        let identity = identity(claims);
+        let snapshot_version = self.oracle.snapshot().version;
+        let deletes = crate::settings::Deletes::Private;
+        let bindings = membership.bindings();
+        let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
+        let subscribing = Subscribing {
+            membership: Arc::clone(membership),
+            identity,
+            resolved: resolved.map_err(|error| error.to_string()),
+            snapshot_version,
+            resume: None,
+            joining: None,
+        };
+        assert!(self.subscribe.send(subscribing).await.is_ok());
+    }
+
+    /// Joins with these bindings.
+    async fn join_bindings(&self, bindings: Vec<Binding>, change: impl FnOnce(&Played)) -> Arc<Membership> {
+        let identity = identity(&serde_json::json!({}));
+        let resume = Resume::of(&bindings, self.resume_from);
         let snapshot_version = self.oracle.snapshot().version;
         let deletes = crate::settings::Deletes::Private;
         let resolved = resolve(&bindings, &identity, &*self.oracle, &self.plans, deletes).await;
@@ -260,7 +297,7 @@ impl Scene {
             joined: None,
         };
         let subscribing = Subscribing {
-            membership,
+            membership: Arc::clone(&membership),
             identity,
             resolved: resolved.map_err(|error| error.to_string()),
             snapshot_version,
@@ -268,6 +305,7 @@ impl Scene {
             joining: Some(Box::new(joining)),
         };
         assert!(self.subscribe.send(subscribing).await.is_ok());
+        membership
     }
 
     /// Waits until the log has been handed on up to here.
@@ -275,6 +313,29 @@ impl Scene {
         let words = format!("confirmed {lsn}");
         while !self.oracle.events.lock().unwrap().contains(&words) {
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// The texts of the frames that a channel which is behind is sent, until it is told its position.
+    async fn fed(&mut self) -> Vec<String> {
+        let mut texts = Vec::new();
+        loop {
+            let frames: Vec<Frame> = match self.commands.recv().await.expect("the matcher runs") {
+                Command::Feed(feed) => {
+                    let _ = feed.room.send(());
+                    feed.frames.into()
+                }
+                Command::Deliver(batch) => {
+                    let frame = |item: FromLog| match item {
+                        FromLog::Change(delivery) => Some(delivery.frame),
+                        FromLog::Message(_) => None,
+                    };
+                    batch.items.into_iter().filter_map(frame).collect()
+                }
+                Command::System(message) if message.extension == "resume" => return texts,
+                _ => panic!("the matcher says no such thing"),
+            };
+            texts.extend(frames.iter().map(|frame| String::from_utf8_lossy(frame.bytes()).into_owned()));
         }
     }
 
@@ -291,14 +352,14 @@ impl Scene {
                 let status = if message.status == Status::Ok { "ok" } else { "error" };
                 format!("{status}: {}", message.message)
             }
+            Command::Feed(feed) => {
+                self.delivered.extend(feed.frames.iter().map(row_of));
+                let _ = feed.room.send(());
+                Box::pin(self.told()).await
+            }
             Command::Deliver(batch) => {
                 self.delivered.extend(batch.items.iter().map(|item| match item {
-                    FromLog::Change(delivery) => {
-                        let text = String::from_utf8_lossy(delivery.frame.bytes()).into_owned();
-                        let record = text.find("\"record\"").or_else(|| text.find("\"old_record\""));
-                        let record = record.expect("a row");
-                        text[record..].to_owned()
-                    }
+                    FromLog::Change(delivery) => row_of(&delivery.frame),
                     FromLog::Message(fanout) => {
                         let frame = fanout.frame(Serializer::V1).expect("a frame");
                         String::from_utf8_lossy(&frame.payload()).into_owned()
@@ -309,6 +370,18 @@ impl Scene {
             _ => panic!("the matcher says no such thing"),
         }
     }
+}
+
+fn identity(claims: &serde_json::Value) -> Arc<Identity> {
+    let claims_json = claims.to_string().into();
+    Arc::new(Identity { role: "reader".into(), claims: Arc::new(claims.clone()), claims_json })
+}
+
+/// The rows of a change and what follows them.
+fn row_of(frame: &Frame) -> String {
+    let text = String::from_utf8_lossy(frame.bytes()).into_owned();
+    let record = text.find("\"record\"").or_else(|| text.find("\"old_record\""));
+    text[record.expect("a row")..].to_owned()
 }
 
 const SUBSCRIBED_WITH_NOTICE: &str = "Subscribed to PostgreSQL; DELETE on";

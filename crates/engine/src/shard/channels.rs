@@ -195,6 +195,7 @@ impl Shard {
     /// Removes a channel that its session has given up from everything that knows of it.
     pub(super) fn forget(&mut self, mut channel: Channel, departure: Departure) {
         channel.membership.end();
+        self.end_feeds(channel.membership.target());
         self.counters.channels.fetch_sub(1, Relaxed);
         self.leave_topic(&mut channel);
         if channel.presence().is_some_and(|presence| presence.tracked) {
@@ -251,7 +252,7 @@ impl Shard {
                 })
                 .collect();
             for frame in frames {
-                found.push(session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+                found.push(session, frame.bytes().clone(), &mut self.turn);
             }
         }
     }

@@ -3,26 +3,34 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tokio::time::Instant;
 use walcast_wire::Status;
 
 use super::{ReplyTo, Shard};
 use crate::broadcast::fanout_of;
 use crate::command::{BroadcastPayload, Delivery, Fanout, FromLog, FromLogBatch, PeerCommand, Target};
 use crate::ids::{ChannelId, ShardId};
+use crate::session::Queued;
 
 impl Shard {
-    pub(super) fn deliver(&mut self, batch: &FromLogBatch) {
+    /// Hands what the log has brought to those who get it, a part at a time where it is much.
+    pub(super) async fn deliver(&mut self, batch: &FromLogBatch) {
+        self.turn.commits.push(batch.committed);
         for item in &batch.items {
+            self.make_room_for(item.bytes()).await;
+            if self.turn.commits.is_empty() {
+                self.turn.commits.push(batch.committed);
+            }
             match item {
                 FromLog::Change(delivery) => self.deliver_change(delivery),
-                FromLog::Message(fanout) => self.fan_out(fanout, None),
+                FromLog::Message(fanout) => self.fan_out_as(Queued::FromLog, fanout, None),
             }
         }
-        self.counters.commit_to_queue.observe_since(batch.committed);
     }
 
     fn deliver_change(&mut self, delivery: &Delivery) {
         let mut count = 0;
+        self.turn.bytes += delivery.frame.len();
         for target in delivery.targets.as_slice() {
             let Some(found) = self.sessions.get_mut(&target.session) else {
                 continue;
@@ -31,7 +39,7 @@ impl Shard {
                 continue;
             }
             let frame = delivery.frame.bytes().clone();
-            found.push(target.session, frame, &mut self.dirty, &mut self.overflowed);
+            found.push_as(Queued::FromLog, target.session, frame, &mut self.turn);
             count += 1;
         }
         self.counters.deliveries.fetch_add(count, Relaxed);
@@ -52,7 +60,7 @@ impl Shard {
             }
             return;
         }
-        let fanout = Arc::new(fanout_of(answer.topic.clone(), payload, None));
+        let fanout = Arc::new(fanout_of(answer.topic.clone(), payload, None, &self.settings.broadcast_rules));
         self.counters.broadcasts.fetch_add(1, Relaxed);
         self.fan_out(&fanout, except);
         for (index, shard) in self.shards.iter().enumerate() {
@@ -67,11 +75,22 @@ impl Shard {
 
     /// Hands a broadcast to the listeners of its topic.
     pub(super) fn fan_out(&mut self, fanout: &Arc<Fanout>, except: Option<ChannelId>) {
+        self.fan_out_as(Queued::Frames, fanout, except);
+    }
+
+    fn fan_out_as(&mut self, kind: Queued, fanout: &Arc<Fanout>, except: Option<ChannelId>) {
         let Some(topic) = self.topics.get_mut(fanout.topic.as_ref()) else {
             return;
         };
         let repeated = topic.meet(fanout);
         let replays = topic.replays().filter(|_| repeated).zip(fanout.id);
+        let expired = fanout.relief.as_ref().is_some_and(|relief| relief.has_expired(Instant::now()));
+        if expired {
+            let count = topic.listeners().count() as u64;
+            self.counters.expired_broadcasts.fetch_add(count, Relaxed);
+            return;
+        }
+        self.turn.bytes += fanout.frame_bytes_max();
         let mut count = 0;
         for member in topic.listeners() {
             if Some(member.channel) == except
@@ -85,7 +104,11 @@ impl Shard {
             let Some(frame) = fanout.frame(found.serializer) else {
                 continue;
             };
-            found.push(member.session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            let frame = frame.bytes().clone();
+            match &fanout.relief {
+                None => found.push_as(kind, member.session, frame, &mut self.turn),
+                Some(relief) => found.push_sparing(kind, member.session, frame, relief, &mut self.turn),
+            }
             count += 1;
         }
         self.counters.deliveries.fetch_add(count, Relaxed);

@@ -13,7 +13,7 @@ use walcast_wire::{Frame, ReplayedPayload, Status};
 use super::Shard;
 use super::topics::Topic;
 use crate::command::{Fanout, Joining};
-use crate::ids::ChannelId;
+use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::topic::TopicRef;
 
@@ -156,7 +156,7 @@ impl Shard {
         self.counters.replays.fetch_add(1, Relaxed);
         for message in messages {
             if let Some(frame) = replayed(membership, message) {
-                self.write(session, &frame);
+                self.write_part(session, &frame);
             }
         }
         let ids: Vec<Uuid> = messages.iter().filter_map(|message| message.id.parse().ok()).collect();
@@ -164,7 +164,7 @@ impl Shard {
             for message in &hold.kept {
                 let new = message.id.is_none_or(|id| !ids.contains(&id));
                 if let Some(frame) = message.frame(membership.serializer).filter(|_| new) {
-                    self.write(session, frame);
+                    self.write_part(session, frame);
                 }
             }
             if hold.dropped > 0 {
@@ -175,6 +175,14 @@ impl Shard {
             && let Some(topic) = self.topics.get_mut(key)
         {
             topic.add_replay(|replays| replays.remember(channel, ids));
+        }
+    }
+
+    /// Stored messages pass together, however many bytes they have: their number and size are bounded.
+    fn write_part(&mut self, session: SessionId, frame: &Frame) {
+        self.turn.bytes += frame.len();
+        if let Some(found) = self.sessions.get_mut(&session) {
+            found.push_part(session, frame.bytes().clone(), &mut self.turn);
         }
     }
 

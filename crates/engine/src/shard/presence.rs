@@ -176,6 +176,7 @@ impl Shard {
         let Some(topic) = self.topics.get(fanout.topic.as_ref()) else {
             return;
         };
+        self.turn.bytes += fanout.frame_bytes_max();
         for member in topic.followers() {
             let Some(found) = self.sessions.get_mut(&member.session) else {
                 continue;
@@ -183,7 +184,7 @@ impl Shard {
             let Some(frame) = fanout.frame(found.serializer) else {
                 continue;
             };
-            found.push(member.session, frame.bytes().clone(), &mut self.dirty, &mut self.overflowed);
+            found.push(member.session, frame.bytes().clone(), &mut self.turn);
         }
     }
 
@@ -254,7 +255,7 @@ impl Shard {
             Some(walcast_wire::push(serializer, &Ref::null(), name, "presence_diff", &diff.payload))
         };
         let (v1, v2) = (frame(Serializer::V1), frame(Serializer::V2));
-        let fanout = Arc::new(Fanout { topic, id: None, v1, v2 });
+        let fanout = Arc::new(Fanout { topic, id: None, relief: None, v1, v2 });
         for index in 0..self.shards.len() {
             self.tell(ShardId::new(index), PeerCommand::PresenceDiff(Arc::clone(&fanout)));
         }

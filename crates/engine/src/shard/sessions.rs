@@ -1,4 +1,4 @@
-//! Sessions of a shard: how they begin and end, and how their queues are written.
+//! Sessions of a shard: how they begin and end.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,9 +11,6 @@ use crate::ids::SessionId;
 use crate::outbound::{Outbound, Socket};
 use crate::session::Session;
 
-/// Close code 1013, "Try Again Later" (IANA WebSocket close codes): the client may reconnect.
-const TRY_AGAIN_LATER: u16 = 1013;
-
 impl Shard {
     pub(super) fn open(
         &mut self,
@@ -25,7 +22,7 @@ impl Shard {
         let mut outbound = Outbound::new(socket, self.settings.outbound_bytes_max);
         if let Some(frame) = &self.shutdown {
             outbound.close(frame, false);
-            outbound.flush();
+            outbound.flush(&self.counters);
         }
         self.counters.sessions.fetch_add(1, Relaxed);
         self.sessions.insert(session, Session::new(serializer, outbound, subject));
@@ -52,7 +49,7 @@ impl Shard {
     /// False when the session is closing already, or gone.
     pub(super) fn close(&mut self, session: SessionId, frame: &Frame, discard: bool) -> bool {
         let Some(found) = self.sessions.get_mut(&session) else { return false };
-        self.dirty.push(session);
+        self.turn.dirty.push(session);
         found.outbound.close(frame, discard)
     }
 
@@ -65,14 +62,14 @@ impl Shard {
         let chosen = self.sessions.iter_mut().filter(|(_, found)| open(found)).take(count);
         for (&session, found) in chosen {
             found.outbound.close(frame, false);
-            self.dirty.push(session);
+            self.turn.dirty.push(session);
         }
     }
 
     pub(super) fn shut_down(&mut self, frame: Frame) {
         for (&session, found) in &mut self.sessions {
             found.outbound.close(&frame, false);
-            self.dirty.push(session);
+            self.turn.dirty.push(session);
         }
         self.shutdown = Some(frame);
     }
@@ -81,34 +78,6 @@ impl Shard {
         let left: Vec<SessionId> = self.sessions.keys().copied().collect();
         for session in left {
             self.gone(session, Departure::Closed);
-        }
-    }
-
-    pub(super) fn write_out(&mut self) {
-        while let Some(session) = self.overflowed.pop() {
-            let limit = self.settings.outbound_bytes_max;
-            let reason = format!("slow consumer: more than {limit} bytes queued (outbound_bytes_max)");
-            // A session is listed for every frame that it had no room for.
-            if self.close(session, &Frame::close(TRY_AGAIN_LATER, &reason), true) {
-                self.counters.slow_closes.fetch_add(1, Relaxed);
-            }
-        }
-        let mut growth = 0;
-        while let Some(session) = self.dirty.pop() {
-            if let Some(found) = self.sessions.get_mut(&session) {
-                found.queued = false;
-                found.outbound.flush();
-                growth += found.outbound.take_growth();
-            }
-        }
-        self.count_queued(growth);
-    }
-
-    /// So many bytes more, or less, wait for sockets.
-    fn count_queued(&self, growth: i64) {
-        if growth != 0 {
-            // Two's complement: adding a negative number subtracts.
-            self.counters.queued_bytes.fetch_add(growth.cast_unsigned(), Relaxed);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::command::BroadcastPayload;
 use crate::command::Joining;
 use crate::membership::{Asked, Form, Membership, Options};
 use crate::recorder::Recorder;
+use crate::relief::BroadcastRules;
 use crate::subscription::Identity;
 use crate::topic::ReadRights;
 
@@ -68,7 +69,8 @@ async fn a_flood_from_another_shard_does_not_keep_this_ones_own_sessions_waiting
     // The runtime has one thread: the shard sees nothing of this before all of it is there.
     let turns = 10;
     for _ in 0..turns * COMMANDS_PER_TURN {
-        let fanout = fanout_of(public_topic(), &BroadcastPayload::Text("{}".into()), None);
+        let fanout =
+            fanout_of(public_topic(), &BroadcastPayload::Text("{}".into()), None, &BroadcastRules::default());
         assert!(shard.peers.send(PeerCommand::Broadcast(Arc::new(fanout))).is_ok());
     }
     let heartbeat = Command::Write(session, Bytes::from_static(b"<answer>"));

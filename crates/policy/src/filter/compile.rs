@@ -13,12 +13,12 @@ use crate::value::{Kind, Value};
 /// The most elements of `in` (`docs/protocol.md` §5.2).
 const LIST_MAX: usize = 100;
 
-/// Compiles the conditions of one filter.
+/// Compiles the conditions of one filter; with the SQL that says the same of a row.
 pub(super) fn conditions(
     table: &Table,
     types: &Types,
     written: Vec<FilterCondition>,
-) -> Result<Conditions, FilterError> {
+) -> Result<(Conditions, String), FilterError> {
     let mut compiled = Conditions {
         table: table.oid,
         all: Vec::with_capacity(written.len()),
@@ -58,10 +58,11 @@ pub(super) fn conditions(
         compiled.all.push(Condition { column: condition.column, expression });
         questions.push(sql);
     }
+    let sql = questions.join(" AND ");
     if compiled.all.iter().any(|condition| condition.expression.may_ask()) {
-        compiled.question = Some(questions.join(" AND "));
+        compiled.question = Some(sql.clone());
     }
-    Ok(compiled)
+    Ok((compiled, sql))
 }
 
 fn invalid(message: String) -> FilterError {

@@ -77,6 +77,38 @@ async fn a_killed_walsender_costs_one_reconnect() {
 }
 
 #[tokio::test]
+async fn what_is_handled_and_not_confirmed_comes_again_to_the_next_process_and_not_to_this_one() {
+    let database = database_with_notes("handled").await;
+    let client = database.client().await;
+    let slot = database.slot_name();
+    let mut consumer = Consumer::start(settings(database.url(), &slot)).await;
+    consumer.confirming = false;
+    client.batch_execute("INSERT INTO notes VALUES ('handled')").await.unwrap();
+    assert_eq!(consumer.next_text().await, "handled");
+    let here = "SELECT pg_current_wal_lsn()::text";
+    let here: String = client.query_one(here, &[]).await.unwrap().get(0);
+    consumer.progress.handle(here.parse().unwrap());
+    terminate(&client, &slot).await;
+    client.batch_execute("INSERT INTO notes VALUES ('live')").await.unwrap();
+    assert_eq!(consumer.next_text().await, "live");
+    assert_eq!(consumer.restarts, [None, None]);
+    consumer.stop().await.unwrap();
+
+    let end = "SELECT pg_current_wal_lsn()::text";
+    let end: String = client.query_one(end, &[]).await.unwrap().get(0);
+    let mut next = Consumer::start(settings(database.url(), &slot)).await;
+    assert!(next.progress.behind_start() > 0, "the log had gone on before it came");
+    for expected in ["handled", "live"] {
+        assert_eq!(next.next_text().await, expected);
+    }
+    next.until_reported(end.parse().unwrap()).await;
+    while next.progress.behind_start() > 0 {
+        next.next_event().await;
+    }
+    next.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_slot_that_vanished_is_made_again_and_the_gap_is_told() {
     let database = database_with_notes("vanished").await;
     let client = database.client().await;

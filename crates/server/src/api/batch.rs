@@ -8,6 +8,7 @@ use std::fmt::Write;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+use walcast_wire::BroadcastOptions;
 
 use super::refusal::Refusal;
 
@@ -21,6 +22,8 @@ pub(super) struct Message<'a> {
     pub(super) payload: &'a RawValue,
     pub(super) private: bool,
     pub(super) id: Option<Cow<'a, str>>,
+    /// Members that receivers get too, as JSON: what holds for those that are behind (docs/protocol.md §6.6).
+    options: Vec<(&'static str, &'a RawValue)>,
 }
 
 /// How much one batch may be.
@@ -140,9 +143,15 @@ impl<'a> Message<'a> {
                 false
             }
         };
+        let (conflate, ttl) = (part("conflate"), part("ttl_ms"));
+        if let Err(error) = BroadcastOptions::new(conflate, ttl) {
+            wrong(error.member(), &error.to_string());
+        }
+        let options = [("conflate", conflate), ("ttl_ms", ttl)];
+        let options = options.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         let message = match (topic, event, payload) {
             (Some(topic), Some(event), Some(payload)) if problems.is_empty() => {
-                Some(Message { topic, event, payload, private, id })
+                Some(Message { topic, event, payload, private, id, options })
             }
             _ => None,
         };
@@ -154,7 +163,11 @@ impl<'a> Message<'a> {
         let mut envelope = String::with_capacity(self.payload.get().len() + self.event.len() + 64);
         let (payload, event) = (self.payload.get(), json!(self.event));
         // Writing to a string does not fail.
-        let _ = write!(envelope, r#"{{"payload":{payload},"event":{event},"type":"broadcast"}}"#);
+        let _ = write!(envelope, r#"{{"payload":{payload},"event":{event},"type":"broadcast""#);
+        for (name, value) in &self.options {
+            let _ = write!(envelope, r#","{name}":{value}"#);
+        }
+        envelope.push('}');
         envelope.into()
     }
 }
@@ -190,6 +203,17 @@ mod tests {
         assert_eq!((&*messages[0].envelope(), messages[0].id.as_deref()), (envelope, Some("7")));
         assert_eq!(&*messages[1].envelope(), r#"{"payload":{},"event":"e","type":"broadcast"}"#);
         assert!(messages[1].private);
+    }
+
+    #[test]
+    fn options_for_sockets_that_are_behind_go_out_too_and_wrong_ones_are_named() {
+        let message = r#"{"topic":"t","event":"e","payload":{},"ttl_ms":5,"conflate":"k"}"#;
+        let messages = format!(r#"{{"messages":[{message}]}}"#);
+        let envelope = r#"{"payload":{},"event":"e","type":"broadcast","conflate":"k","ttl_ms":5}"#;
+        assert_eq!(&*parse(&messages).unwrap()[0].envelope(), envelope);
+        let found = wrong(r#"{"topic":"t","event":"e","payload":{},"ttl_ms":"5"}"#);
+        let told = "ttl_ms must be a whole number of milliseconds, 1 to 86400000";
+        assert_eq!(found, json!({ "ttl_ms": [told] }));
     }
 
     #[test]

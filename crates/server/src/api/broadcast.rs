@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use walcast_engine::{BroadcastPayload, Privacy};
 use walcast_policy::channel::ChannelExtension;
-use walcast_wire::Encoding;
+use walcast_wire::{BroadcastOptions, Encoding, InvalidOption};
 
 use super::ProjectApi;
 use super::batch::{BLANK, BatchLimits, Message, OVERSIZED};
@@ -62,6 +62,10 @@ struct BatchMessage {
     private: bool,
     /// Receivers find it as `meta.id`.
     id: Option<String>,
+    /// Of those that wait for a slow receiver under this key, only the newest is sent.
+    conflate: Option<String>,
+    /// After so many milliseconds it is not sent to a slow receiver any more.
+    ttl_ms: Option<u64>,
 }
 
 /// Sends many broadcasts at once.
@@ -134,6 +138,8 @@ async fn broadcast_batch(
         ("topic" = String, Path, description = "The topic without `realtime:`, percent-encoded"),
         ("event" = String, Path, description = "The event, percent-encoded"),
         ("private" = Option<bool>, Query, description = "`true`: for the members of the private channel"),
+        ("conflate" = Option<String>, Query, description = "Of those that wait for a slow receiver under this key, only the newest is sent"),
+        ("ttl_ms" = Option<u64>, Query, description = "After so many milliseconds it is not sent to a slow receiver any more"),
     ),
     request_body(content((Value = "application/json"), (Vec<u8> = "application/octet-stream"))),
     security(("token" = []), ("apikey" = [])),
@@ -157,7 +163,7 @@ async fn broadcast(
     let (parts, body) = request.into_parts();
     let caller = project.caller(&parts.headers).await?;
     let encoding = encoding_of(&parts.headers)?;
-    let asked = Asked::of(parts.uri.query().unwrap_or_default());
+    let asked = Asked::of(parts.uri.query().unwrap_or_default())?;
     if asked.persist {
         let problem = match asked.privacy {
             Privacy::Public => "can only be used on private channels",
@@ -187,7 +193,8 @@ async fn broadcast(
     if asked.privacy == Privacy::Private {
         project.may_send(&caller, &topic).await?;
     }
-    let payload = BroadcastPayload::User { event: event.into(), encoding, payload };
+    let options = asked.options.map(Box::new);
+    let payload = BroadcastPayload::User { event: event.into(), encoding, payload, options };
     project.engine.publish(whole(&topic), asked.privacy, payload, None).await;
     Ok(StatusCode::ACCEPTED)
 }
@@ -203,12 +210,14 @@ struct Address {
 struct Asked {
     privacy: Privacy,
     persist: bool,
+    options: Option<BroadcastOptions>,
 }
 
 impl Asked {
     /// Only `private=true` is private, and any `persist` but `false` asks for it.
-    fn of(query: &str) -> Self {
-        let mut asked = Asked { privacy: Privacy::Public, persist: false };
+    fn of(query: &str) -> Result<Self, Refusal> {
+        let mut asked = Asked { privacy: Privacy::Public, persist: false, options: None };
+        let invalid = |error: InvalidOption| Refusal::invalid(error.member(), &error.to_string());
         for pair in query.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = percent_decode_str(name).decode_utf8_lossy();
@@ -216,10 +225,19 @@ impl Asked {
                 "private" => asked.privacy = Privacy::of(value == "true"),
                 "persist" => asked.persist = value != "false",
                 name if name.starts_with("persist[") => asked.persist = true,
+                "conflate" => {
+                    let key = percent_decode_str(value).decode_utf8_lossy();
+                    let key = BroadcastOptions::key(&key).map_err(invalid)?;
+                    asked.options.get_or_insert_default().conflate = Some(key);
+                }
+                "ttl_ms" => {
+                    let ttl = BroadcastOptions::milliseconds(value).map_err(invalid)?;
+                    asked.options.get_or_insert_default().ttl = Some(ttl);
+                }
                 _ => {}
             }
         }
-        asked
+        Ok(asked)
     }
 }
 
@@ -317,6 +335,8 @@ fn payload_of(body: &Bytes, encoding: Encoding) -> Result<Bytes, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -330,16 +350,28 @@ mod tests {
             ("private=false", Privacy::Public),
             ("Private=true", Privacy::Public),
         ] {
-            assert_eq!(Asked::of(query).privacy, privacy, "{query}");
+            assert_eq!(Asked::of(query).unwrap().privacy, privacy, "{query}");
         }
     }
 
     #[test]
     fn persistence_is_noticed_however_it_is_asked_for() {
         for query in ["persist=true", "persist", "persist[ttl]=60", "persist%5Bttl%5D=60"] {
-            assert!(Asked::of(query).persist, "{query}");
+            assert!(Asked::of(query).unwrap().persist, "{query}");
         }
-        assert!(!Asked::of("persist=false").persist && !Asked::of("persistent=1").persist);
+        let persist = |query| Asked::of(query).unwrap().persist;
+        assert!(!persist("persist=false") && !persist("persistent=1"));
+    }
+
+    #[test]
+    fn options_for_sockets_that_are_behind_are_in_the_query_and_wrong_ones_are_named() {
+        let options = Asked::of("conflate=car%207&ttl_ms=60000").unwrap().options.unwrap();
+        assert_eq!((options.conflate.as_deref(), options.ttl), (Some("car 7"), Some(Duration::from_mins(1))));
+        assert!(Asked::of("private=true").unwrap().options.is_none());
+        for (query, name) in [("ttl_ms=soon", "ttl_ms"), ("ttl_ms=0", "ttl_ms"), ("conflate=", "conflate")] {
+            let Err(Refusal::Invalid(told)) = Asked::of(query) else { panic!("{query}") };
+            assert!(told[name][0].as_str().unwrap().contains("must be"), "{told}");
+        }
     }
 
     #[test]

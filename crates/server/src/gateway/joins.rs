@@ -191,6 +191,7 @@ impl JoinTask {
             rights: read,
             replay,
             replication_ready,
+            resume_from: None,
         };
         let channel = self.gateway.engine.join(&self.session, request).await.map_err(|refused| refused.0)?;
         let (limits, now) = (&self.gateway.limits, since_epoch());

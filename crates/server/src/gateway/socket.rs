@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
@@ -33,6 +35,10 @@ thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
     static GATHERED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Bytes in the kernel's buffer that are not under way yet; more are not handed to it.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 256 << 10;
 
 /// The stream, and what its writer tells its reader.
 pub(crate) struct SharedStream {
@@ -68,7 +74,16 @@ impl SharedStream {
         let shared = SharedStream { stream, blocked, closing, finished };
         // Small frames must not wait for one another; a socket that refuses the option works all the same.
         let _ = shared.tcp().set_nodelay(true);
+        shared.bound_unsent();
         Some((Arc::new(shared), early))
+    }
+
+    /// What has not been sent waits here, where it can be replaced, expire or be dropped, rather than in the kernel's buffer,
+    /// which grows to megabytes. It does not bound what is under way.
+    fn bound_unsent(&self) {
+        // tcp(7), TCP_NOTSENT_LOWAT. A kernel without it buffers more.
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(self.tcp()).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     }
 
     fn tcp(&self) -> &TcpStream {
@@ -194,6 +209,11 @@ impl Socket for SharedStream {
 
     fn notify_writable(&self) {
         self.blocked.notify_one();
+    }
+
+    fn writable(&self) -> BoxFuture<'_, ()> {
+        // What fails is found out by the next write.
+        SharedStream::writable(self).map(drop).boxed()
     }
 
     fn finish(&self) {

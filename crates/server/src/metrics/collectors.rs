@@ -98,10 +98,16 @@ fn encode_health(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProjec
     let help = "Log that Postgres keeps for the slot";
     let retained = told(&reports, |report| report.retained_bytes);
     encode_gauge(encoder, "slot_retained", help, Some(&Unit::Bytes), retained, const_gauge)?;
-    let help = "Log that Postgres has sent and that is not confirmed yet";
+    let help = "Handled log that the slot keeps for a server that starts again";
+    let trail = told(&reports, |report| report.trail_bytes);
+    encode_gauge(encoder, "slot_trail", help, Some(&Unit::Bytes), trail, const_gauge)?;
+    let help = "Log from before the start that is to be read first";
+    let behind = told(&reports, |report| Some(report.catching_up_bytes));
+    encode_gauge(encoder, "catching_up", help, Some(&Unit::Bytes), behind, const_gauge)?;
+    let help = "Log that Postgres has sent and that is not handled yet";
     let lag = told(&reports, |report| report.lag_bytes);
     encode_gauge(encoder, "slot_lag", help, Some(&Unit::Bytes), lag, const_gauge)?;
-    let help = "For how long the oldest log that is not confirmed yet has been here";
+    let help = "For how long the oldest log that is not handled yet has been here";
     let lag = told(&reports, |report| report.lag.as_ref().map(Duration::as_secs_f64));
     encode_gauge(encoder, "slot_lag", help, Some(&Unit::Seconds), lag, ConstGauge::new)?;
     let help = "Time since the catalog was last known to be right";
@@ -149,8 +155,8 @@ fn encode_values<T, M: EncodeMetric>(
 }
 
 fn encode_latency(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProject]) -> fmt::Result {
-    let help = "From a commit in Postgres to the moment when its frames are in the queues of the sockets";
-    encode_histogram(encoder, "ws_latency", help, projects, |counters| &counters.commit_to_queue)
+    let help = "From a commit in Postgres to the moment when its frames are written to the sockets";
+    encode_histogram(encoder, "ws_latency", help, projects, |counters| &counters.commit_to_write)
 }
 
 fn encode_canary(encoder: &mut DescriptorEncoder<'_>, projects: &[MeasuredProject]) -> fmt::Result {

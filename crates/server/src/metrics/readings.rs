@@ -51,6 +51,16 @@ pub(super) const READINGS: &[Reading] = &[
     counter("ws_slow_closes", "Sockets closed because they could not keep up", |counters| {
         &counters.slow_closes
     }),
+    counter(
+        "broadcasts_conflated",
+        "Broadcasts that were not sent to a slow socket because a newer one with the same key was there",
+        |counters| &counters.conflated_broadcasts,
+    ),
+    counter(
+        "broadcasts_expired",
+        "Broadcasts that were not sent to a slow socket because they had outlived their time",
+        |counters| &counters.expired_broadcasts,
+    ),
     bytes("ws_queued", "What waits for sockets", |counters| &counters.queued_bytes),
     gauge("channels_active", "Joined channels", |counters| &counters.channels),
     counter("channel_joins", "Joins that succeeded", |counters| &counters.joins),
@@ -110,6 +120,12 @@ pub(super) const READINGS: &[Reading] = &[
         "Transactions that were too large to be kept, and slots that were lost",
         |counters| &counters.journal_gaps,
     ),
+    gauge("catch_ups", "Channels that have yet to be sent what they have missed", |counters| {
+        &counters.catch_ups
+    }),
+    counter("snapshots", "Channels that have been sent the rows that they begin with", |counters| {
+        &counters.snapshots
+    }),
 ];
 
 /// Names that dashboards of Supabase Realtime know, each with the label `tenant`. Upstream's counters do not end in

@@ -74,7 +74,7 @@ pub(super) type Position = (u32, u32, u64);
 
 /// The `data` of a change (docs/protocol.md §4.1), whose position is returned.
 pub(super) fn change(data: &Value) -> Result<Position> {
-    // Upstream has all but `position`. No client minds: JavaScript, Dart and Swift take the keys that they know, Python
+    // Upstream has all but `position` and, for rows of a snapshot, `snapshot`. No client minds: JavaScript, Dart and Swift take the keys that they know, Python
     // and Kotlin decode models that pass over others (Kotlin's has no `schema` either).
     const ALWAYS: [&str; 7] =
         ["schema", "table", "type", "commit_timestamp", "position", "columns", "errors"];
@@ -84,7 +84,9 @@ pub(super) fn change(data: &Value) -> Result<Position> {
         Some("DELETE") => &["old_record"],
         other => anyhow::bail!("P5: the type is {other:?}"),
     };
-    exact(data, &[&ALWAYS[..], rows].concat()).context("P5, Kotlin: the data of a change")?;
+    let mark: &[&str] =
+        if data["type"] == "INSERT" && data["snapshot"] == true { &["snapshot"] } else { &[] };
+    exact(data, &[&ALWAYS[..], rows, mark].concat()).context("P5, Kotlin: the data of a change")?;
     ensure!(data["schema"].is_string() && data["table"].is_string(), "P5: schema and table are strings");
     let timestamp = data["commit_timestamp"].as_str().context("P5, Kotlin, Swift: commit_timestamp")?;
     let form: String =

@@ -207,8 +207,12 @@ async fn case_034_a_replay_that_is_no_object_is_ignored_and_on_a_public_channel_
         let claims = private_channels::may("authenticated", "all", "all");
         for replay in &nonsense {
             let topic = room();
+            let mut witness = guarded.connect_as(&claims, version).await?;
+            join(&mut witness, &topic, &json!({ "private": true })).await?;
             let stored = "select realtime.send('{}', 'stored', $1, true)";
             guarded.client.execute(stored, &[&sub_topic(&topic)]).await?;
+            // Once it has gone out live, only a replay can bring it.
+            next_broadcast(&mut witness).await?;
             let mut client = guarded.connect_as(&claims, version).await?;
             join(
                 &mut client,

@@ -112,7 +112,7 @@ async fn a_row_reaches_the_members_of_its_topic_and_kind_with_its_id() {
     assert_eq!(old.next().await.payload()["event"], "last", "nothing of the bytes");
     let counters = scene.engine.counters();
     assert_eq!(counters.database_broadcasts.load(Ordering::Relaxed), 4);
-    assert!(counters.commit_to_queue.counts().iter().sum::<u64>() >= 1);
+    assert!(counters.commit_to_write.counts().iter().sum::<u64>() >= 1);
 }
 
 #[tokio::test]

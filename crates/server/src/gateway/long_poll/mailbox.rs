@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use walcast_engine::Socket;
 use walcast_wire::{Frame, FrameReader, Opcode};
@@ -99,6 +101,10 @@ impl Socket for Mailbox {
 
     /// The writer has been noted when it found no room.
     fn notify_writable(&self) {}
+
+    fn writable(&self) -> BoxFuture<'_, ()> {
+        self.drained.notified().boxed()
+    }
 
     fn finish(&self) {
         self.contents().finished = true;
