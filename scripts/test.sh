@@ -48,6 +48,9 @@ mkdir -p "$WALCAST_ARTIFACTS"
 target/debug/testkit cluster --cache "$repository/.walcast/postgres" -- \
   cargo test --workspace --quiet --no-fail-fast 2>&1 | tee "$scratch/tests"
 
+step 'instructions of the hot paths'
+scripts/bench-check.sh
+
 passed=$(awk '/^test result: ok\./ { sum += $4 } END { print sum + 0 }' "$scratch/tests")
 printf '\nmake test: everything holds: formatting, lints, %d tests, in %d min %d s\n' \
   "$passed" $((SECONDS / 60)) $((SECONDS % 60))

@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use walcast::pipeline::Pipeline;
 use walcast_catalog::{Catalog, CatalogSettings};
 use walcast_engine::{Engine, EngineSettings, LogSender};
+use walcast_load::process::Process;
 use walcast_pgoutput::Lsn;
 use walcast_replication::{ConnectionSettings, Progress, StreamSettings, StreamStatus};
 
 use crate::relay::Relay;
 use crate::scenario::Scenario;
 use crate::subscribers::Subscribers;
-use crate::usage::cpu_time;
 use crate::written_log::PUBLICATION;
 
 /// How long the shards may take for what the matcher has handed to them.
@@ -214,7 +214,7 @@ impl Drain<'_> {
         Reading {
             at: Instant::now(),
             rows: counters.changes.load(Relaxed),
-            cpu: cpu_time(),
+            cpu: Process::this().usage().map(|usage| usage.cpu),
             questions: counters.oracle_questions.load(Relaxed),
             round_trips: self.relay.as_ref().map_or(0, Relay::round_trips),
         }

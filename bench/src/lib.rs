@@ -4,7 +4,7 @@
 //! subscribers, as a ratio to `pg_recvlogical`, which decides nothing and throws the bytes away. In reading order:
 //! [`scenario`] (who may see which row, and how many frames each subscriber must get), [`written_log`] (a database
 //! with the rows written and a slot that stands before them), [`recvlogical`] and [`drain`] (the two sides; walcast's
-//! runs in a process of its own, with [`sink`] in place of sockets, [`usage`] for memory and CPU, [`relay`] for round
+//! runs in a process of its own, with [`sink`] in place of sockets, [`relay`] for round
 //! trips), [`case`](mod@case) (rounds and medians), [`report`].
 
 // Counts become ratios here, and none has 53 bits.
@@ -18,5 +18,4 @@ pub mod report;
 pub mod scenario;
 pub mod sink;
 pub mod subscribers;
-pub mod usage;
 pub mod written_log;

@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use serde_json::value::RawValue;
 use walcast_engine::{Engine, Identity, JoinRequest, JoinedChannel, ReadRights, SessionHandle};
+use walcast_load::process::Process;
 use walcast_wire::{JoinPayload, Ref, Serializer, sub_topic};
 
 use crate::scenario::Scenario;
 use crate::sink::{JoinWatch, Sink};
-use crate::usage::resident_bytes;
 
 /// How long all joins may take.
 const JOIN_DEADLINE: Duration = Duration::from_mins(10);
@@ -164,6 +164,7 @@ async fn join_one(
         replay: None,
         resume_from: None,
         replication_ready: true,
+        resume_from: None,
     };
     Ok(engine.join(&socket.session, request).await?)
 }
@@ -180,7 +181,7 @@ async fn reached(counter: impl Fn() -> u64, count: usize) -> Result<()> {
 
 async fn settled() -> Option<u64> {
     tokio::time::sleep(SETTLING).await;
-    resident_bytes()
+    Process::this().usage().map(|usage| usage.resident)
 }
 
 fn difference(before: Option<u64>, after: Option<u64>) -> Option<i64> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
+use walcast::bench::{self, BenchOptions};
 use walcast::database::catalog_settings;
 use walcast::dev::{Dev, DevOptions};
 use walcast::doctor::{self, DoctorOptions};
@@ -45,6 +46,8 @@ enum Command {
     Explain(ExplainOptions),
     /// Make a token, signed with JWT_SECRET, and print it.
     Token(TokenOptions),
+    /// Load a server with many sockets, and measure latencies and what it costs the server.
+    Bench(BenchOptions),
     /// Ask the server on this machine whether it is ready; the exit code tells.
     Healthcheck {
         /// The server's port.
@@ -111,6 +114,7 @@ async fn run(command: Command, environment: &Environment) -> Result<()> {
         Command::Doctor(options) => doctor::run(&options, environment).await,
         Command::Explain(options) => explain::run(&options, environment).await,
         Command::Token(options) => token(&options),
+        Command::Bench(options) => bench::run(options).await,
         Command::Healthcheck { port } => health_check::ask(port).await,
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use walcast_pgoutput::Lsn;
 use walcast_policy::Oracle;
@@ -75,10 +76,19 @@ pub struct SessionHandle {
 }
 
 impl SessionHandle {
-    /// Hands a command to the session's shard; waits while its inbox is full.
-    pub async fn send(&self, command: Command) {
-        // A shard that has ended has cut its sessions.
-        let _ = self.commands.send(command).await;
+    /// Hands a command to the session's shard: at once where there is room in its inbox, else once the future is polled
+    /// and there is. That is boxed, or every connection's task would be larger by it.
+    pub fn send(&self, command: Command) -> impl Future<Output = ()> + Send + use<'_> {
+        let waiting = match self.commands.try_send(command) {
+            Err(TrySendError::Full(command)) => Some(Box::pin(self.commands.send(command))),
+            Ok(()) | Err(TrySendError::Closed(_)) => None,
+        };
+        async {
+            if let Some(waiting) = waiting {
+                // A shard that has ended has cut its sessions.
+                let _ = waiting.await;
+            }
+        }
     }
 
     /// The serializer that the connection negotiated.

@@ -107,6 +107,12 @@ impl Queue {
         keys: Option<&mut Keys>,
         write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
     ) -> Result<usize, E> {
+        // Most often there is one, which needs no list.
+        if self.entries.len() == 1 {
+            let written = write(&[IoSlice::new(&self.entries[0].frame[self.written_of_first..])])?;
+            self.advance(written, keys);
+            return Ok(written);
+        }
         let mut slices = [IoSlice::new(&[]); SLICES_PER_WRITE];
         let mut count = 0;
         let mut start = self.written_of_first;

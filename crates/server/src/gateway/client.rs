@@ -128,7 +128,7 @@ impl Client {
             return self.defer(place, raw);
         }
         match (&*message.event, place) {
-            ("phx_join", _) => return self.join(&message, place).await,
+            ("phx_join", _) => return Box::pin(self.join(&message, place)).await,
             ("access_token", Some(place)) => self.access_token(&message, place),
             ("phx_leave", Some(place)) if self.is_current(place, &message.join_ref) => {
                 self.channels.remove(place);
@@ -145,7 +145,7 @@ impl Client {
                     }
                     (Permission::Denied, Some(place)) => {
                         let reason = private::no_write_permission(self.sub_topic(place));
-                        self.refuse_push(place, &message, &kind, &reason).await;
+                        Box::pin(self.refuse_push(place, &message, &kind, &reason)).await;
                     }
                     _ => self.push(&message, kind).await,
                 }

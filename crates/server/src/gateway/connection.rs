@@ -15,8 +15,8 @@ use super::client::{Admitted, Client};
 use super::socket::{Reader, SharedStream};
 use super::{End, Gateway, Incoming, close_code};
 
-/// Bytes that one read takes: measured, larger buffers cost memory per idle socket and time per read.
-const READ_BUFFER_BYTES: usize = 2 * 1024;
+/// Bytes that the parser takes at a time from its [`Reader`], and keeps room for while the socket is idle.
+const PARSER_BUFFER_BYTES: usize = 512;
 
 pub(super) struct Connection {
     pub(super) shared: Arc<SharedStream>,
@@ -33,10 +33,10 @@ impl Connection {
         shared: Arc<SharedStream>,
         early: Bytes,
         admitted: Admitted,
-    ) -> Connection {
+    ) -> Box<Connection> {
         let limit = Some(gateway.limits.message_bytes_max);
         let mut config = WebSocketConfig::default();
-        config.read_buffer_size = READ_BUFFER_BYTES;
+        config.read_buffer_size = PARSER_BUFFER_BYTES;
         config.write_buffer_size = 0;
         config.max_message_size = limit;
         config.max_frame_size = limit;
@@ -45,11 +45,12 @@ impl Connection {
         let reader = Reader::new(Arc::clone(&shared), early);
         let socket = WebSocketStream::from_raw_socket(reader, Role::Server, Some(config)).await;
         let client = Client::open(gateway, Arc::clone(&shared) as _, admitted).await;
-        Connection { shared, socket, client, last_heard: Instant::now(), blocked: false }
+        Box::new(Connection { shared, socket, client, last_heard: Instant::now(), blocked: false })
     }
 
-    /// Serves the connection to its end.
-    pub(super) async fn run(mut self) {
+    /// Serves the connection to its end. What seldom happens is boxed, here and below: an idle connection's task is as
+    /// large as the largest thing that it may come to wait for. In a box itself, or the task would hold it twice.
+    pub(super) async fn run(mut self: Box<Self>) {
         let end = self.serve().await;
         if !matches!(end, End::Left(_)) {
             self.client.leave_tickets().await;
@@ -60,7 +61,7 @@ impl Connection {
             End::Closing | End::Gone => {}
         }
         if !matches!(end, End::Gone) {
-            self.farewell().await;
+            Box::pin(self.farewell()).await;
         }
         // docs/protocol.md §7.1: who is gone without a close frame may come back in a moment.
         let departure = if matches!(end, End::Gone) { Departure::Lost } else { Departure::Closed };
@@ -84,13 +85,13 @@ impl Connection {
                         None => Some(End::Gone),
                     }
                 }
-                Some(settled) = self.client.pending.next() => self.client.settle(settled).await,
+                Some(settled) = self.client.pending.next() => Box::pin(self.client.settle(settled)).await,
                 Ok(()) = self.client.policies_changed.changed() => {
                     self.client.policies_changed();
                     None
                 }
                 Ok(()) = self.client.database_messages.changed() => {
-                    self.client.announce_readiness().await;
+                    Box::pin(self.client.announce_readiness()).await;
                     None
                 }
                 () = self.shared.blocked.notified(), if !self.blocked => {
@@ -110,7 +111,7 @@ impl Connection {
                     if Instant::now() >= silence {
                         return End::Close(close_code::NORMAL, "nothing heard: send a heartbeat");
                     }
-                    self.client.deadline().await
+                    Box::pin(self.client.deadline()).await
                 }
             };
             if let Some(end) = end {

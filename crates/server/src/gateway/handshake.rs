@@ -96,7 +96,7 @@ async fn serve(
         tracing::error!(code = "ErrorConnectingToWebsocket", "the upgraded connection is not a TCP stream");
         return;
     };
-    let connection = Connection::open(&gateway, shared, early, admitted).await;
+    let connection = Box::pin(Connection::open(&gateway, shared, early, admitted)).await;
     connection.run().await;
 }
 

@@ -166,7 +166,12 @@ impl JoinTask {
             .verify(&token, unix_seconds())
             .await
             .map_err(|error| error.join_reason())?;
-        let credentials = Credentials::new(token, claims);
+        // Most channels have the socket's token, and share what is kept of it.
+        let credentials = if token == self.socket_credentials.token {
+            self.socket_credentials.clone()
+        } else {
+            Credentials::new(token, claims)
+        };
         if let Some(reason) = payload.replay_refusal() {
             return Err(reason.to_owned());
         }

@@ -2,7 +2,8 @@
 //!
 //! TCP is written straight to the kernel; TLS through [`TlsSocket`].
 
-use std::io::{self, IoSlice};
+use std::cell::RefCell;
+use std::io::{self, IoSlice, Read as _};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use futures_util::future::BoxFuture;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::server::TlsStream;
@@ -24,6 +25,16 @@ use super::tls_socket::TlsSocket;
 
 /// Large, because it is there for a moment only.
 const DISCARD_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes that one read takes from the kernel: what a client has sent in one go, most often. The buffer is the thread's.
+const READ_BYTES: usize = 16 << 10;
+/// Up to here, several frames are copied together before they are written: for small ones that takes less time than the
+/// kernel needs to look at each.
+const GATHERED_BYTES: usize = 16 << 10;
+
+thread_local! {
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+    static GATHERED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Bytes in the kernel's buffer that are not under way yet; more are not handed to it.
 #[cfg(target_os = "linux")]
@@ -140,21 +151,52 @@ fn poll_read_tcp(
 ) -> Poll<io::Result<()>> {
     loop {
         ready!(stream.poll_read_ready(context))?;
-        match stream.try_read(buffer.initialize_unfilled()) {
-            Ok(count) => {
+        let unfilled = buffer.initialize_unfilled();
+        let mut taken = None;
+        let outcome = stream.try_io(Interest::READABLE, || {
+            let count = (&*SockRef::from(stream)).read(unfilled)?;
+            taken = Some(count);
+            // epoll(7): a stream that gave less than there was room for is empty, which need not be asked of it.
+            if cfg!(target_os = "linux") && count > 0 && count < unfilled.len() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(())
+        });
+        match (taken, outcome) {
+            (Some(count), _) => {
                 buffer.advance(count);
                 return Poll::Ready(Ok(()));
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Poll::Ready(Err(error)),
+            (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                return Poll::Ready(Err(error));
+            }
+            (None, _) => {}
         }
     }
+}
+
+/// Writes frames to the kernel: one alone, small ones together, and large ones as they lie.
+fn try_write_tcp(stream: &TcpStream, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+    if let [single] = buffers {
+        return stream.try_write(single);
+    }
+    let bytes: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+    if bytes > GATHERED_BYTES {
+        return stream.try_write_vectored(buffers);
+    }
+    GATHERED.with_borrow_mut(|gathered| {
+        gathered.clear();
+        for buffer in buffers {
+            gathered.extend_from_slice(buffer);
+        }
+        stream.try_write(gathered)
+    })
 }
 
 impl Socket for SharedStream {
     fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         match &self.stream {
-            Stream::Tcp(stream) => stream.try_write_vectored(buffers),
+            Stream::Tcp(stream) => try_write_tcp(stream, buffers),
             Stream::Tls(socket) => {
                 let (count, behind) = socket.try_write(buffers)?;
                 if behind.is_behind() {
@@ -183,11 +225,12 @@ impl Socket for SharedStream {
     }
 }
 
-/// The reading half, as the WebSocket parser wants it. What the parser itself writes (pongs) is
-/// collected for the outbound queue, so that it can not cut into a frame of the shard's.
+/// The reading half, as the WebSocket parser wants it: it takes little at a time, so that it keeps little memory, and the
+/// kernel is asked for much at a time. What the parser itself writes (pongs) is collected for the outbound queue, so that
+/// it can not cut into a frame of the shard's.
 pub(crate) struct Reader {
     shared: Arc<SharedStream>,
-    /// Bytes that came with the HTTP request.
+    /// Bytes that the parser has not taken yet; at first those that came with the HTTP request.
     early: Bytes,
     collected: Vec<u8>,
 }
@@ -203,19 +246,39 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Reads from the kernel: what fits goes to the parser, what does not is kept.
+    fn read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        READ_BUFFER.with_borrow_mut(|bytes| {
+            let mut read = ReadBuf::new(bytes);
+            ready!(self.shared.poll_read(context, &mut read))?;
+            let (first, rest) = read.filled().split_at(read.filled().len().min(buffer.remaining()));
+            buffer.put_slice(first);
+            if !rest.is_empty() {
+                self.early = Bytes::copy_from_slice(rest);
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
 impl AsyncRead for Reader {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.early.is_empty() {
-            let count = self.early.len().min(buffer.remaining());
-            buffer.put_slice(&self.early[..count]);
-            self.early.advance(count);
-            return Poll::Ready(Ok(()));
+        if self.early.is_empty() {
+            return self.read(context, buffer);
         }
-        self.shared.poll_read(context, buffer)
+        let count = self.early.len().min(buffer.remaining());
+        buffer.put_slice(&self.early[..count]);
+        self.early.advance(count);
+        if self.early.is_empty() {
+            // An empty one would hold on to what it was a part of.
+            self.early = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
