@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use serde_json::value::RawValue;
-use walcast_engine::{Engine, Identity, JoinRequest, JoinedChannel, ReadRights, SessionHandle};
+use walcast_engine::{Claimant, Engine, Identity, JoinRequest, JoinedChannel, ReadRights, SessionHandle};
 use walcast_load::process::Process;
 use walcast_wire::{JoinPayload, Ref, Serializer, sub_topic};
 
@@ -160,11 +160,12 @@ async fn join_one(
         join_ref: Ref::from_text("1"),
         reference: Ref::from_text("1"),
         identity: Arc::clone(&socket.identity),
+        claimant: Claimant::of(None, "token"),
+        rejoins: false,
         rights: ReadRights::ALL,
         replay: None,
         resume_from: None,
         replication_ready: true,
-        resume_from: None,
     };
     Ok(engine.join(&socket.session, request).await?)
 }
