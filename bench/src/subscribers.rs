@@ -162,6 +162,7 @@ async fn join_one(
         identity: Arc::clone(&socket.identity),
         rights: ReadRights::ALL,
         replay: None,
+        resume_from: None,
         replication_ready: true,
         resume_from: None,
     };

@@ -19,6 +19,10 @@ pub mod script;
 
 pub mod story;
 
+pub mod faults;
+
+pub mod soak;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};

@@ -61,6 +61,11 @@ impl Random {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % end
     }
+
+    /// An index of something that has `length` parts.
+    pub fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).expect("less than a usize")
+    }
 }
 
 /// The tables with rows of rooms, each beside the one that has the same policy.

@@ -14,6 +14,7 @@ pub mod dev;
 mod directory;
 pub mod doctor;
 pub mod explain;
+mod handover;
 mod health;
 pub mod health_check;
 mod lag;

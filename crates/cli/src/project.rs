@@ -25,6 +25,7 @@ use walcast_wire::Frame;
 use crate::canary;
 use crate::database::catalog_settings;
 use crate::demo::CatalogDemo;
+use crate::handover;
 use crate::health::Health;
 use crate::lag::{Lag, Positions};
 use crate::pipeline::Pipeline;
@@ -143,16 +144,17 @@ impl Project {
         let progress = Arc::new(Progress::default());
         let trail = Trail::new(Arc::clone(&progress), trail_settings(settings));
         let handling = Arc::clone(&trail);
-        let (engine, batches) = Engine::start(
-            settings.engine.clone(),
-            Arc::clone(&catalog) as _,
-            catalog.subscribe(),
-            move |lsn| handling.handled(lsn),
-        );
+        let mut engine_settings = settings.engine.clone();
+        engine_settings.resume.scope = slot.as_str().into();
+        let (engine, batches) =
+            Engine::start(engine_settings, Arc::clone(&catalog) as _, catalog.subscribe(), move |lsn| {
+                handling.handled(lsn);
+            });
         let reading = CancellationToken::new();
         let streamed = catalog.streamed_publications().to_vec();
         let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
         let control = Arc::clone(&stream.control);
+        let begin = engine.begin_handover();
         let started = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await;
         let pipeline = match started {
             Ok(pipeline) => pipeline,
@@ -161,6 +163,10 @@ impl Project {
                 return Err(error);
             }
         };
+        if let Some(begin) = begin {
+            let (catalog, engine) = (Arc::clone(&catalog), engine.clone());
+            tokio::spawn(async move { handover::begin(&catalog, &engine, &begin).await });
+        }
         let poll = tokio::spawn(Arc::clone(&catalog).poll(settings.catalog_poll, reading.clone()));
         // Ends with `reading`; nothing waits for it.
         tokio::spawn(Arc::clone(&catalog).keep_messages_tidy(settings.janitor, reading.clone()));
@@ -256,6 +262,7 @@ impl Project {
         if tokio::time::timeout(drain.flush, self.engine.emptied()).await.is_err() {
             tracing::warn!("some sockets did not close in time and are cut");
         }
+        handover::complete(&self.health.catalog, &self.engine).await;
         self.reading.cancel();
     }
 }

@@ -238,6 +238,10 @@ pub struct ChangeSettings {
     pub journal_bytes_max: usize,
     /// For how long they are kept.
     pub journal_age: Duration,
+    /// For how long a lost socket's tickets are honoured; zero leaves none.
+    pub ticket_validity: Duration,
+    /// How many are kept.
+    pub tickets_max: usize,
     /// Rows that a channel begins with at most.
     pub snapshot_rows_max: usize,
     /// Bytes of these.

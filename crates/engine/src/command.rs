@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use uuid::Uuid;
-use walcast_pgoutput::PgTimestamp;
+use walcast_pgoutput::{Lsn, PgTimestamp};
 use walcast_policy::channel::StoredMessage;
 use walcast_wire::{BroadcastOptions, Encoding, Frame, Ref, Serializer, Status};
 
@@ -16,6 +16,7 @@ use crate::operations::Operation;
 use crate::outbound::Socket;
 use crate::relief::Relief;
 use crate::subscription::Identity;
+use crate::tickets::{Claim, Reference, Standing};
 use crate::topic::{ReadRights, TopicKey};
 
 /// A command to a shard, about one of its sessions.
@@ -53,6 +54,22 @@ pub enum Command {
     },
     /// A replay for a channel that is about to join begins: messages that it may repeat are kept from now on.
     Hold(Arc<Membership>),
+    /// A ping was answered.
+    Acknowledged {
+        /// The session.
+        session: SessionId,
+        /// The ping's number.
+        ping: u32,
+        /// The client's own count of its messages, 0 where it has none.
+        reference: u32,
+    },
+    /// A socket is over whose client may come back: it leaves its tickets. The client has counted its messages up to this
+    /// number, 0 where it does not count.
+    LeaveTickets(SessionId, u32),
+    /// A channel that goes on where its client was has been sent what it had missed.
+    CaughtUp(Target),
+    /// Asks for live channels that a join may be meant to replace.
+    Search(Box<Search>),
     /// A channel is joined; see [`Joining`].
     Join(Box<Joining>),
     /// A channel has a new token.
@@ -123,6 +140,8 @@ pub struct Feed {
     pub target: Target,
     /// In their order. None are given where only room is asked for.
     pub frames: VecDeque<Frame>,
+    /// With these the channel has got everything that commits before this.
+    pub up_to: Lsn,
     /// Told once all are in the queue, and most of that is on its way. Dropped where the channel is gone.
     pub room: oneshot::Sender<()>,
 }
@@ -158,6 +177,18 @@ pub struct Joining {
     pub system: Vec<(&'static str, Status, String)>,
     /// Told once the channel is there, so that what the client sends next finds it.
     pub joined: Option<oneshot::Sender<()>>,
+    /// From where on it goes on, where its client may have come back.
+    pub(crate) claim: Option<Claim>,
+}
+
+/// A search for live channels whose client may be the one that is about to join.
+pub struct Search {
+    /// What is about to be joined.
+    pub(crate) membership: Arc<Membership>,
+    /// The join's number in the client's count.
+    pub(crate) reference: Reference,
+    /// The lowest position of those that were found, and the newest of them.
+    pub(crate) answer: oneshot::Sender<Option<(Lsn, Standing)>>,
 }
 
 /// A client's message on a joined topic.

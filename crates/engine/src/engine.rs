@@ -2,6 +2,7 @@
 
 mod operations;
 mod replay;
+mod returning;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +30,7 @@ use crate::rate::{EventBudget, EventRateExceeded, Rates};
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::{Shard, ShardHandle};
 use crate::subscription::{Identity, PlanCache, SubscribeError, resolve};
+use crate::tickets::{Claim, Claimant, Tickets};
 use crate::topic::{Privacy, ReadRights, TopicKey};
 
 /// Commands that wait for a shard; senders wait when it is full.
@@ -53,6 +55,7 @@ pub struct Engine {
     subscribe: mpsc::Sender<Subscribing>,
     next_shard: Arc<AtomicUsize>,
     alike: Arc<Alike>,
+    tickets: Arc<Tickets>,
 }
 
 /// What most joins have like others.
@@ -104,6 +107,10 @@ pub struct JoinRequest {
     pub reference: Ref,
     /// Who joins.
     pub identity: Arc<Identity>,
+    /// The same as a digest that its next connection has, too.
+    pub claimant: Claimant,
+    /// The join's `ref` is one that a client that has just been started does not have.
+    pub rejoins: bool,
     /// What is asked.
     pub payload: JoinPayload,
     /// What the channel may receive: [`ReadRights::ALL`] where it is public, what policies grant where it is private.
@@ -170,6 +177,7 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         let rates = Arc::new(Rates::new(&settings));
         let plans = Arc::new(PlanCache::default());
+        let tickets = Tickets::new(settings.resume.clone(), Arc::clone(&counters));
         let (unsubscribe, unsubscribed) = mpsc::unbounded_channel();
         let mut handles = Vec::new();
         let mut inboxes = Vec::new();
@@ -186,6 +194,7 @@ impl Engine {
                 Arc::clone(&settings),
                 Arc::clone(&counters),
                 Arc::clone(&rates),
+                Arc::clone(&tickets),
                 Arc::clone(&shards),
                 unsubscribe.clone(),
             );
@@ -199,14 +208,25 @@ impl Engine {
             oracle: Arc::clone(&oracle),
             plans: Arc::clone(&plans),
             shards: Arc::clone(&shards),
+            tickets: Arc::clone(&tickets),
             confirm: Box::new(confirm),
         };
         let inputs = Inputs { log, subscribe: subscribing, unsubscribe: unsubscribed, snapshots };
         tokio::spawn(matcher.run(inputs));
         let next_shard = Arc::new(AtomicUsize::new(0));
         let alike = Arc::default();
-        let engine =
-            Engine { settings, counters, rates, oracle, plans, shards, subscribe, next_shard, alike };
+        let engine = Engine {
+            settings,
+            counters,
+            rates,
+            oracle,
+            plans,
+            shards,
+            subscribe,
+            next_shard,
+            alike,
+            tickets,
+        };
         (engine, log_sender)
     }
 
@@ -261,6 +281,8 @@ impl Engine {
             join_ref,
             reference,
             identity,
+            claimant,
+            rejoins,
             payload,
             rights,
             replay,
@@ -272,7 +294,6 @@ impl Engine {
         }
         let response = walcast_wire::join_reply(&payload.bindings);
         let bindings = payload.bindings;
-        let resume = Resume::of(&bindings, resume_from);
         let options = Options {
             legacy: payload.legacy,
             receive_own: payload.broadcast.receive_own,
@@ -281,7 +302,9 @@ impl Engine {
         let (form, values) = Form::new(bindings.clone(), Privacy::of(payload.private), options);
         let form = self.alike.forms.share(Arc::new(form));
         let asked = self.alike.asked.share(Arc::new(Asked::new(form, &topic, &join_ref, &values)));
-        let membership = Arc::new(Membership::new(session.id, session.shard, session.serializer, asked));
+        let membership = Membership::new(session.id, session.shard, session.serializer, asked);
+        membership.set_claimant(claimant);
+        let membership = Arc::new(membership);
         let joined = JoinedChannel(Arc::clone(&membership));
         let mut hold = None;
         let mut replayed = None;
@@ -301,6 +324,7 @@ impl Engine {
             presence_enabled: payload.presence.enabled || self.settings.presence_enabled,
             system: Vec::new(),
             joined: None,
+            claim: None,
         });
         if payload.broadcast.replication_ready && replication_ready {
             joining.system.push(("system", Status::Ok, REPLICATION_READY.to_owned()));
@@ -333,6 +357,9 @@ impl Engine {
                 return Err(JoinRefused(reason.to_owned()));
             }
         };
+        joining.claim = self.claim(&membership, &bindings, &joining.reference, rejoins).await;
+        let from = joining.claim.as_ref().map(Claim::position).or(resume_from);
+        let resume = Resume::of(&bindings, from);
         let (told, at_shard) = oneshot::channel();
         joining.joined = Some(told);
         let subscribing =
@@ -348,8 +375,15 @@ impl Engine {
 
     /// Applies a new token to a joined channel: its bindings are judged by the new claims from the next
     /// transaction on.
-    pub async fn refresh(&self, session: &SessionHandle, joined: &JoinedChannel, identity: Arc<Identity>) {
+    pub async fn refresh(
+        &self,
+        session: &SessionHandle,
+        joined: &JoinedChannel,
+        identity: Arc<Identity>,
+        claimant: Claimant,
+    ) {
         let membership = Arc::clone(&joined.0);
+        membership.set_claimant(claimant);
         let (channel, renewed) = (membership.channel, Arc::clone(&identity));
         session.send(Command::Renew { session: session.id, channel, identity: renewed }).await;
         if membership.binding_count() == 0 {

@@ -13,6 +13,7 @@ use walcast_pgoutput::{DecodeError, Decoder, Lsn, Message, Oid, PgTimestamp, Rel
 use walcast_wire::Position;
 
 use crate::spill::SpillWriter;
+use crate::tickets::TICKETS_MESSAGE_PREFIX;
 use crate::transaction::{Change, Changes, Chunk, RowChange, Transaction};
 
 /// Bytes of one transaction that are kept in memory; the rest goes to a temporary file.
@@ -63,6 +64,8 @@ pub enum LogBatch {
     Restarted(LogStart),
     /// A message that was sent to see whether it comes back.
     Canary(Bytes),
+    /// What an earlier process has handed over, or this one has asked for; and where it stands.
+    Tickets(Lsn, Bytes),
 }
 
 /// The log can not be read on.
@@ -158,6 +161,11 @@ impl Ingest {
                 if prefix == CANARY_MESSAGE_PREFIX =>
             {
                 return Ok(Some(LogBatch::Canary(content)));
+            }
+            Message::Message { transactional: false, prefix, content, lsn }
+                if prefix == TICKETS_MESSAGE_PREFIX =>
+            {
+                return Ok(Some(LogBatch::Tickets(lsn, content)));
             }
             message @ Message::Relation(_) => {
                 self.relations.take(message, &mut Vec::new())?;

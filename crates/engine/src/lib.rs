@@ -7,7 +7,7 @@
 //! matcher), [`matcher`] (who gets a change, and the frames), [`shard`] (frames into outbound queues), [`outbound`]
 //! (queues to the kernel). Beside it: [`engine`] (what gateways call), [`subscription`] (bindings against
 //! the catalog), [`notice`] (what a join is told of them), [`session`], [`topic`], [`broadcast`], [`presence`],
-//! [`rate`] (what is too much), [`operations`] (what operators ask), [`canary`] (whether the whole way works).
+//! [`tickets`] (who comes back without saying up to where it had come), [`rate`] (what is too much), [`operations`] (what operators ask), [`canary`] (whether the whole way works).
 
 mod broadcast;
 mod canary;
@@ -35,11 +35,12 @@ mod settings;
 mod shard;
 mod spill;
 mod subscription;
+mod tickets;
 mod topic;
 mod transaction;
 
 pub use canary::Canary;
-pub use command::{BroadcastPayload, Command, Departure, Push, PushKind, SystemMessage};
+pub use command::{BroadcastPayload, Command, Departure, Push, PushKind, Search, SystemMessage};
 pub use engine::{Engine, JoinRefused, JoinRequest, JoinedChannel, REPLICATION_READY, SessionHandle};
 pub use ids::{ChannelId, SessionId};
 pub use ingest::{CANARY_MESSAGE_PREFIX, Ingest, IngestError, LogBatch, LogEvent, LogStart};
@@ -49,6 +50,7 @@ pub use operations::{ChannelInfo, ConnectionInfo, Occupancy, TopicSummary};
 pub use outbound::Socket;
 pub use rate::{EventBudget, EventRateExceeded};
 pub use relief::{Alike, BroadcastRule, BroadcastRules};
-pub use settings::{Counters, Deletes, EngineSettings, RateLimit};
+pub use settings::{Counters, Deletes, EngineSettings, RateLimit, ResumeSettings};
 pub use subscription::Identity;
+pub use tickets::{Claimant, TICKETS_MESSAGE_PREFIX};
 pub use topic::{Privacy, ReadRights};

@@ -47,7 +47,8 @@ impl LogSender {
             | LogBatch::Refill(_)
             | LogBatch::Promoted
             | LogBatch::Restarted(_)
-            | LogBatch::Canary(_) => 0,
+            | LogBatch::Canary(_)
+            | LogBatch::Tickets(..) => 0,
         };
         let bytes = u32::try_from(bytes).map_or(BYTES_MAX, |bytes| bytes.min(BYTES_MAX));
         let Ok(room) = Arc::clone(&self.room).acquire_many_owned(bytes).await else {

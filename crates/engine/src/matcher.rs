@@ -67,6 +67,7 @@ use crate::membership::Membership;
 use crate::settings::{Counters, EngineSettings};
 use crate::shard::ShardHandle;
 use crate::subscription::{Identity, PlanCache, Resolved};
+use crate::tickets::Tickets;
 use crate::transaction::{Chunk, Transaction};
 
 /// Changes that are shown before the shards get their frames.
@@ -94,6 +95,8 @@ pub(crate) struct Matcher {
     pub(crate) oracle: Arc<dyn Oracle>,
     pub(crate) plans: Arc<PlanCache>,
     pub(crate) shards: Arc<[ShardHandle]>,
+    /// Told where the log begins, how far it has been handed to the shards, and what earlier processes have left in it.
+    pub(crate) tickets: Arc<Tickets>,
     /// Told how far the log has been handed to the shards.
     pub(crate) confirm: Box<dyn Fn(Lsn) + Send + Sync>,
 }
@@ -189,6 +192,11 @@ impl Matcher {
             matcher: self,
         };
         loop {
+            // All at once: it is quickly done, spares work, and the queue has no bound. One by one they would wait
+            // behind everything else while there is more to do than time.
+            while let Ok(membership) = inputs.unsubscribe.try_recv() {
+                state.unsubscribe(&membership);
+            }
             let (parked_until, resolve_undecided_at) = (state.parked_until(), state.resolve_undecided_at);
             state.matcher.counters.catch_ups.store(state.catch_ups.len() as u64, Relaxed);
             let catches_up = state.catch_ups.may_go_on(inputs.log.batches.is_empty());
@@ -245,6 +253,11 @@ impl State {
                     self.settle().await;
                     self.matcher.counters.canary.returned(&content);
                 }
+                LogBatch::Tickets(lsn, content) => {
+                    self.settle().await;
+                    self.handled = self.handled.max(lsn);
+                    self.matcher.tickets.read(&content, !self.journal.is_empty());
+                }
             }
             next = None;
             if !self.window.is_empty() {
@@ -278,6 +291,7 @@ impl State {
             }
         }
         self.handled = self.handled.max(since);
+        self.matcher.tickets.log_begins(since, lost);
         self.log_begins(lost).await;
     }
 
@@ -342,12 +356,18 @@ impl State {
         Ok(())
     }
 
+    /// Everything up to here has been handed to the shards.
+    fn confirm(&self, lsn: Lsn) {
+        self.matcher.tickets.pass(lsn);
+        (self.matcher.confirm)(lsn);
+    }
+
     /// The log has been handled up to here.
     fn passed(&mut self, lsn: Lsn) {
         self.handled = self.handled.max(lsn);
         self.copies.passed(lsn);
         if self.window.is_empty() {
-            (self.matcher.confirm)(lsn);
+            self.confirm(lsn);
         } else {
             self.window.passed = Some(lsn);
         }
@@ -423,7 +443,7 @@ impl State {
         let passed = self.show_held().await;
         self.flush().await;
         if let Some(lsn) = passed {
-            (self.matcher.confirm)(lsn);
+            self.confirm(lsn);
         }
     }
 

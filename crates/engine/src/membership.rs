@@ -1,12 +1,13 @@
 //! What gateway, shard and matcher all have to know of a channel: each holds the same one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use walcast_wire::{Binding, Ref, Serializer};
 
 use crate::command::Target;
 use crate::ids::{ChannelId, SessionId, ShardId};
+use crate::tickets::Claimant;
 use crate::topic::{Privacy, TopicRef};
 
 /// A session's membership of a topic, from its join on. There is one for each channel, and there may be
@@ -22,6 +23,8 @@ pub struct Membership {
     open: AtomicBool,
     /// The matcher's: where it has noted the bindings. It saves a look-up table with a line for each channel.
     pub(crate) entry: AtomicU32,
+    /// Who has it; see [`Claimant`].
+    claimant: AtomicU64,
 }
 
 /// What was joined. Joins that are alike share one, but those who join a topic of their own have one each, so that all
@@ -88,11 +91,42 @@ impl Asked {
     }
 }
 
+impl Asked {
+    /// Shows what was joined, and not by whom or how often, part by part and always in the same way.
+    pub(crate) fn digest(&self, show: &mut dyn FnMut(&[u8])) {
+        let Form { bindings, privacy, options } = &*self.form;
+        show(self.topic().as_bytes());
+        show(&[u8::from(*privacy == Privacy::Private), u8::from(options.legacy)]);
+        bindings.iter().for_each(|binding| show(binding.as_bytes()));
+        self.values().for_each(|value| show(value.as_bytes()));
+    }
+
+    /// Whether the same was joined, be it with another `join_ref`.
+    pub(crate) fn is_alike(&self, other: &Asked) -> bool {
+        let Form { bindings, privacy, options } = &*self.form;
+        let form = &*other.form;
+        self.topic() == other.topic()
+            && (bindings, privacy, options.legacy) == (&form.bindings, &form.privacy, form.options.legacy)
+            && self.values().eq(other.values())
+    }
+}
+
 impl Membership {
     /// Of a channel that has not had a name so far.
     pub(crate) fn new(session: SessionId, shard: ShardId, serializer: Serializer, asked: Arc<Asked>) -> Self {
         let (open, entry) = (AtomicBool::new(true), AtomicU32::new(0));
-        Membership { session, channel: ChannelId::fresh(), asked, shard, serializer, open, entry }
+        let (channel, claimant) = (ChannelId::fresh(), AtomicU64::new(0));
+        Membership { session, channel, asked, shard, serializer, open, entry, claimant }
+    }
+
+    /// Who has the channel.
+    pub(crate) fn claimant(&self) -> Claimant {
+        Claimant(self.claimant.load(Ordering::Relaxed))
+    }
+
+    /// The channel has a token, be it a new one that may be somebody else's.
+    pub(crate) fn set_claimant(&self, claimant: Claimant) {
+        self.claimant.store(claimant.0, Ordering::Relaxed);
     }
 
     /// Where frames go.

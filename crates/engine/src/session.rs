@@ -32,6 +32,25 @@ pub(crate) struct Session {
     pub(crate) events: Bucket,
     /// What has been queued in this turn of the shard.
     pub(crate) queued: Queued,
+    /// How much of what it was sent has arrived.
+    pub(crate) receipt: Receipt,
+}
+
+/// What is known of the arrival of the row changes that a session was sent. More of it, where there is more, is in the
+/// shard's acknowledgements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Receipt {
+    /// All of them have arrived.
+    #[default]
+    Complete,
+    /// Some were sent since the last ping that was answered, and no ping is out.
+    Open,
+    /// A ping is out, behind all of them.
+    Pinged,
+    /// A ping is out, and some were sent behind it.
+    PingedBefore,
+    /// The socket is over, and its channels have left their tickets.
+    Over,
 }
 
 /// What has been queued for a session since its queue was last written.
@@ -180,6 +199,7 @@ impl Session {
             opened: Instant::now(),
             events: Bucket::default(),
             queued: Queued::Nothing,
+            receipt: Receipt::default(),
         }
     }
 

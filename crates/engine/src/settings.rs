@@ -1,6 +1,7 @@
 //! The engine's limits, and what it counts.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -53,6 +54,29 @@ pub struct EngineSettings {
     pub snapshot_rows_max: usize,
     /// Bytes of these.
     pub snapshot_bytes_max: usize,
+    /// What is done for clients that come back and can not say up to where they have come.
+    pub resume: ResumeSettings,
+}
+
+/// What is done for clients that come back and can not say up to where they have come.
+#[derive(Clone, Debug)]
+pub struct ResumeSettings {
+    /// For how long a lost socket's tickets are honoured; zero leaves none.
+    pub ticket_validity: Duration,
+    /// How many are kept; the oldest are forgotten first.
+    pub tickets_max: usize,
+    /// Tickets are handed to the next process that has the same; the name of the replication slot.
+    pub scope: Arc<str>,
+}
+
+impl Default for ResumeSettings {
+    fn default() -> Self {
+        ResumeSettings {
+            ticket_validity: Duration::from_mins(2),
+            tickets_max: 100_000,
+            scope: "walcast".into(),
+        }
+    }
 }
 
 impl Default for EngineSettings {
@@ -76,6 +100,7 @@ impl Default for EngineSettings {
             copy_bytes_max: 256 << 20,
             journal_bytes_max: 64 << 20,
             journal_age: Duration::from_mins(2),
+            resume: ResumeSettings::default(),
             snapshot_rows_max: 10_000,
             snapshot_bytes_max: 16 << 20,
         }
@@ -152,6 +177,14 @@ pub struct Counters {
     pub journal_crowded_out: AtomicU64,
     /// How often something was not kept that should have been: a transaction over the limit, a slot that was lost.
     pub journal_gaps: AtomicU64,
+    /// Tickets that lost channels have left, those that were handed over included.
+    pub tickets_left: AtomicU64,
+    /// Joins that went on where their client was.
+    pub tickets_redeemed: AtomicU64,
+    /// Tickets whose client has not come back in time.
+    pub tickets_expired: AtomicU64,
+    /// Tickets that were forgotten because there were too many.
+    pub tickets_displaced: AtomicU64,
     /// Channels that have yet to be told what they have missed, or are being sent the rows that they begin with.
     pub catch_ups: AtomicU64,
     /// Channels that have been sent the rows that they begin with.

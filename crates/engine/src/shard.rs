@@ -4,8 +4,10 @@
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
 //! messages, ends), [`topics`] (who is on one), [`delivery`] and [`presence`] (who gets what), [`holds`] (replays),
-//! [`feeds`] (what comes as there is room), [`operations`], [`turn`] (how queues are written).
+//! [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`operations`], [`turn`] (how queues
+//! are written).
 
+mod acknowledgements;
 mod channels;
 mod delivery;
 mod feeds;
@@ -26,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
+use self::acknowledgements::Acknowledgements;
 use self::feeds::Feeds;
 use self::presence::{Absences, PresenceReferences};
 use self::topics::Topics;
@@ -37,6 +40,7 @@ use crate::presence::Presence;
 use crate::rate::Rates;
 use crate::session::{Channel, Session};
 use crate::settings::{Counters, EngineSettings};
+use crate::tickets::Tickets;
 use crate::topic::{Privacy, TopicKey};
 
 /// Commands taken in one turn, so that a flood can not keep what is queued from being written.
@@ -64,9 +68,12 @@ pub(crate) struct Shard {
     /// Presences whose connection was lost a moment ago.
     absences: Absences,
     rates: Arc<Rates>,
-    turn: Turn,
+    /// What sockets that are lost leave behind.
+    tickets: Arc<Tickets>,
+    acknowledgements: Acknowledgements,
     /// What waits for room in queues.
     feeds: Feeds,
+    turn: Turn,
     references: PresenceReferences,
     shutdown: Option<Frame>,
     ended: bool,
@@ -78,6 +85,7 @@ impl Shard {
         settings: Arc<EngineSettings>,
         counters: Arc<Counters>,
         rates: Arc<Rates>,
+        tickets: Arc<Tickets>,
         shards: Arc<[ShardHandle]>,
         unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
     ) -> Self {
@@ -93,6 +101,8 @@ impl Shard {
             presences: ahash::HashMap::default(),
             absences: Absences::default(),
             rates,
+            tickets,
+            acknowledgements: Acknowledgements::default(),
             feeds: Feeds::default(),
             references: PresenceReferences::new(),
             shutdown: None,
@@ -123,12 +133,19 @@ impl Shard {
                 }
                 // Last: where there is something else to do, it is looked at behind that.
                 () = reached(self.absences.next()) => {}
+                () = reached(self.acknowledgements.next()) => {}
             }
             // A flood of broadcasts from elsewhere must not keep this shard's own sessions waiting.
             while inbox.len() < COMMANDS_PER_TURN
                 && let Ok(command) = commands.try_recv()
             {
                 inbox.push(command);
+            }
+            // Whatever stands up to here in the log is among these, where there are no others, or has been handled.
+            let handled = self.tickets.handled();
+            let is_all = commands.is_empty();
+            if is_all && !inbox.iter().any(|command| matches!(command, Command::Deliver(_))) {
+                self.acknowledgements.handled(handled);
             }
             for command in peer_inbox.drain(..) {
                 self.make_room_for(command.bytes()).await;
@@ -138,7 +155,11 @@ impl Shard {
                 self.make_room_for(command.bytes()).await;
                 self.handle(command).await;
             }
+            if is_all {
+                self.acknowledgements.handled(handled);
+            }
             self.end_absences();
+            self.send_pings();
             self.write_and_make_room().await;
             if self.ended {
                 commands.close();
@@ -171,6 +192,10 @@ impl Shard {
                 self.write(session, &frame);
                 self.close_superseded(session, &topic);
             }
+            Command::Acknowledged { session, ping, reference } => self.acknowledged(session, ping, reference),
+            Command::LeaveTickets(session, reference) => self.leave_tickets(session, reference),
+            Command::CaughtUp(target) => self.caught_up(target),
+            Command::Search(search) => self.search(*search),
             Command::Hold(membership) => self.hold(&membership),
             Command::Join(joining) => self.join(*joining),
             Command::Renew { session, channel, identity } => self.renew(session, channel, identity),

@@ -199,9 +199,8 @@ pub enum ReplicationError {
     },
     /// The log to be read is older than the publication, or the publication was dropped.
     #[error(
-        "{error}: if publication was created after slot \"{slot}\", the slot's old changes can not be read any more; \
-         run SELECT pg_drop_replication_slot('{slot}') and start walcast again, or create the publication again if \
-         it was dropped"
+        "{error}: if it was dropped, create it again; if it was created after slot \"{slot}\", the slot's old changes \
+         can not be read any more, and the slot is made anew (SELECT pg_drop_replication_slot('{slot}') does so at once)"
     )]
     PublicationNotInLog {
         /// The slot.
@@ -316,6 +315,11 @@ impl ReplicationError {
             Self::Server { error, .. } => !is_transient(&error.code),
             _ => true,
         }
+    }
+
+    /// Whether the log has changes from a time at which one of the publications did not exist.
+    pub(crate) fn is_of_unreadable_log(&self) -> bool {
+        matches!(self, Self::PublicationNotInLog { .. })
     }
 
     /// The session broke in a way that neither side could say more about.

@@ -1,5 +1,6 @@
 //! Keeping a stream alive: connect, prepare, stream, and after a break begin again with back-off and jitter.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -191,6 +192,7 @@ impl Supervisor<'_> {
     async fn run(&mut self) -> Result<(), ReplicationError> {
         let started = Instant::now();
         let mut attempt = 0;
+        let mut unreadable = false;
         loop {
             if let Wanted::Paused(reason) = self.settings.control.wanted() {
                 tracing::error!(slot = self.settings.slot, reason, "the log is read no further");
@@ -210,11 +212,17 @@ impl Supervisor<'_> {
                 Err(error) => error,
             };
             if connected.elapsed() >= self.settings.backoff.longest {
-                attempt = 0;
+                (attempt, unreadable) = (0, false);
             }
             attempt += 1;
             if self.is_final(&error, started) {
                 return Err(error);
+            }
+            // Twice in a row, and each time the publication was there before the stream began: it was created anew, and
+            // what the log has from before that can never be read.
+            let was_unreadable = mem::replace(&mut unreadable, error.is_of_unreadable_log());
+            if was_unreadable && unreadable {
+                self.settings.control.renew("the log is older than a publication, which was created anew");
             }
             let pause = self.settings.backoff.pause(attempt);
             tracing::warn!(%error, attempt, pause_ms = pause.as_millis(), "replication broke; trying again");

@@ -1,7 +1,7 @@
 //! The Phoenix gateway: WebSockets in the protocol of docs/protocol.md, translated to the engine's
 //! sessions. In reading order: [`handshake`], [`client`] (one client and the way of its messages), [`channel`]
 //! (one topic of it), [`joins`], [`renewals`] (its tokens), [`private`] and [`sending`] (what policies allow it),
-//! [`push`] (its messages), [`readiness`] (messages from the database).
+//! [`push`] (its messages), [`readiness`] (messages from the database), [`returning`] (whether it comes back).
 //!
 //! What carries the messages: [`connection`] (a WebSocket), [`socket`] (its bytes), [`farewell`] (its end);
 //! [`long_poll`] (HTTP requests, for networks that break WebSockets).
@@ -18,6 +18,7 @@ mod private;
 mod push;
 mod readiness;
 mod renewals;
+mod returning;
 mod sending;
 mod socket;
 mod tls_socket;
@@ -68,6 +69,8 @@ pub(crate) enum Incoming {
 
 /// Why a connection ends.
 enum End {
+    /// The client has said goodbye; it is answered with this code.
+    Left(u16),
     /// Close with this code and reason.
     Close(u16, &'static str),
     /// The engine has queued a close frame.
@@ -83,6 +86,7 @@ mod close_code {
     pub(super) const INVALID_DATA: u16 = 1007;
     pub(super) const POLICY: u16 = 1008;
     pub(super) const TOO_BIG: u16 = 1009;
+    pub(super) const INTERNAL_ERROR: u16 = 1011;
 }
 
 impl Incoming {

@@ -231,6 +231,7 @@ mod tests {
             "walcast_plan_decisions_total 0",
             "walcast_oracle_decisions_total 0",
             "walcast_copy_bytes 4711",
+            "walcast_tasks 0",
             "walcast_slot_lag_bytes 4096",
             "walcast_slot_trail_bytes 2048",
             "walcast_catching_up_bytes 512",
@@ -268,8 +269,8 @@ mod tests {
         assert_eq!(page.matches("# TYPE walcast_changes_decoded counter").count(), 1, "{page}");
     }
 
-    #[test]
-    fn every_number_is_listed_in_the_docs() {
+    #[tokio::test]
+    async fn every_number_is_listed_in_the_docs() {
         let docs = include_str!("../../../docs/operations.md");
         let page = metrics(None, &[]).encode().unwrap();
         for kind in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

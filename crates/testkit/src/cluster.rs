@@ -30,6 +30,8 @@ pub struct ClusterSettings {
     pub settings: Vec<(String, String)>,
     /// Lines for the top of `pg_hba.conf`, which is read when the cluster is made.
     pub host_based_authentication: Vec<String>,
+    /// More arguments for `initdb`.
+    pub initdb_arguments: Vec<String>,
 }
 
 /// Where the data of a cluster lives.
@@ -125,6 +127,20 @@ impl Cluster {
             server.exited_within(SHUTDOWN_DEADLINE).await?.context("Postgres survived SIGKILL")?;
         }
         Ok(())
+    }
+
+    /// Kills the server with SIGKILL; its other processes end when they notice, which [`start_again`](Self::start_again)
+    /// waits for. The next start recovers from the log.
+    pub async fn kill(&self) -> Result<()> {
+        let server = self.own()?;
+        server.signal(Signal::KILL)?;
+        server.exited_within(SHUTDOWN_DEADLINE).await?.context("Postgres survived SIGKILL")?;
+        Ok(())
+    }
+
+    /// Whether the server runs. It may be starting, or recovering from a crash.
+    pub fn is_running(&self) -> Result<bool> {
+        Ok(self.own()?.poll_exit()?.is_none())
     }
 
     /// Starts the stopped server on the same port and waits until it answers.

@@ -183,6 +183,11 @@ impl ProtocolClient {
         self.deadline = deadline;
     }
 
+    /// Goes on counting its messages behind this number, as libraries do that connect again.
+    pub fn count_on_from(&mut self, reference: u64) {
+        self.last_reference = reference;
+    }
+
     /// Sends a message with a new reference, which is returned, and the join reference of the topic.
     pub async fn send(&mut self, topic: &str, event: &str, payload: &Value) -> Result<String> {
         let reference = self.next_reference();
@@ -304,6 +309,18 @@ impl ProtocolClient {
         self.expect(|_| true).await
     }
 
+    /// The next message, in the order of arrival, or `None` when the connection has ended in whatever way. It waits
+    /// for as long as it takes, and may be cancelled.
+    pub async fn receive(&mut self) -> Result<Option<Received>> {
+        if let Some(message) = self.unclaimed.pop_front() {
+            return Ok(Some(message));
+        }
+        match self.arrival(None).await? {
+            Arrival::Message(message) => Ok(Some(message)),
+            Arrival::Closed(_) => Ok(None),
+        }
+    }
+
     /// Waits for the first message that `wanted` holds for, and takes it out; the others stay, in order. The error
     /// shows all that did arrive.
     pub async fn expect(&mut self, wanted: impl Fn(&Received) -> bool) -> Result<Received> {
@@ -328,7 +345,7 @@ impl ProtocolClient {
                 }
                 seen += 1;
             }
-            match self.arrival(deadline).await {
+            match self.arrival(Some(deadline)).await {
                 Ok(Arrival::Message(message)) => self.unclaimed.push_back(message),
                 Ok(Arrival::Closed(frame)) => {
                     return Err(
@@ -344,7 +361,7 @@ impl ProtocolClient {
     pub async fn closed(&mut self) -> Result<Option<(u16, String)>> {
         let deadline = Instant::now() + self.deadline;
         loop {
-            match self.arrival(deadline).await {
+            match self.arrival(Some(deadline)).await {
                 Ok(Arrival::Message(message)) => self.unclaimed.push_back(message),
                 Ok(Arrival::Closed(frame)) => {
                     return Ok(frame.map(|frame| (u16::from(frame.code), frame.reason.to_string())));
@@ -352,6 +369,14 @@ impl ProtocolClient {
                 Err(error) => return Err(self.instead(&format!("the connection stays open: {error:#}"))),
             }
         }
+    }
+
+    /// Closes with a code and a reason, and waits for the answer.
+    pub async fn close_with(mut self, code: u16, reason: &str) -> Result<()> {
+        let frame = CloseFrame { code: code.into(), reason: reason.into() };
+        self.socket.close(Some(frame)).await?;
+        self.closed().await?;
+        Ok(())
     }
 
     /// Closes in good order. (Dropping the client cuts the connection without a farewell.)
@@ -371,10 +396,15 @@ impl ProtocolClient {
         self.last_reference.to_string()
     }
 
-    async fn arrival(&mut self, deadline: Instant) -> Result<Arrival> {
+    async fn arrival(&mut self, deadline: Option<Instant>) -> Result<Arrival> {
         loop {
-            let next = timeout_at(deadline, self.socket.next());
-            let frame = next.await.map_err(|_| anyhow!("waited for {:?}", self.deadline))?;
+            let frame = match deadline {
+                Some(deadline) => {
+                    let next = timeout_at(deadline, self.socket.next());
+                    next.await.map_err(|_| anyhow!("waited for {:?}", self.deadline))?
+                }
+                None => self.socket.next().await,
+            };
             let raw = match frame {
                 Some(Ok(Message::Text(text))) => RawFrame::Text(text.to_string()),
                 Some(Ok(Message::Binary(bytes))) => RawFrame::Binary(bytes),

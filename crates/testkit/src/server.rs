@@ -56,7 +56,7 @@ impl Server {
         let major = home.major()?;
         let binaries = find_binaries(&settings, major)?;
         if major.is_none() {
-            initialize(&binaries, &home, &settings.host_based_authentication)?;
+            initialize(&binaries, &home, &settings)?;
         }
         let port = match settings.port {
             Some(number) => Port { number, free_choice: false },
@@ -252,7 +252,7 @@ fn find_binaries(settings: &ClusterSettings, major: Option<u32>) -> Result<Binar
     })
 }
 
-fn initialize(binaries: &Binaries, home: &Home, host_based_authentication: &[String]) -> Result<()> {
+fn initialize(binaries: &Binaries, home: &Home, settings: &ClusterSettings) -> Result<()> {
     // What an initdb that was interrupted left behind.
     if home.data().exists() {
         fs::remove_dir_all(home.data()).with_context(|| format!("cannot clear {}", home.data().display()))?;
@@ -267,7 +267,8 @@ fn initialize(binaries: &Binaries, home: &Home, host_based_authentication: &[Str
         .arg("--pwfile")
         .arg(home.password_file())
         .arg("--pgdata")
-        .arg(home.data());
+        .arg(home.data())
+        .args(&settings.initdb_arguments);
     let output =
         command.output().with_context(|| format!("cannot run {}", binaries.program("initdb").display()))?;
     ensure!(
@@ -282,7 +283,7 @@ fn initialize(binaries: &Binaries, home: &Home, host_based_authentication: &[Str
     home.write(&configuration, &format!("{text}\ninclude 'walcast.conf'\n"))?;
     let authentication = home.data().join("pg_hba.conf");
     let text = fs::read_to_string(&authentication)?;
-    home.write(&authentication, &format!("{}\n{text}", host_based_authentication.join("\n")))
+    home.write(&authentication, &format!("{}\n{text}", settings.host_based_authentication.join("\n")))
 }
 
 fn program(binaries: &Binaries, home: &Home, name: &str) -> Command {

@@ -16,6 +16,8 @@ pub enum Opcode {
     Binary,
     /// The closing handshake.
     Close,
+    /// What the client's library answers by itself, behind everything that came before it.
+    Ping,
 }
 
 impl Opcode {
@@ -24,6 +26,7 @@ impl Opcode {
             Opcode::Text => 0x1,
             Opcode::Binary => 0x2,
             Opcode::Close => 0x8,
+            Opcode::Ping => 0x9,
         }
     }
 }
@@ -51,6 +54,11 @@ impl Frame {
         buffer.finish(Opcode::Close)
     }
 
+    /// A ping with this number, which the pong repeats; see [`ping_number`].
+    pub fn ping(number: u32) -> Self {
+        Self::of(Opcode::Ping, &number.to_be_bytes())
+    }
+
     /// The bytes to write to the socket.
     pub fn bytes(&self) -> &Bytes {
         &self.0
@@ -67,6 +75,7 @@ impl Frame {
         match self.0.first().map_or(0, |byte| byte & 0x0F) {
             0x2 => Opcode::Binary,
             0x8 => Opcode::Close,
+            0x9 => Opcode::Ping,
             _ => Opcode::Text,
         }
     }
@@ -91,6 +100,11 @@ impl Frame {
         buffer.out().extend_from_slice(payload);
         buffer.finish(opcode)
     }
+}
+
+/// The number of the ping that a ping or pong with this payload is, or answers; `None` for one of a client's own.
+pub fn ping_number(payload: &[u8]) -> Option<u32> {
+    payload.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// A control frame holds at most 125 bytes, two of which are the code (RFC 6455 §5.5).
@@ -166,6 +180,15 @@ mod tests {
         let frame = Frame::binary(&[4, 0]);
         assert_eq!(frame.bytes()[..], [0x82, 2, 4, 0]);
         assert_eq!(frame.opcode(), Opcode::Binary);
+    }
+
+    #[test]
+    fn a_ping_carries_its_number() {
+        let ping = Frame::ping(0x0102_0304);
+        assert_eq!(ping.bytes()[..], [0x89, 4, 1, 2, 3, 4]);
+        assert_eq!(ping.opcode(), Opcode::Ping);
+        assert_eq!(ping_number(&ping.payload()), Some(0x0102_0304));
+        assert_eq!(ping_number(b"hello"), None);
     }
 
     #[test]

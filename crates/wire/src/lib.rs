@@ -40,7 +40,7 @@ pub use broadcast_options::{BroadcastOptions, InvalidOption, event_and_payload, 
 pub use change::{ChangeBody, ChangeKind, ColumnHead, Field, change_frame, legacy_change_frame};
 pub use client_message::{ClientMessage, ClientPayload, MalformedMessage};
 pub use filter::{Condition, ConditionValue, FilterSyntaxError, Operator, parse_filter};
-pub use frame::{Frame, Opcode};
+pub use frame::{Frame, Opcode, ping_number};
 pub use frame_reader::FrameReader;
 pub use join::{BroadcastConfig, ChannelToken, JoinError, JoinPayload, PresenceConfig, Replay, Wait};
 pub use position::{ParsePositionError, Position};

@@ -1,6 +1,7 @@
 //! `ref` and `join_ref`: opaque values of the client that are echoed verbatim (docs/protocol.md §2.1, §2.2).
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::json_text;
@@ -70,6 +71,15 @@ impl Ref {
         }
     }
 
+    /// The number that it is, or that it spells as a string, as client libraries count their messages; `None` for anything
+    /// else, and for zero.
+    pub fn number(&self) -> Option<NonZeroU32> {
+        let json = self.as_json();
+        let digits = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(json);
+        // Numbers of the standard library may have a sign.
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+    }
+
     /// Whether this is `null`.
     pub fn is_null(&self) -> bool {
         self.0 == Repr::Null
@@ -95,6 +105,16 @@ mod tests {
         }
         assert!(Ref::from_json("null").is_null());
         assert_ne!(Ref::from_json("7"), Ref::from_json("\"7\""));
+    }
+
+    #[test]
+    fn a_counted_reference_is_a_number_and_any_other_is_none() {
+        for (json, number) in [("\"13\"", 13), ("13", 13), ("\"4294967295\"", u32::MAX)] {
+            assert_eq!(Ref::from_json(json).number().map(NonZeroU32::get), Some(number));
+        }
+        for json in ["null", "0", "\"\"", "\"+1\"", "-1", "1.5", "\"1a\"", "\"4294967296\"", "true", "[1]"] {
+            assert_eq!(Ref::from_json(json).number(), None, "{json}");
+        }
     }
 
     #[test]

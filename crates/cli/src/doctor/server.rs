@@ -8,8 +8,9 @@ use walcast_replication::{Authentication, ConnectionSettings, Identity, identify
 use super::report::{Fact, Finding, Report, Severity};
 use super::size::bytes;
 
-/// Log that nobody reads is worth a word from here on, in bytes.
-const RETAINED_BYTES_LARGE: i64 = 1 << 30;
+/// Log that nobody reads is worth a word from here on, in bytes: more than is kept for the journal of a server that starts
+/// again (`replication.trail_bytes_max`, 1 GiB).
+const RETAINED_BYTES_LARGE: i64 = 2 << 30;
 
 /// Unpublished tables that are named; there may be hundreds.
 const UNPUBLISHED_SHOWN: usize = 10;

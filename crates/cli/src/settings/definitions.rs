@@ -516,6 +516,23 @@ pub(super) static SNAPSHOT_BYTES_MAX: Setting<usize> = Setting::new(
 .environment(&["WALCAST_SNAPSHOT_BYTES_MAX"])
 .default("16777216");
 
+pub(super) static TICKET_VALIDITY: Setting<Duration> = Setting::new(
+    "resume.ticket_seconds",
+    parse::seconds_or_none,
+    "For how many seconds a client whose socket was lost is brought up to date when it joins again, as far as the journal \
+     reaches (`changes.journal_age_ms`); 0 turns it off.",
+)
+.environment(&["WALCAST_RESUME_TICKET_SECONDS"])
+.default("120");
+
+pub(super) static TICKETS_MAX: Setting<usize> = Setting::new(
+    "resume.tickets_max",
+    parse::count::<1, 10_000_000>,
+    "Lost channels that are remembered for that, about 100 bytes each; the oldest are forgotten first.",
+)
+.environment(&["WALCAST_RESUME_TICKETS_MAX"])
+.default("100000");
+
 pub(super) static MAX_USERS: Setting<usize> = Setting::new(
     "limits.max_concurrent_users",
     parse::count::<1, 10_000_000>,
@@ -755,6 +772,8 @@ pub(super) static ALL: &[&About] = &[
     &JOURNAL_AGE.about,
     &SNAPSHOT_ROWS_MAX.about,
     &SNAPSHOT_BYTES_MAX.about,
+    &TICKET_VALIDITY.about,
+    &TICKETS_MAX.about,
     &MAX_USERS.about,
     &MAX_CHANNELS.about,
     &MAX_BINDINGS.about,

@@ -130,6 +130,8 @@ fn configuration(
             copy_bytes_max: layers.get(&definitions::COPY_BYTES_MAX)?,
             journal_bytes_max: layers.get(&definitions::JOURNAL_BYTES_MAX)?,
             journal_age: layers.get(&definitions::JOURNAL_AGE)?,
+            ticket_validity: layers.get(&definitions::TICKET_VALIDITY)?,
+            tickets_max: layers.get(&definitions::TICKETS_MAX)?,
             snapshot_rows_max: layers.get(&definitions::SNAPSHOT_ROWS_MAX)?,
             snapshot_bytes_max: layers.get(&definitions::SNAPSHOT_BYTES_MAX)?,
         },

@@ -82,6 +82,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("replication", "The slot and the publications."),
     ("janitor", "The partitions of `realtime.messages` (docs/operations.md)."),
     ("changes", "Row changes (docs/protocol.md §4)."),
+    ("resume", "Clients that come back (docs/protocol.md §5.7)."),
     ("limits", "What clients may do (docs/protocol.md §10)."),
     ("broadcast", "Broadcast (docs/protocol.md §6.6)."),
     ("presence", "Presence (docs/protocol.md §7)."),

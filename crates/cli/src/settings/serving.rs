@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::thread;
 
 use walcast_auth::VerifierSettings;
-use walcast_engine::EngineSettings;
+use walcast_engine::{EngineSettings, ResumeSettings};
 use walcast_server::{HealthRequests, ListenerSettings};
 
 use super::{ProjectConfiguration, Settings};
@@ -85,6 +85,11 @@ impl Settings {
             copy_bytes_max: project.changes.copy_bytes_max,
             journal_bytes_max: project.changes.journal_bytes_max,
             journal_age: project.changes.journal_age,
+            resume: ResumeSettings {
+                ticket_validity: project.changes.ticket_validity,
+                tickets_max: project.changes.tickets_max,
+                ..ResumeSettings::default()
+            },
             snapshot_rows_max: project.changes.snapshot_rows_max,
             snapshot_bytes_max: project.changes.snapshot_bytes_max,
             presence_calls: project.limits.presence_calls,

@@ -115,6 +115,8 @@ impl Join {
             join_ref: Ref::from_text("j"),
             reference: Ref::from_text("j"),
             identity: identity(self.subject),
+            claimant: Claimant::of(self.subject, "token"),
+            rejoins: false,
             payload: JoinPayload::parse(sub_topic(self.topic).unwrap(), &config).unwrap(),
             rights: self.rights,
             replay: self.replay,

@@ -47,6 +47,8 @@ pub(crate) struct Resume {
     since: Box<[Option<Position>]>,
     /// Whether it is to be told from where on it gets everything.
     tells_position: bool,
+    /// Whether its shard is to be told when it has been told everything: it is the server who knows where it was.
+    tells_shard: bool,
 }
 
 /// All channels that are behind.
@@ -90,6 +92,7 @@ pub(super) struct CatchUp {
     pub(super) at: Position,
     pub(super) bookmark: Option<Bookmark>,
     tells_position: bool,
+    tells_shard: bool,
     /// What has been found in the last slice, to be told behind its frames.
     gap: Option<Gap>,
     /// What its snapshot shows was committed before this.
@@ -161,8 +164,12 @@ impl Resume {
         let snapshot = targets().flatten().any(|target| target.snapshot);
         let since = |target: &BindingTarget| target.since.or(resume_from.filter(|_| !target.snapshot));
         let since = || targets().map(|target| target.and_then(since)).collect();
-        (tells_position || snapshot || resume_from.is_some())
-            .then(|| Resume { since: since(), tells_position })
+        let tells_shard = resume_from.is_some();
+        (tells_position || snapshot || tells_shard).then(|| Resume {
+            since: since(),
+            tells_position,
+            tells_shard,
+        })
     }
 
     pub(super) fn wants_changes(&self) -> bool {
@@ -306,6 +313,7 @@ impl CatchUp {
             at: Position::default(),
             bookmark: None,
             tells_position: resume.tells_position,
+            tells_shard: resume.tells_shard,
             gap: None,
             reached: Lsn::ZERO,
             task: None,
@@ -549,13 +557,31 @@ impl State {
         if resume.wants_changes() {
             self.tell_gap(membership, &Gap::Undecided).await;
         }
+        self.tell_refused(membership, resume).await;
+    }
+
+    /// A channel whose bindings are refused has missed nothing.
+    pub(super) async fn tell_refused(&self, membership: &Membership, resume: &Resume) {
+        if resume.tells_shard {
+            self.tell_caught_up(membership).await;
+        }
     }
 
     /// Ends a catch-up whose bindings are not what they were.
     pub(super) async fn end_catch_up(&mut self, membership: &Membership, standing: &Standing) {
-        if self.catch_ups.remove(membership.channel).is_some() && *standing == Standing::Undecided {
+        let Some(CatchUp { tells_shard, .. }) = self.catch_ups.remove(membership.channel) else { return };
+        if *standing == Standing::Undecided {
             self.tell_gap(membership, &Gap::Undecided).await;
         }
+        if tells_shard {
+            self.tell_caught_up(membership).await;
+        }
+    }
+
+    /// Tells a shard that it has been handed everything that a channel had missed, or what stands for that.
+    async fn tell_caught_up(&self, membership: &Membership) {
+        let shard = &self.matcher.shards[membership.shard.index()];
+        let _ = shard.commands.send(Command::CaughtUp(membership.target())).await;
     }
 
     async fn tell_gap(&self, membership: &Membership, gap: &Gap) {
@@ -566,7 +592,9 @@ impl State {
     async fn feed(&mut self, catch_up: CatchUp, frames: Vec<Frame>) {
         let (told, room) = oneshot::channel();
         let membership = &catch_up.membership;
-        let feed = Feed { target: membership.target(), frames: frames.into(), room: told };
+        // The transaction at hand may have more.
+        let up_to = catch_up.at.commit_lsn;
+        let feed = Feed { target: membership.target(), frames: frames.into(), up_to, room: told };
         let _ = self.matcher.shards[membership.shard.index()].commands.send(Command::Feed(feed)).await;
         self.catch_ups.wait_for(catch_up, room);
     }
@@ -582,7 +610,7 @@ impl State {
 
     /// The channel has been told everything up to here, and is matched with what comes.
     async fn go_live(&mut self, catch_up: CatchUp) {
-        let CatchUp { membership, wishes, tells_position, .. } = catch_up;
+        let CatchUp { membership, wishes, tells_position, tells_shard, .. } = catch_up;
         let Some(entry) = self.entries.remove(&membership) else { return };
         let placements = wishes.into_iter().map(|wish| wish.placement).collect();
         let places = self.audiences.insert(&membership, placements);
@@ -590,6 +618,9 @@ impl State {
         if tells_position {
             let here = Position::before(self.place());
             self.tell(&membership, RESUME, Status::Ok, format!("position {here}")).await;
+        }
+        if tells_shard {
+            self.tell_caught_up(&membership).await;
         }
         self.entries.insert(Entry { membership, identity, standing: Standing::live(places) });
     }

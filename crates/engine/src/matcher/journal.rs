@@ -108,6 +108,12 @@ impl Journal {
         self.shrink();
     }
 
+    /// Changes of a table up to here may have been made while the log did not carry them.
+    pub(super) fn unknown(&mut self, table: Oid, up_to: Position) {
+        let known = self.forgotten.entry(table).or_default();
+        *known = up_to.max(*known);
+    }
+
     /// Forgets what has become too old, or too much.
     pub(super) fn shrink(&mut self) {
         let now = Instant::now();
@@ -134,6 +140,11 @@ impl Journal {
     pub(super) fn next_between(&self, position: Position, until: Position) -> Option<&Kept> {
         let next = self.kept.get(self.kept.partition_point(|kept| kept.last <= position));
         next.filter(|kept| kept.transaction.first < until)
+    }
+
+    /// Whether the log has brought nothing yet that somebody could have missed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.forgotten.is_empty()
     }
 
     /// The place before the first transaction that a snapshot does not show; the log has been handled up to `handled`.

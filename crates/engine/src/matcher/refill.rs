@@ -39,6 +39,8 @@ impl State {
     /// The log is about to begin, and what commits before `until` was there already.
     pub(super) fn refill_until(&mut self, until: Lsn) {
         self.refill.stage = Stage::Until(until);
+        // Nobody is shown what stands before.
+        self.matcher.tickets.pass(until);
     }
 
     /// Whether a transaction that commits there was in the log before the start.

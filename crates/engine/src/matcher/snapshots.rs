@@ -379,7 +379,8 @@ impl Job {
     /// Hands frames to the shard and waits until it has room for more. `false`: the client does not take them.
     async fn feed(&self, frames: Vec<Frame>) -> Result<bool, Gone> {
         let (told, room) = oneshot::channel();
-        let feed = Feed { target: self.membership.target(), frames: frames.into(), room: told };
+        let feed =
+            Feed { target: self.membership.target(), frames: frames.into(), up_to: Lsn::ZERO, room: told };
         self.shard.send(Command::Feed(feed)).await.map_err(|_| Gone)?;
         match tokio::time::timeout(PATIENCE, room).await {
             Ok(told) => told.map(|()| true).map_err(|_| Gone),

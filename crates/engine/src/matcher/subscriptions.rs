@@ -69,6 +69,11 @@ impl State {
             return;
         }
         let old = std::mem::replace(&mut self.snapshot, snapshot);
+        // A table that comes into a publication may have been in it before, and written to in between.
+        let here = Position::before(self.place());
+        for table in self.snapshot.tables.keys().filter(|table| !old.tables.contains_key(table)) {
+            self.journal.unknown(*table, here);
+        }
         self.relations.clear();
         self.copies.catalog(&self.snapshot);
         if concerns_subscriptions(&old, &self.snapshot) {
@@ -230,7 +235,12 @@ impl State {
                 self.tell_undecided(&membership, resume).await;
             }
             None if resume.is_some() && is_live => self.begin_catch_up(membership.channel).await,
-            None => self.check_snapshot(membership.channel).await,
+            None => {
+                self.check_snapshot(membership.channel).await;
+                if let Some(resume) = &resume {
+                    self.tell_refused(&membership, resume).await;
+                }
+            }
         }
     }
 

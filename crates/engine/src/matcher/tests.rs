@@ -219,6 +219,7 @@ impl Scene {
             oracle: Arc::clone(&oracle) as Arc<dyn Oracle>,
             plans: Arc::clone(&plans),
             shards: Arc::from([ShardHandle { commands, peers }]),
+            tickets: Tickets::new(crate::settings::ResumeSettings::default(), Arc::default()),
             confirm: Box::new(move |lsn| events.lock().unwrap().push(format!("confirmed {}", lsn.0))),
         };
         let (log_sender, log) = log_inbox();
@@ -295,6 +296,7 @@ impl Scene {
             presence_enabled: false,
             system: Vec::new(),
             joined: None,
+            claim: None,
         };
         let subscribing = Subscribing {
             membership: Arc::clone(&membership),
@@ -352,6 +354,7 @@ impl Scene {
                 let status = if message.status == Status::Ok { "ok" } else { "error" };
                 format!("{status}: {}", message.message)
             }
+            Command::CaughtUp(_) => Box::pin(self.told()).await,
             Command::Feed(feed) => {
                 self.delivered.extend(feed.frames.iter().map(row_of));
                 let _ = feed.room.send(());

@@ -31,8 +31,10 @@ impl Shard {
         let old = found.take_channel(topic);
         found.channels.push(channel);
         if let Some(old) = old {
+            self.leave_ticket_of(&old, true);
             self.forget(old, Departure::Closed);
         }
+        self.begin_to_catch_up(&mut joining);
         self.enter_topic(&membership);
         self.counters.joins.fetch_add(1, Relaxed);
         self.counters.channels.fetch_add(1, Relaxed);
@@ -61,6 +63,7 @@ impl Shard {
         let Some(found) = self.sessions.get_mut(&session) else { return };
         let Some(old) = found.take_channel_by_id(channel) else { return };
         found.undecided_mut().superseded.push((old.topic().into(), old.join_ref()));
+        self.leave_ticket_of(&old, true);
         self.forget(old, Departure::Closed);
     }
 
@@ -161,6 +164,7 @@ impl Shard {
         let close = walcast_wire::channel_close(serializer, &join_ref, &push.topic);
         self.write(push.session, &reply);
         self.write(push.session, &close);
+        self.leave_ticket_of(&channel, false);
         self.forget(channel, Departure::Closed);
     }
 
@@ -206,6 +210,7 @@ impl Shard {
             };
             self.tell(self.home(&topic), command);
         }
+        self.tickets.ended(channel.id());
         let _ = self.unsubscribe.send(channel.membership);
     }
 

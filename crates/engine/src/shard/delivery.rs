@@ -38,6 +38,9 @@ impl Shard {
             if found.channel_by_id(target.channel).is_none() {
                 continue;
             }
+            if self.tickets.are_kept() {
+                self.acknowledgements.sent(target.session, found);
+            }
             let frame = delivery.frame.bytes().clone();
             found.push_as(Queued::FromLog, target.session, frame, &mut self.turn);
             count += 1;

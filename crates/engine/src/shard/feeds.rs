@@ -53,6 +53,10 @@ impl Shard {
                 let queued = found.outbound.queued_bytes();
                 let fits = |bytes: usize| queued == 0 || queued + bytes <= bound / QUEUE_PART;
                 if let Some(frame) = feed.frames.pop_front_if(|frame| fits(frame.len())) {
+                    if self.tickets.are_kept() {
+                        self.acknowledgements.sent(session, found);
+                    }
+                    self.turn.bytes += frame.len();
                     found.push(session, frame.bytes().clone(), &mut self.turn);
                     self.counters.deliveries.fetch_add(1, Relaxed);
                     moved = true;
@@ -61,6 +65,7 @@ impl Shard {
         }
         if found.outbound.queued_bytes() <= bound / ROOM_PART {
             for over in feeds.extract_if(.., |feed| feed.frames.is_empty()) {
+                self.acknowledgements.queued_up_to(over.target, over.up_to);
                 // Nobody waits for it where the channel has been given up meanwhile.
                 let _ = over.room.send(());
             }

@@ -28,7 +28,8 @@ fn running() -> ShardHandle {
     let shards = Arc::from([handle.clone()]);
     let settings = Arc::new(EngineSettings::default());
     let rates = Arc::new(Rates::new(&settings));
-    let shard = Shard::new(ShardId::new(0), settings, Arc::default(), rates, shards, unsubscribe);
+    let tickets = Tickets::new(settings.resume.clone(), Arc::default());
+    let shard = Shard::new(ShardId::new(0), settings, Arc::default(), rates, tickets, shards, unsubscribe);
     tokio::spawn(shard.run(command_inbox, peer_inbox));
     handle
 }
@@ -53,6 +54,7 @@ async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<
         presence_enabled: false,
         system: Vec::new(),
         joined: None,
+        claim: None,
     }));
     for command in [open, join] {
         assert!(shard.commands.send(command).await.is_ok());

@@ -120,7 +120,10 @@ impl Shard {
         let mut growth = 0;
         let mut written = false;
         while let Some(session) = self.turn.dirty.pop() {
-            let Some(found) = self.sessions.get_mut(&session) else { continue };
+            let Some(found) = self.sessions.get_mut(&session) else {
+                self.feed(session);
+                continue;
+            };
             let queued = std::mem::take(&mut found.queued);
             found.outbound.flush(&self.counters);
             growth += found.outbound.take_growth();

@@ -186,6 +186,31 @@ async fn a_publication_dropped_while_streaming_is_named_until_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_publication_that_was_created_anew_costs_what_the_log_has_from_before_and_no_more() {
+    let database = database_with_notes("anew").await;
+    let client = database.client().await;
+    let mut consumer = Consumer::start(settings(database.url(), &database.slot_name())).await;
+    client.batch_execute("DROP PUBLICATION live; INSERT INTO notes VALUES ('unseen')").await.unwrap();
+    client.batch_execute("CREATE PUBLICATION live FOR TABLE notes").await.unwrap();
+    if major().await >= PASSES_OVER_MISSING_PUBLICATIONS {
+        return consumer.stop().await.unwrap();
+    }
+    within_deadline("the gap", async {
+        while !matches!(consumer.restarts.last(), Some(Some(_))) {
+            consumer.next_event().await;
+        }
+    })
+    .await;
+    client.batch_execute("INSERT INTO notes VALUES ('seen')").await.unwrap();
+    assert_eq!(consumer.next_text().await, "seen");
+    let Some(Some(Gap::SlotGivenUp(reason))) = consumer.restarts.last() else {
+        panic!("no gap is told: {:?}", consumer.restarts)
+    };
+    assert!(reason.contains("publication"), "{reason}");
+    consumer.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_publication_younger_than_the_slots_log_is_explained() {
     let database = walcast_testkit::database("younger").await;
     let client = database.client().await;

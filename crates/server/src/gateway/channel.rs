@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walcast_auth::Claims;
-use walcast_engine::{ChannelId, Identity, JoinedChannel};
+use walcast_engine::{ChannelId, Claimant, Identity, JoinedChannel};
 
 use super::private::{Checked, PrivateRights, Renewal};
 use super::{Incoming, Limits};
@@ -29,6 +29,11 @@ impl Credentials {
     /// The claim `sub`: like the next two, for log lines, which say whose token it was.
     pub(super) fn subject(&self) -> Option<&str> {
         self.identity.claims["sub"].as_str()
+    }
+
+    /// The same as a digest.
+    pub(super) fn claimant(&self) -> Claimant {
+        Claimant::of(self.subject(), &self.token)
     }
 
     /// The claim `iss`.

@@ -15,6 +15,7 @@ use walcast_wire::{ClientMessage, Frame, Ref, Serializer, Status};
 use super::channel::{ChannelState, Credentials, Settled, Stage};
 use super::private::{self, Permission};
 use super::push::push_kind;
+use super::returning::Count;
 use super::{DatabaseMessages, End, Gateway, Incoming, close_code};
 use crate::clock::since_epoch;
 
@@ -41,6 +42,8 @@ pub(super) struct Client {
     pub(super) pending: FuturesUnordered<BoxFuture<'static, Settled>>,
     /// Bytes of the messages that wait for one of these.
     deferred_bytes: usize,
+    /// What it counts.
+    pub(super) count: Count,
     /// Told when policies, grants or roles that private channels depend on have changed.
     pub(super) policies_changed: watch::Receiver<u64>,
     /// Told when messages from the database begin to arrive, or no longer do.
@@ -60,6 +63,7 @@ impl Client {
             channels: Vec::new(),
             pending: FuturesUnordered::new(),
             deferred_bytes: 0,
+            count: Count::default(),
             policies_changed: gateway.policies_changed.clone(),
             database_messages: gateway.database_messages.clone(),
         }
@@ -112,6 +116,7 @@ impl Client {
                 return None;
             }
         };
+        self.count.has_come_to(&message.reference);
         if message.topic == "phoenix" {
             self.phoenix(&message).await;
             return None;
@@ -299,6 +304,17 @@ impl Client {
 
     pub(super) async fn close(&mut self, code: u16, reason: &str) {
         self.session.send(Command::Close(self.session.id, Frame::close(code, reason))).await;
+    }
+
+    /// A ping was answered.
+    pub(super) async fn acknowledge(&mut self, ping: u32) {
+        let (session, reference) = (self.session.id, self.count.reference());
+        self.session.send(Command::Acknowledged { session, ping, reference }).await;
+    }
+
+    /// The connection is over, and the client has not said that it will not come back.
+    pub(super) async fn leave_tickets(&mut self) {
+        self.session.send(Command::LeaveTickets(self.session.id, self.count.reference())).await;
     }
 
     /// Ends a channel with a `system` error.

@@ -52,8 +52,13 @@ impl Connection {
     /// large as the largest thing that it may come to wait for. In a box itself, or the task would hold it twice.
     pub(super) async fn run(mut self: Box<Self>) {
         let end = self.serve().await;
-        if let End::Close(code, reason) = end {
-            self.client.close(code, reason).await;
+        if !matches!(end, End::Left(_)) {
+            self.client.leave_tickets().await;
+        }
+        match end {
+            End::Left(code) => self.client.close(code, "").await,
+            End::Close(code, reason) => self.client.close(code, reason).await,
+            End::Closing | End::Gone => {}
         }
         if !matches!(end, End::Gone) {
             Box::pin(self.farewell()).await;
@@ -70,7 +75,10 @@ impl Connection {
             // Every branch is cancel-safe: a message is either returned whole or stays in the parser.
             let end = tokio::select! {
                 message = self.socket.next() => {
-                    self.last_heard = Instant::now();
+                    // A library answers pings also for an application that does nothing any more.
+                    if !matches!(message, Some(Ok(Message::Pong(_)))) {
+                        self.last_heard = Instant::now();
+                    }
                     match message {
                         Some(Ok(message)) => self.message(message).await,
                         Some(Err(error)) => Some(end_of(&error)),
@@ -123,15 +131,28 @@ impl Connection {
             // Answered through the session's queue, behind all that the client has asked before. The parser
             // has replaced a code that may not be sent.
             Message::Close(frame) => {
-                return Some(End::Close(frame.map_or(close_code::NORMAL, |frame| frame.code.into()), ""));
+                let code = frame.as_ref().map_or(close_code::NORMAL, |frame| frame.code.into());
+                let gives_up_connection = frame.is_some_and(|frame| gives_up_connection(code, &frame.reason));
+                return Some(if gives_up_connection { End::Close(code, "") } else { End::Left(code) });
             }
-            Message::Pong(_) | Message::Frame(_) => {}
+            Message::Pong(payload) => {
+                if let Some(ping) = walcast_wire::ping_number(&payload) {
+                    self.client.acknowledge(ping).await;
+                }
+            }
+            Message::Frame(_) => {}
         }
         if let Some(bytes) = self.socket.get_mut().take_collected() {
             self.client.session.send(Command::Write(self.client.session.id, bytes)).await;
         }
         None
     }
+}
+
+/// Whether a client closes because it takes the connection for broken, and comes back: those of the Phoenix framework say
+/// that nobody has answered their heartbeat, the one for Python that nobody has answered its ping.
+fn gives_up_connection(code: u16, reason: &str) -> bool {
+    code == close_code::INTERNAL_ERROR || reason == "heartbeat timeout"
 }
 
 fn end_of(error: &Error) -> End {

@@ -63,7 +63,9 @@ impl Client {
                 deferred: VecDeque::new(),
             });
         }
+        let rejoins = self.count.began_earlier(self.session.serializer(), self.channels.len());
         let joining = JoinTask {
+            rejoins,
             gateway: Arc::clone(&self.gateway),
             session: self.session.clone(),
             socket_credentials: self.credentials.clone(),
@@ -132,6 +134,8 @@ struct JoinTask {
     topic: Arc<str>,
     join_ref: Ref,
     reference: Ref,
+    /// The client was there before this connection.
+    rejoins: bool,
 }
 
 impl JoinTask {
@@ -187,6 +191,8 @@ impl JoinTask {
             join_ref: self.join_ref.clone(),
             reference: self.reference.clone(),
             identity: Arc::clone(&credentials.identity),
+            claimant: credentials.claimant(),
+            rejoins: self.rejoins,
             payload,
             rights: read,
             replay,

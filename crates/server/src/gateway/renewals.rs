@@ -98,7 +98,7 @@ impl Client {
                 }
                 if is_new {
                     let identity = Arc::clone(&credentials.identity);
-                    gateway.engine.refresh(&session, &renewing, identity).await;
+                    gateway.engine.refresh(&session, &renewing, identity, credentials.claimant()).await;
                 }
             }
             Settled::Renewed { topic, channel, outcome }

@@ -10,6 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
+use tokio::runtime::Handle;
 use walcast_engine::{Counters, LatencyHistogram};
 
 use super::MeasuredProject;
@@ -46,8 +47,17 @@ impl Collector for OwnNames {
         }
         encode_latency(encoder, &self.0)?;
         encode_canary(encoder, &self.0)?;
+        encode_tasks(encoder)?;
         encode_health(encoder, &self.0)
     }
+}
+
+/// Those of the whole process, of whichever project they are.
+fn encode_tasks(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let runtime = Handle::try_current().ok();
+    let tasks = runtime.map(|runtime| (None, runtime.metrics().num_alive_tasks() as u64));
+    let help = "Tasks that have not ended: some for each socket, and a fixed number besides";
+    encode_gauge(encoder, "tasks", help, None, tasks.into_iter().collect(), const_gauge)
 }
 
 impl Collector for KnownNames {

@@ -120,6 +120,22 @@ pub(super) const READINGS: &[Reading] = &[
         "Transactions that were too large to be kept, and slots that were lost",
         |counters| &counters.journal_gaps,
     ),
+    counter("resume_tickets_left", "Lost channels whose clients may come back", |counters| {
+        &counters.tickets_left
+    }),
+    counter(
+        "resume_tickets_redeemed",
+        "Joins that went on where a lost channel of their client was",
+        |counters| &counters.tickets_redeemed,
+    ),
+    counter("resume_tickets_expired", "Lost channels whose clients have not come back in time", |counters| {
+        &counters.tickets_expired
+    }),
+    counter(
+        "resume_tickets_displaced",
+        "Lost channels that were forgotten because there were too many",
+        |counters| &counters.tickets_displaced,
+    ),
     gauge("catch_ups", "Channels that have yet to be sent what they have missed", |counters| {
         &counters.catch_ups
     }),

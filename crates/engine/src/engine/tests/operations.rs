@@ -72,7 +72,7 @@ async fn a_user_is_unsubscribed_from_one_topic_also_under_a_new_token() {
     let joined = client.join(public("realtime:a").subject("ana")).await.unwrap();
     client.join(public("realtime:b").subject("ana")).await.unwrap();
     let session = client.session.clone();
-    scene.engine.refresh(&session, &joined, identity(Some("bo"))).await;
+    scene.engine.refresh(&session, &joined, identity(Some("bo")), Claimant::of(Some("bo"), "token")).await;
     assert_eq!(scene.engine.unsubscribe("ana", "realtime:a").await, 0, "it is bo's now");
     assert_eq!(scene.engine.unsubscribe("bo", "realtime:a").await, 1);
     let told = client.next().await;

@@ -116,6 +116,24 @@ async fn a_position_that_is_too_old_or_not_there_yet_is_a_gap_and_the_channel_go
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_table_that_was_not_published_for_a_while_is_a_gap() {
+    let mut scene = after_three("true").await;
+    let without =
+        Snapshot { tables: FxHashMap::default(), ..Snapshot::clone(&snapshot(2, &COLUMNS, "true")) };
+    *scene.oracle.now.lock().unwrap() = Arc::new(without);
+    scene.join_with(&binding(r#""resume":true"#), |_| {}).await;
+    assert!(scene.told().await.contains("notes"), "it can not be subscribed to");
+    *scene.oracle.now.lock().unwrap() = snapshot(3, &COLUMNS, "true");
+    scene.join_with(&binding(r#""since":"0/64:0""#), |_| {}).await;
+    assert!(scene.told().await.starts_with("ok: Subscribed"), "now the first one can");
+    assert!(scene.told().await.starts_with("Subscribed"));
+    let gap = "changes behind 0/64:0 are wanted, and those up to 0/133:0 are not kept any longer";
+    for expected in [format!("error: gap: refetch what is shown: {gap}"), "ok: position 0/133:0".to_owned()] {
+        assert_eq!(scene.told().await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_table_whose_columns_have_changed_is_a_gap() {
     let mut scene = after_three("true").await;
     *scene.oracle.now.lock().unwrap() = snapshot(2, &["id", "body", "added"], "true");

@@ -23,6 +23,8 @@ pub(super) struct Mailbox {
     pub(super) drained: Notify,
     /// The last frame is queued.
     pub(super) closing: Notify,
+    /// What was fetched has arrived: [`Mailbox::arrived`] tells what.
+    pub(super) acknowledged: Notify,
 }
 
 #[derive(Default)]
@@ -30,15 +32,28 @@ struct Contents {
     reader: FrameReader,
     messages: VecDeque<String>,
     bytes: usize,
+    pings: Pings,
     /// A writer found no room.
     writer_waits: bool,
     /// Everything has been written.
     finished: bool,
 }
 
+/// The pings that came with the messages: nobody answers them here, but who fetches more has got what it was given.
+#[derive(Default)]
+struct Pings {
+    /// The last one behind messages that wait.
+    waiting: Option<u32>,
+    /// The last one behind messages that were fetched.
+    fetched: Option<u32>,
+    /// The last one behind messages that have arrived, where that is news.
+    arrived: Option<u32>,
+}
+
 impl Mailbox {
     /// The messages that are there, at once or when some come; `None` when none are and none will come.
     pub(super) async fn take(&self) -> Option<Vec<String>> {
+        self.acknowledge();
         loop {
             let told = self.filled.notified();
             // Asked first: what comes before the end must not be left behind.
@@ -54,6 +69,20 @@ impl Mailbox {
         }
     }
 
+    /// Who asks for more has got what it was given.
+    fn acknowledge(&self) {
+        let mut contents = self.contents();
+        if let Some(ping) = contents.pings.fetched.take() {
+            contents.pings.arrived = Some(ping);
+            self.acknowledged.notify_one();
+        }
+    }
+
+    /// The number of the last ping that what has arrived came before, if that is news.
+    pub(super) fn arrived(&self) -> Option<u32> {
+        self.contents().pings.arrived.take()
+    }
+
     /// Whether everything has been written and fetched.
     pub(super) fn is_done(&self) -> bool {
         let contents = self.contents();
@@ -64,6 +93,15 @@ impl Mailbox {
     fn take_now(&self) -> Vec<String> {
         let mut contents = self.contents();
         contents.bytes = 0;
+        if let Some(ping) = contents.pings.waiting.take() {
+            if contents.messages.is_empty() {
+                // It stands behind what has arrived, since it is being asked for more.
+                contents.pings.arrived = Some(ping);
+                self.acknowledged.notify_one();
+            } else {
+                contents.pings.fetched = Some(ping);
+            }
+        }
         if std::mem::take(&mut contents.writer_waits) {
             self.drained.notify_one();
         }
@@ -89,7 +127,9 @@ impl Socket for Mailbox {
             written += buffer.len();
         }
         while let Some(frame) = contents.reader.next_frame() {
-            if let Some(message) = message_of(&frame) {
+            if frame.opcode() == Opcode::Ping {
+                contents.pings.waiting = walcast_wire::ping_number(&frame.payload());
+            } else if let Some(message) = message_of(&frame) {
                 contents.bytes += message.len();
                 contents.messages.push_back(message);
             }
@@ -122,12 +162,14 @@ fn message_of(frame: &Frame) -> Option<String> {
     match frame.opcode() {
         Opcode::Text => text(frame),
         Opcode::Binary => walcast_wire::user_broadcast_as_text(&frame.payload()).as_ref().and_then(text),
-        Opcode::Close => None,
+        Opcode::Close | Opcode::Ping => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn write(mailbox: &Mailbox, frame: &Frame) -> io::Result<usize> {
@@ -143,6 +185,22 @@ mod tests {
         write(&mailbox, &Frame::close(1012, "")).unwrap();
         mailbox.finish();
         assert_eq!(mailbox.take().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_ping_is_answered_by_whoever_asks_for_more_behind_it() {
+        let mailbox = Mailbox::default();
+        write(&mailbox, &Frame::text(b"one")).unwrap();
+        write(&mailbox, &Frame::ping(7)).unwrap();
+        assert_eq!(mailbox.take().await.unwrap().len(), 1);
+        assert_eq!(mailbox.arrived(), None, "the answer may be lost");
+        write(&mailbox, &Frame::text(b"two")).unwrap();
+        assert_eq!(mailbox.take().await.unwrap().len(), 1);
+        assert_eq!((mailbox.arrived(), mailbox.arrived()), (Some(7), None));
+        mailbox.acknowledged.notified().await;
+        write(&mailbox, &Frame::ping(8)).unwrap();
+        assert!(mailbox.take().now_or_never().is_none(), "there is no message");
+        assert_eq!(mailbox.arrived(), Some(8), "it came behind what has arrived");
     }
 
     #[tokio::test]

@@ -115,6 +115,7 @@ struct Serving {
 impl Serving {
     async fn run(mut self) {
         let end = self.serve().await;
+        self.client.leave_tickets().await;
         if let End::Close(code, reason) = end {
             self.client.close(code, reason).await;
         }
@@ -146,6 +147,12 @@ impl Serving {
                 }
                 () = self.mailbox.drained.notified() => {
                     self.client.session.send(Command::Writable(self.client.session.id)).await;
+                    None
+                }
+                () = self.mailbox.acknowledged.notified() => {
+                    if let Some(ping) = self.mailbox.arrived() {
+                        self.client.acknowledge(ping).await;
+                    }
                     None
                 }
                 () = self.mailbox.closing.notified() => Some(End::Closing),

@@ -1,0 +1,70 @@
+//! Clients that come back without saying up to where they had come: whether a join may be one of theirs, and what goes to
+//! the next process (docs/protocol.md §5.7).
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use walcast_wire::{Binding, Ref};
+
+use super::Engine;
+use crate::command::{Command, Search};
+use crate::membership::Membership;
+use crate::tickets::Claim;
+
+impl Engine {
+    /// From where on a join goes on, where its client may have come back: it counts its messages, and this is not the
+    /// first.
+    pub(super) async fn claim(
+        &self,
+        membership: &Arc<Membership>,
+        bindings: &[Binding],
+        reference: &Ref,
+        rejoins: bool,
+    ) -> Option<Claim> {
+        let reference = reference.number().filter(|number| number.get() > 1)?.get();
+        let says_itself =
+            |binding: &Binding| binding.target.as_ref().is_ok_and(|target| target.since.is_some());
+        if !self.tickets.are_kept() || bindings.iter().any(says_itself) {
+            return None;
+        }
+        self.tickets.known().await;
+        // Asked first: a socket that nobody finds below has got everything up to here.
+        let handled = self.tickets.handled();
+        let mut answers = Vec::with_capacity(self.shards.len());
+        for shard in self.shards.iter() {
+            let (answer, answered) = oneshot::channel();
+            let search = Search { membership: Arc::clone(membership), reference, answer };
+            let _ = shard.commands.send(Command::Search(Box::new(search))).await;
+            answers.push(answered);
+        }
+        let mut standing = None;
+        for answered in answers {
+            // One that has ended has no sockets.
+            let Some((lowest, newest)) = answered.await.ok().flatten() else { continue };
+            standing = match standing {
+                None => Some((lowest, newest)),
+                Some((other, known)) if known.reference >= newest.reference => {
+                    Some((lowest.min(other), known))
+                }
+                Some((other, _)) => Some((lowest.min(other), newest)),
+            };
+        }
+        self.tickets.claim(membership, reference, rejoins, standing, handled)
+    }
+
+    /// From now on clients that may have come back wait until it is known what the process before has handed over. What is
+    /// given back is to be written into the log once that is read, with [`crate::TICKETS_MESSAGE_PREFIX`].
+    pub fn begin_handover(&self) -> Option<String> {
+        self.tickets.are_kept().then(|| self.tickets.begin())
+    }
+
+    /// Nothing can be written into the log, so nobody waits for what was handed over.
+    pub fn give_up_handover(&self) {
+        self.tickets.give_up();
+    }
+
+    /// What an engine whose sockets are gone has for the next process, to be written into the log in this order.
+    pub fn hand_over(&self) -> Vec<String> {
+        if self.tickets.are_kept() { self.tickets.hand_over() } else { Vec::new() }
+    }
+}

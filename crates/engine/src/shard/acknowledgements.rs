@@ -1,0 +1,301 @@
+//! What has arrived: row changes are followed by a WebSocket ping from time to time, and its pong proves that everything
+//! before it has reached the client's library (RFC 6455 §5.5.3: answered in order). That is more than the kernel knows of
+//! bytes that were acknowledged.
+//!
+//! A session to which nothing was sent since its last pong costs nothing here: it has got everything that its shard had
+//! for it. For the others there is an entry with the position of the last pong.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use tokio::time::Instant;
+use walcast_pgoutput::Lsn;
+use walcast_wire::Frame;
+
+use super::Shard;
+use crate::command::{Joining, Search, Target};
+use crate::ids::{ChannelId, SessionId};
+use crate::membership::Membership;
+use crate::session::{Channel, Receipt, Session};
+use crate::tickets::{Claimant, Reference, Standing};
+
+/// How often pings are sent; a session has one on its way at most.
+const PING_INTERVAL: Duration = Duration::from_millis(250);
+/// How many are sent at a time, so that many busy sockets share what the pongs cost.
+const PINGS_AT_ONCE: usize = 1_000;
+
+/// The sessions of a shard that have been sent something of which it is not known that it has arrived.
+#[derive(Default)]
+pub(super) struct Acknowledgements {
+    /// Whatever commits up to here, and is for a session of this shard, is in its queue.
+    handled: Lsn,
+    entries: FxHashMap<SessionId, Entry>,
+    /// By claimant: these sessions.
+    claimants: FxHashMap<Claimant, SmallVec<[SessionId; 1]>>,
+    /// Sessions that are to be sent a ping, those who have waited longest first.
+    due: VecDeque<SessionId>,
+    next: Option<Instant>,
+    last_ping: u32,
+}
+
+struct Entry {
+    /// Everything up to here has arrived.
+    delivered: Lsn,
+    /// The ping that is out, and what it will prove.
+    ping: Option<(u32, Lsn)>,
+    reference: Reference,
+    /// Channels that have not got yet what they had missed.
+    behind: SmallVec<[Behind; 1]>,
+    claimants: SmallVec<[Claimant; 1]>,
+}
+
+/// A channel that goes on where its client was.
+struct Behind {
+    channel: ChannelId,
+    /// Of what it had missed, that before this has arrived.
+    from: Lsn,
+    /// Of that, what is in the queue.
+    queued: Lsn,
+    /// Of that, what the ping that is out follows.
+    pinged: Lsn,
+    caught_up: CaughtUp,
+}
+
+/// Whether a channel has got what it had missed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CaughtUp {
+    No,
+    /// All of it is in the queue.
+    Queued,
+    /// This ping follows it.
+    Pinged(u32),
+}
+
+impl Acknowledgements {
+    /// When the next pings are due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// The log has been handled up to here.
+    pub(super) fn handled(&mut self, handled: Lsn) {
+        self.handled = handled;
+    }
+
+    /// The session has been sent a row change, or is about to be.
+    pub(super) fn sent(&mut self, id: SessionId, session: &mut Session) {
+        match session.receipt {
+            Receipt::Open | Receipt::PingedBefore | Receipt::Over => {}
+            Receipt::Pinged => session.receipt = Receipt::PingedBefore,
+            Receipt::Complete => {
+                self.entry(id, session);
+                self.ask(id, session);
+            }
+        }
+    }
+
+    /// Of what a channel had missed, that before a position is in its session's queue.
+    pub(super) fn queued_up_to(&mut self, target: Target, lsn: Lsn) {
+        let entry = self.entries.get_mut(&target.session);
+        let behind = entry.into_iter().flat_map(|entry| &mut entry.behind);
+        for behind in behind.filter(|behind| behind.channel == target.channel) {
+            behind.queued = behind.queued.max(lsn);
+        }
+    }
+
+    fn entry(&mut self, id: SessionId, session: &Session) -> &mut Entry {
+        let entry = self.entries.entry(id).or_insert_with(|| Entry::new(self.handled));
+        for channel in session.channels.iter().filter(|channel| channel.membership.binding_count() > 0) {
+            let claimant = channel.membership.claimant();
+            if !entry.claimants.contains(&claimant) {
+                entry.claimants.push(claimant);
+                self.claimants.entry(claimant).or_default().push(id);
+            }
+        }
+        entry
+    }
+
+    fn ask(&mut self, id: SessionId, session: &mut Session) {
+        session.receipt = Receipt::Open;
+        self.due.push_back(id);
+        self.next.get_or_insert_with(|| Instant::now() + PING_INTERVAL);
+    }
+
+    fn take(&mut self, id: SessionId) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        for claimant in &entry.claimants {
+            if let Some(sessions) = self.claimants.get_mut(claimant) {
+                sessions.retain(|session| *session != id);
+                if sessions.is_empty() {
+                    self.claimants.remove(claimant);
+                }
+            }
+        }
+        Some(entry)
+    }
+}
+
+impl Entry {
+    fn new(delivered: Lsn) -> Self {
+        let (behind, claimants) = (SmallVec::new(), SmallVec::new());
+        Entry { delivered, ping: None, reference: 0, behind, claimants }
+    }
+
+    /// Up to where everything for a channel has arrived.
+    fn delivered(&self, channel: ChannelId) -> Lsn {
+        let behind = self.behind.iter().find(|behind| behind.channel == channel);
+        behind.map_or(self.delivered, |behind| behind.from.min(self.delivered))
+    }
+}
+
+impl Shard {
+    /// A channel that goes on where its client was has just joined.
+    pub(super) fn begin_to_catch_up(&mut self, joining: &mut Joining) {
+        let Some(claim) = joining.claim.take() else { return };
+        let membership = &joining.membership;
+        let id = membership.session;
+        let Some(found) = self.sessions.get_mut(&id) else { return };
+        // A socket that is over will not get it: the ticket goes back.
+        if found.receipt == Receipt::Over {
+            return;
+        }
+        let (channel, from) = (membership.channel, claim.arrive());
+        let behind = Behind { channel, from, queued: from, pinged: from, caught_up: CaughtUp::No };
+        self.acknowledgements.entry(id, found).behind.push(behind);
+    }
+
+    /// It has been sent all of that.
+    pub(super) fn caught_up(&mut self, target: Target) {
+        let Some(found) = self.sessions.get_mut(&target.session) else { return };
+        let Some(entry) = self.acknowledgements.entries.get_mut(&target.session) else { return };
+        for behind in entry.behind.iter_mut().filter(|behind| behind.channel == target.channel) {
+            behind.caught_up = CaughtUp::Queued;
+        }
+        self.acknowledgements.sent(target.session, found);
+    }
+
+    pub(super) fn send_pings(&mut self) {
+        let acknowledgements = &mut self.acknowledgements;
+        if acknowledgements.next.is_none_or(|next| next > Instant::now()) {
+            return;
+        }
+        acknowledgements.last_ping = acknowledgements.last_ping.wrapping_add(1);
+        let (number, handled) = (acknowledgements.last_ping, acknowledgements.handled);
+        let ping = Frame::ping(number);
+        let count = acknowledgements.due.len().min(PINGS_AT_ONCE);
+        for id in acknowledgements.due.drain(..count) {
+            let Some(entry) = acknowledgements.entries.get_mut(&id) else { continue };
+            let Some(found) = self.sessions.get_mut(&id).filter(|found| found.receipt == Receipt::Open)
+            else {
+                continue;
+            };
+            found.receipt = Receipt::Pinged;
+            entry.ping = Some((number, handled));
+            for behind in &mut entry.behind {
+                behind.pinged = behind.queued;
+                if behind.caught_up == CaughtUp::Queued {
+                    behind.caught_up = CaughtUp::Pinged(number);
+                }
+            }
+            found.push(id, ping.bytes().clone(), &mut self.turn);
+        }
+        let more = !acknowledgements.due.is_empty();
+        acknowledgements.next = more.then(|| Instant::now() + PING_INTERVAL);
+    }
+
+    pub(super) fn acknowledged(&mut self, id: SessionId, ping: u32, reference: Reference) {
+        let Some(found) = self.sessions.get_mut(&id) else { return };
+        let Some(entry) = self.acknowledgements.entries.get_mut(&id) else { return };
+        let Some((_, proven)) = entry.ping.take_if(|(number, _)| *number == ping) else { return };
+        entry.delivered = entry.delivered.max(proven);
+        entry.reference = reference;
+        entry.behind.retain(|behind| behind.caught_up != CaughtUp::Pinged(ping));
+        for behind in &mut entry.behind {
+            behind.from = behind.pinged;
+        }
+        if found.receipt == Receipt::PingedBefore {
+            self.acknowledgements.ask(id, found);
+            return;
+        }
+        found.receipt = Receipt::Complete;
+        if entry.behind.is_empty() {
+            self.acknowledgements.take(id);
+        }
+    }
+
+    /// A socket is over whose client may come back: each channel with bindings leaves a ticket.
+    pub(super) fn leave_tickets(&mut self, id: SessionId, reference: Reference) {
+        let Some(found) = self.sessions.get_mut(&id) else { return };
+        if !self.tickets.are_kept() || reference == 0 || found.receipt == Receipt::Over {
+            return;
+        }
+        found.receipt = Receipt::Over;
+        let entry = self.acknowledgements.take(id);
+        let handled = self.acknowledgements.handled;
+        for channel in found.channels.iter().filter(|channel| channel.membership.binding_count() > 0) {
+            let delivered = entry.as_ref().map_or(handled, |entry| entry.delivered(channel.id()));
+            self.tickets.leave(&channel.membership, delivered, reference);
+        }
+    }
+
+    /// A channel ends whose client goes on with the same connection, and may not have got everything: it joins the topic
+    /// once more without having left it, or gives up a join that was being caught up, and perhaps was not answered in time.
+    pub(super) fn leave_ticket_of(&mut self, channel: &Channel, is_joining_again: bool) {
+        let membership = &channel.membership;
+        let Some(reference) = channel.join_ref().number().filter(|_| self.tickets.are_kept()) else { return };
+        let entry = self.acknowledgements.entries.get_mut(&membership.session);
+        let is_behind = entry
+            .as_ref()
+            .is_some_and(|entry| entry.behind.iter().any(|other| other.channel == channel.id()));
+        if membership.binding_count() == 0 || !(is_behind || is_joining_again) {
+            return;
+        }
+        let delivered = match entry {
+            Some(entry) => {
+                let delivered = entry.delivered(channel.id());
+                entry.behind.retain(|behind| behind.channel != channel.id());
+                delivered
+            }
+            None => self.acknowledgements.handled,
+        };
+        self.tickets.leave(membership, delivered, reference.get());
+    }
+
+    /// Nothing more is heard of a session.
+    pub(super) fn forget_receipts(&mut self, id: SessionId) {
+        self.acknowledgements.take(id);
+    }
+
+    /// Looks for live channels whose client may be the one that is about to join: it has counted further.
+    pub(super) fn search(&self, search: Search) {
+        let Search { membership, reference, answer } = search;
+        let mut lowest: Option<Lsn> = None;
+        let mut newest: Option<Standing> = None;
+        let sessions = self.acknowledgements.claimants.get(&membership.claimant());
+        for id in sessions.into_iter().flatten().filter(|id| **id != membership.session) {
+            let found = self.acknowledgements.entries.get(id).zip(self.sessions.get(id));
+            let Some((entry, session)) = found else { continue };
+            let alike = session.channels.iter().find(|channel| is_alike(&channel.membership, &membership));
+            let Some(channel) = alike else { continue };
+            let joined_with = channel.join_ref().number().map_or(0, NonZeroU32::get);
+            let counted = entry.reference.max(joined_with);
+            if counted == 0 || counted >= reference {
+                continue;
+            }
+            let delivered = entry.delivered(channel.id());
+            lowest = Some(lowest.map_or(delivered, |lowest| lowest.min(delivered)));
+            if newest.is_none_or(|newest| newest.reference < counted) {
+                newest = Some(Standing { channel: channel.id(), reference: counted });
+            }
+        }
+        // Nobody waits for it any more where the connection has ended.
+        let _ = answer.send(lowest.zip(newest));
+    }
+}
+
+fn is_alike(one: &Membership, other: &Membership) -> bool {
+    one.claimant() == other.claimant() && one.asked.is_alike(&other.asked)
+}
