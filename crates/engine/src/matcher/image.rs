@@ -57,6 +57,19 @@ impl BoundRelation {
         }
     }
 
+    /// Whether the new row may have one of these values in its column, as far as its bytes say. True where there is none.
+    pub(super) fn may_have(&self, change: &RowChange, wanted: &[(usize, Box<str>)]) -> bool {
+        let (RowChange::Insert { new } | RowChange::Update { new, .. }) = change else { return true };
+        wanted.iter().any(|(column, value)| {
+            let index = self.tuple_index.get(*column).copied().flatten();
+            match index.and_then(|index| new.cell(index)) {
+                Some(Cell::Text(text)) => text == value.as_bytes(),
+                Some(Cell::Null) => false,
+                Some(Cell::Unchanged | Cell::Binary(_)) | None => true,
+            }
+        })
+    }
+
     fn row<'a>(&self, tuple: &'a Tuple) -> RowImage<'a> {
         let values = self
             .tuple_index
