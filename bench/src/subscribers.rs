@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use serde_json::value::RawValue;
-use walcast_engine::{Engine, Identity, JoinRequest, JoinedChannel, ReadRights, SessionHandle};
+use walcast_engine::{Claimant, Engine, Identity, JoinRequest, JoinedChannel, ReadRights, SessionHandle};
 use walcast_load::process::Process;
 use walcast_wire::{JoinPayload, Ref, Serializer, sub_topic};
 
@@ -161,8 +161,9 @@ async fn join_one(
         reference: Ref::from_text("1"),
         identity: Arc::clone(&socket.identity),
         rights: ReadRights::ALL,
+        claimant: Claimant::of(socket.identity.subject(), "token"),
+        rejoins: false,
         replay: None,
-        resume_from: None,
         replication_ready: true,
         resume_from: None,
     };

@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use walcast_engine::{
-    BroadcastPayload, Command, Engine, EngineSettings, Identity, Ingest, JoinRequest, JoinedChannel,
-    LogEvent, LogSender, Push, PushKind, ReadRights, SessionHandle, Socket,
+    BroadcastPayload, Claimant, Command, Engine, EngineSettings, Identity, Ingest, JoinRequest,
+    JoinedChannel, LogEvent, LogSender, Push, PushKind, ReadRights, SessionHandle, Socket,
 };
 use walcast_policy::schema::Snapshot;
 use walcast_wire::{Encoding, JoinPayload, Ref, Serializer, sub_topic};
@@ -116,6 +116,8 @@ fn request(number: usize, config: &str) -> Result<JoinRequest> {
         join_ref: Ref::from_text("1"),
         reference: Ref::from_text("1"),
         identity: Arc::new(Identity { role: ROLE.into(), claims: Arc::new(claims), claims_json }),
+        claimant: Claimant::of(None, "token"),
+        rejoins: false,
         rights: ReadRights::ALL,
         replay: None,
         replication_ready: true,
