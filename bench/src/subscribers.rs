@@ -163,8 +163,9 @@ async fn join_one(
         claimant: Claimant::of(None, "token"),
         rejoins: false,
         rights: ReadRights::ALL,
+        claimant: Claimant::of(socket.identity.subject(), "token"),
+        rejoins: false,
         replay: None,
-        resume_from: None,
         replication_ready: true,
     };
     Ok(engine.join(&socket.session, request).await?)
