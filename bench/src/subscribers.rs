@@ -160,12 +160,11 @@ async fn join_one(
         join_ref: Ref::from_text("1"),
         reference: Ref::from_text("1"),
         identity: Arc::clone(&socket.identity),
-        claimant: Claimant::of(None, "token"),
-        rejoins: false,
         rights: ReadRights::ALL,
         claimant: Claimant::of(socket.identity.subject(), "token"),
         rejoins: false,
         replay: None,
+        resume_from: None,
         replication_ready: true,
     };
     Ok(engine.join(&socket.session, request).await?)
