@@ -119,6 +119,22 @@ impl TableAudiences {
         self.column_sets.get(set)
     }
 
+    /// The values one of which a new row must have in its column to be for anybody; `None` where that is not all there is
+    /// to say of it.
+    pub(super) fn wanted_values(&self) -> Option<Vec<(usize, Box<str>)>> {
+        if self.has_visibility() {
+            return None;
+        }
+        let mut wanted = Vec::new();
+        for slot in self.slots.all() {
+            for key in self.get(slot)?.key.keys()? {
+                let Key::Column { column, value } = key else { return None };
+                wanted.push((column, value));
+            }
+        }
+        Some(wanted)
+    }
+
     /// Whether an audience is to be told of rows that leave and enter.
     pub(super) fn has_visibility(&self) -> bool {
         self.with_visibility > 0

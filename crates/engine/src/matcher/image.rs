@@ -57,6 +57,19 @@ impl BoundRelation {
         }
     }
 
+    /// Whether the new row may have one of these values in its column, as far as its bytes say. True where there is none.
+    pub(super) fn may_have(&self, change: &RowChange, wanted: &[(usize, Box<str>)]) -> bool {
+        let (RowChange::Insert { new } | RowChange::Update { new, .. }) = change else { return true };
+        wanted.iter().any(|(column, value)| {
+            let index = self.tuple_index.get(*column).copied().flatten();
+            match index.and_then(|index| new.cell(index)) {
+                Some(Cell::Text(text)) => text == value.as_bytes(),
+                Some(Cell::Null) => false,
+                Some(Cell::Unchanged | Cell::Binary(_)) | None => true,
+            }
+        })
+    }
+
     fn row<'a>(&self, tuple: &'a Tuple) -> RowImage<'a> {
         let values = self
             .tuple_index
@@ -167,5 +180,49 @@ pub(super) fn shape_of(types: &Types, found: Option<&Type>) -> Shape {
         TypeKind::Composite { fields } => Shape::Composite(
             fields.iter().map(|(name, field)| (name.clone(), shape_of(types, types.get(*field)))).collect(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walcast_pgoutput::{Oid, RelationColumn, ReplicaIdentity};
+
+    use super::*;
+    use crate::fixture::{TABLE, snapshot};
+
+    #[test]
+    fn a_row_is_passed_over_only_where_its_bytes_say_another_value() {
+        let snapshot = snapshot(1, &["id", "body"], None);
+        // The log has the columns in another order.
+        let column = |name: &str| RelationColumn {
+            name: name.to_owned(),
+            type_oid: Oid(25),
+            type_modifier: -1,
+            key: name == "id",
+        };
+        let relation = Relation {
+            oid: TABLE,
+            namespace: "public".to_owned(),
+            name: "notes".to_owned(),
+            identity: ReplicaIdentity::Default,
+            columns: ["body", "id"].map(column).into(),
+        };
+        let bound = BoundRelation::new(&relation, &snapshot.tables[&TABLE], &snapshot);
+        let wanted = [(1, "mine".into()), (1, "ours".into())];
+        let row = |body| Tuple::from_cells([body, Cell::Text(b"mine")]);
+        let inserted = |body| bound.may_have(&RowChange::Insert { new: row(body) }, &wanted);
+        let updated = |body| bound.may_have(&RowChange::Update { old: None, new: row(body) }, &wanted);
+        for may_have in
+            [inserted(Cell::Text(b"ours")), updated(Cell::Text(b"mine")), updated(Cell::Unchanged)]
+        {
+            assert!(may_have);
+        }
+        for may_have in [inserted(Cell::Text(b"yours")), inserted(Cell::Null), updated(Cell::Text(b"yours"))]
+        {
+            assert!(!may_have);
+        }
+        let deleted = RowChange::Delete { old: OldTuple::Full(row(Cell::Text(b"yours"))) };
+        assert!(bound.may_have(&deleted, &wanted) && bound.may_have(&RowChange::Truncate, &wanted));
+        assert!(!bound.may_have(&RowChange::Insert { new: row(Cell::Text(b"mine")) }, &[]));
     }
 }

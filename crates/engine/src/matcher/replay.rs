@@ -21,8 +21,10 @@ use crate::ingest::IngestError;
 use crate::subscription::Placement;
 use crate::transaction::{ChangesReader, Chunk, ChunkMark, Transaction};
 
-/// A slice ends at so many changes that were looked at, …
+/// A slice ends at so many changes that were decided, …
 const CHANGES_MAX: usize = 1_000;
+/// … at so many that were looked at, …
+const LOOKS_MAX: usize = 20_000;
 /// … at so many transactions, those included that concern nobody here, …
 const TRANSACTIONS_MAX: usize = 10_000;
 /// … or after so long, whatever it has found.
@@ -72,9 +74,13 @@ struct Course<'a> {
     /// From this position on that has to be looked at again.
     granted_until: Position,
     met: Met,
+    /// By table: the values one of which a new row must have to be for the channel. Most rows are for others, and not
+    /// even read.
+    wanted: FxHashMap<Oid, Vec<(usize, Box<str>)>>,
     ends_at: Instant,
     bytes_max: usize,
     looked_at: usize,
+    decided: usize,
     bytes: usize,
     /// Frames that have been counted.
     counted: usize,
@@ -153,7 +159,9 @@ impl State {
                     let oid = change.relation.oid;
                     if self.audiences.of(oid).is_some()
                         && let Some(relation) = self.relation_of_now(&change.relation, course)?
+                        && course.wanted.get(&oid).is_none_or(|wanted| relation.may_have(&change.row, wanted))
                     {
+                        course.decided += 1;
                         let commit = Commit { time: transaction.commit_time, position };
                         self.decide(relation, &chunk, index, commit).await;
                         let held = self.window.changes.len() * chunk.bytes / chunk.changes.len();
@@ -243,9 +251,11 @@ impl<'a> Course<'a> {
             granted: Vec::new(),
             granted_until: Position::default(),
             met: Met::default(),
+            wanted: FxHashMap::default(),
             ends_at: Instant::now() + TIME_MAX,
             bytes_max,
             looked_at: 0,
+            decided: 0,
             bytes: 0,
             counted: 0,
         }
@@ -255,7 +265,11 @@ impl<'a> Course<'a> {
         const LOOKS_AT_THE_CLOCK: usize = 16;
         let is_late = || self.looked_at.is_multiple_of(LOOKS_AT_THE_CLOCK) && Instant::now() >= self.ends_at;
         // One change is always gone through, however large it is and however late.
-        self.looked_at > 0 && (self.looked_at >= CHANGES_MAX || self.bytes >= self.bytes_max || is_late())
+        self.looked_at > 0
+            && (self.decided >= CHANGES_MAX
+                || self.looked_at >= LOOKS_MAX
+                || self.bytes >= self.bytes_max
+                || is_late())
     }
 
     /// Accounts for the frames that have been made, and for the bytes of what waits for the database.
@@ -283,12 +297,15 @@ impl<'a> Course<'a> {
         std::mem::replace(&mut self.granted, granted) != self.granted
     }
 
-    /// Audiences of the channel alone.
-    fn audiences(&self) -> Audiences {
+    /// Audiences of the channel alone, and what they want.
+    fn audiences(&mut self) -> Audiences {
         let granted = self.catch_up.wishes.iter().zip(&self.granted).filter(|(_, granted)| **granted);
         let placements: Vec<Placement> = granted.map(|(wish, _)| wish.placement.clone()).collect();
         let mut audiences = Audiences::default();
+        let tables: Vec<Oid> = placements.iter().map(|placement| placement.table).collect();
         audiences.insert(&self.catch_up.membership, placements);
+        let wanted = |oid: Oid| Some((oid, audiences.of(oid)?.wanted_values()?));
+        self.wanted = tables.into_iter().filter_map(wanted).collect();
         audiences
     }
 }
