@@ -242,6 +242,10 @@ pub struct ChangeSettings {
     pub ticket_validity: Duration,
     /// How many are kept.
     pub tickets_max: usize,
+    /// Whether broadcasts are kept for those who come back.
+    pub resume_broadcasts: bool,
+    /// Bytes of these.
+    pub resume_broadcasts_bytes_max: usize,
     /// Rows that a channel begins with at most.
     pub snapshot_rows_max: usize,
     /// Bytes of these.

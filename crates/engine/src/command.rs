@@ -361,8 +361,8 @@ impl Targets {
 
 /// What shards tell each other.
 pub(crate) enum PeerCommand {
-    /// A broadcast for the members of a topic.
-    Broadcast(Arc<Fanout>),
+    /// A broadcast for the members of a topic, and who has sent it, where broadcasts are kept.
+    Broadcast(Arc<Fanout>, Option<ChannelId>),
     /// A presence diff for the members of a topic that follow it.
     PresenceDiff(Arc<Fanout>),
     /// To the topic's home: track.
@@ -385,7 +385,7 @@ impl PeerCommand {
     /// Bytes that it adds to one receiver's queue, as far as they are many.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            PeerCommand::Broadcast(fanout) | PeerCommand::PresenceDiff(fanout) => fanout.frame_bytes_max(),
+            PeerCommand::Broadcast(fanout, _) | PeerCommand::PresenceDiff(fanout) => fanout.frame_bytes_max(),
             PeerCommand::State { payload, .. } => payload.len(),
             _ => 0,
         }

@@ -330,6 +330,9 @@ impl Engine {
             joining.system.push(("system", Status::Ok, REPLICATION_READY.to_owned()));
         }
         if bindings.is_empty() {
+            if self.keeps_broadcasts() {
+                joining.claim = self.claim(&membership, &[], &joining.reference, false).await;
+            }
             session.send(Command::Join(joining)).await;
             if let Some(hold) = hold {
                 hold.taken();

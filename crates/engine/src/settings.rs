@@ -1,6 +1,6 @@
 //! The engine's limits, and what it counts.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -65,8 +65,17 @@ pub struct ResumeSettings {
     pub ticket_validity: Duration,
     /// How many are kept; the oldest are forgotten first.
     pub tickets_max: usize,
+    /// Bytes of recent broadcasts that are kept for them; `None` keeps none.
+    pub broadcast_bytes_max: Option<NonZeroUsize>,
     /// Tickets are handed to the next process that has the same; the name of the replication slot.
     pub scope: Arc<str>,
+}
+
+impl ResumeSettings {
+    /// Bytes of broadcasts that are kept for who takes a ticket, where there are tickets.
+    pub(crate) fn kept_broadcast_bytes(&self) -> Option<usize> {
+        self.broadcast_bytes_max.filter(|_| !self.ticket_validity.is_zero()).map(NonZeroUsize::get)
+    }
 }
 
 impl Default for ResumeSettings {
@@ -74,6 +83,7 @@ impl Default for ResumeSettings {
         ResumeSettings {
             ticket_validity: Duration::from_mins(2),
             tickets_max: 100_000,
+            broadcast_bytes_max: None,
             scope: "walcast".into(),
         }
     }
@@ -185,6 +195,8 @@ pub struct Counters {
     pub tickets_expired: AtomicU64,
     /// Tickets that were forgotten because there were too many.
     pub tickets_displaced: AtomicU64,
+    /// Broadcasts that were sent to those who came back, for they may have missed them.
+    pub repeated_broadcasts: AtomicU64,
     /// Channels that have yet to be told what they have missed, or are being sent the rows that they begin with.
     pub catch_ups: AtomicU64,
     /// Channels that have been sent the rows that they begin with.

@@ -4,10 +4,11 @@
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
 //! messages, ends), [`topics`] (who is on one), [`delivery`] and [`presence`] (who gets what), [`holds`] (replays),
-//! [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`operations`], [`turn`] (how queues
-//! are written).
+//! [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`broadcasts`] (what those who come
+//! back have missed), [`operations`], [`turn`] (how queues are written).
 
 mod acknowledgements;
+mod broadcasts;
 mod channels;
 mod delivery;
 mod feeds;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
 use self::acknowledgements::Acknowledgements;
+use self::broadcasts::Broadcasts;
 use self::feeds::Feeds;
 use self::presence::{Absences, PresenceReferences};
 use self::topics::Topics;
@@ -71,6 +73,8 @@ pub(crate) struct Shard {
     /// What sockets that are lost leave behind.
     tickets: Arc<Tickets>,
     acknowledgements: Acknowledgements,
+    /// Recent broadcasts, where they are kept for those who come back.
+    broadcasts: Option<Box<Broadcasts>>,
     /// What waits for room in queues.
     feeds: Feeds,
     turn: Turn,
@@ -89,6 +93,7 @@ impl Shard {
         shards: Arc<[ShardHandle]>,
         unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
     ) -> Self {
+        let broadcasts = Broadcasts::of(&settings.resume, shards.len());
         Shard {
             id,
             settings,
@@ -102,7 +107,8 @@ impl Shard {
             absences: Absences::default(),
             rates,
             tickets,
-            acknowledgements: Acknowledgements::default(),
+            acknowledgements: Acknowledgements::new(broadcasts.is_some()),
+            broadcasts,
             feeds: Feeds::default(),
             references: PresenceReferences::new(),
             shutdown: None,
@@ -208,7 +214,10 @@ impl Shard {
             Command::Deliver(batch) => self.deliver(&batch).await,
             Command::Feed(feed) => self.begin_feed(feed),
             Command::AnnounceGap(message) => self.announce_gap(&message),
-            Command::Publish(fanout) => self.fan_out(&fanout, None),
+            Command::Publish(fanout) => {
+                self.keep_broadcast(&fanout, None);
+                self.fan_out(&fanout, None);
+            }
             Command::Operate(operation) => self.operate(operation),
             Command::CloseShare(frame, share) => self.close_share(&frame, share),
             Command::Shutdown(frame) => self.shut_down(frame),
@@ -218,7 +227,10 @@ impl Shard {
 
     fn handle_peer(&mut self, command: PeerCommand) {
         match command {
-            PeerCommand::Broadcast(fanout) => self.fan_out(&fanout, None),
+            PeerCommand::Broadcast(fanout, sender) => {
+                self.keep_broadcast(&fanout, sender);
+                self.fan_out(&fanout, None);
+            }
             PeerCommand::PresenceDiff(fanout) => self.fan_out_presence(&fanout),
             PeerCommand::Track(tracking) => self.track_at_home(*tracking),
             PeerCommand::TrackRefused { target, reason } => self.track_refused(target, reason),

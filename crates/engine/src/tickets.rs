@@ -1,11 +1,12 @@
 //! Tickets: what a socket that was lost leaves behind, so that its client misses nothing although it does not know how to
 //! ask (docs/protocol.md §5.7). In reading order: this file (who left what, and who gets it), [`claim`] (a ticket that a
-//! join has taken), [`handover`] (from one process to the next, through the log).
+//! join has taken), [`heard`] (what it says of broadcasts), [`handover`] (from one process to the next, through the log).
 //!
 //! Whatever a ticket says, rows are judged anew for whoever takes it: it decides from where on, never who may see what.
 
 mod claim;
 mod handover;
+mod heard;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use walcast_pgoutput::Lsn;
 pub(crate) use self::claim::Claim;
 use self::handover::Past;
 pub use self::handover::TICKETS_MESSAGE_PREFIX;
+pub(crate) use self::heard::Heard;
 use crate::ids::ChannelId;
 use crate::membership::Membership;
 use crate::settings::{Counters, ResumeSettings};
@@ -75,6 +77,10 @@ struct Ticket {
     number: u64,
     /// Everything up to here has reached the client.
     delivered: Lsn,
+    /// How far it had come with broadcasts, where these are kept.
+    heard: Option<Heard>,
+    /// It had bindings: the next process is told of it.
+    subscribed: bool,
     reference: Reference,
     left: Instant,
     /// The channel that goes on from here. It takes the ticket with it when it leaves one of its own.
@@ -115,6 +121,7 @@ struct State {
 pub(crate) struct Standing {
     pub(crate) channel: ChannelId,
     pub(crate) reference: Reference,
+    pub(crate) heard: Option<Heard>,
 }
 
 impl Tickets {
@@ -147,7 +154,13 @@ impl Tickets {
 
     /// A channel was lost whose client has got everything up to `delivered`, and has counted its messages up to
     /// `reference`.
-    pub(crate) fn leave(&self, membership: &Membership, delivered: Lsn, reference: Reference) {
+    pub(crate) fn leave(
+        &self,
+        membership: &Membership,
+        delivered: Lsn,
+        reference: Reference,
+        heard: Option<Heard>,
+    ) {
         let key = TicketKey::of(membership);
         let mut state = self.state();
         self.end_claim(&mut state, membership.channel);
@@ -159,7 +172,10 @@ impl Tickets {
             Some(_) => return,
         };
         self.counters.tickets_left.fetch_add(1, Ordering::Relaxed);
-        self.add(&mut state, key, delivered, reference, Instant::now(), claimed);
+        let subscribed = membership.binding_count() > 0;
+        let ticket =
+            Ticket { number: 0, delivered, heard, subscribed, reference, left: Instant::now(), claimed };
+        self.add(&mut state, key, ticket);
     }
 
     /// A channel has ended: the ticket that it had claimed is used up.
@@ -177,7 +193,7 @@ impl Tickets {
         membership: &Arc<Membership>,
         reference: Reference,
         standing: Option<(Lsn, Standing)>,
-    ) -> Option<Lsn> {
+    ) -> (Option<Lsn>, Option<Heard>) {
         let key = TicketKey::of(membership);
         let channel = membership.channel;
         let mut state = self.state();
@@ -187,6 +203,8 @@ impl Tickets {
         let candidates = || all.iter().filter(|ticket| ticket.reference < reference);
         let lowest =
             candidates().map(|ticket| ticket.delivered).chain(standing.map(|(lowest, _)| lowest)).min();
+        let heard = candidates().map(|ticket| ticket.heard);
+        let heard = heard.fold(standing.and_then(|(_, standing)| standing.heard), Heard::either);
         let newest = all
             .iter_mut()
             .filter(|ticket| ticket.reference < reference && ticket.claimed.is_none())
@@ -210,7 +228,7 @@ impl Tickets {
         if lowest.is_some() {
             self.counters.tickets_redeemed.fetch_add(1, Ordering::Relaxed);
         }
-        lowest
+        (lowest, heard)
     }
 
     /// A join that had claimed a ticket came to nothing: somebody else may.
@@ -231,19 +249,13 @@ impl Tickets {
         }
     }
 
-    fn add(
-        &self,
-        state: &mut State,
-        key: TicketKey,
-        delivered: Lsn,
-        reference: Reference,
-        left: Instant,
-        claimed: Option<ChannelId>,
-    ) {
+    /// Adds a ticket, with a number of its own.
+    fn add(&self, state: &mut State, key: TicketKey, mut ticket: Ticket) {
         self.expire(state);
         state.last += 1;
-        let number = state.last;
-        state.tickets.entry(key).or_default().push(Ticket { number, delivered, reference, left, claimed });
+        ticket.number = state.last;
+        let Ticket { number, left, claimed, .. } = ticket;
+        state.tickets.entry(key).or_default().push(ticket);
         state.order.push_back((left, key, number));
         state.count += 1;
         if let Some(channel) = claimed {

@@ -533,6 +533,23 @@ pub(super) static TICKETS_MAX: Setting<usize> = Setting::new(
 .environment(&["WALCAST_RESUME_TICKETS_MAX"])
 .default("100000");
 
+pub(super) static RESUME_BROADCASTS: Setting<bool> = Setting::new(
+    "resume.broadcasts",
+    parse::boolean,
+    "Whether such a client is sent the broadcasts of its topics, too, that it may have missed within `resume.ticket_seconds`; \
+     then channels without bindings are remembered as well.",
+)
+.environment(&["WALCAST_RESUME_BROADCASTS"])
+.default("false");
+
+pub(super) static RESUME_BROADCASTS_BYTES_MAX: Setting<usize> = Setting::new(
+    "resume.broadcasts_bytes_max",
+    parse::count::<1_024, 1_073_741_824>,
+    "Bytes of the broadcasts of all topics that are kept for that; the oldest are forgotten first.",
+)
+.environment(&["WALCAST_RESUME_BROADCASTS_BYTES_MAX"])
+.default("16777216");
+
 pub(super) static MAX_USERS: Setting<usize> = Setting::new(
     "limits.max_concurrent_users",
     parse::count::<1, 10_000_000>,
@@ -774,6 +791,8 @@ pub(super) static ALL: &[&About] = &[
     &SNAPSHOT_BYTES_MAX.about,
     &TICKET_VALIDITY.about,
     &TICKETS_MAX.about,
+    &RESUME_BROADCASTS.about,
+    &RESUME_BROADCASTS_BYTES_MAX.about,
     &MAX_USERS.about,
     &MAX_CHANNELS.about,
     &MAX_BINDINGS.about,

@@ -132,6 +132,8 @@ fn configuration(
             journal_age: layers.get(&definitions::JOURNAL_AGE)?,
             ticket_validity: layers.get(&definitions::TICKET_VALIDITY)?,
             tickets_max: layers.get(&definitions::TICKETS_MAX)?,
+            resume_broadcasts: layers.get(&definitions::RESUME_BROADCASTS)?,
+            resume_broadcasts_bytes_max: layers.get(&definitions::RESUME_BROADCASTS_BYTES_MAX)?,
             snapshot_rows_max: layers.get(&definitions::SNAPSHOT_ROWS_MAX)?,
             snapshot_bytes_max: layers.get(&definitions::SNAPSHOT_BYTES_MAX)?,
         },

@@ -7,7 +7,7 @@ use walcast_auth::VerifierSettings;
 use walcast_engine::{EngineSettings, ResumeSettings};
 use walcast_server::{HealthRequests, ListenerSettings};
 
-use super::{ProjectConfiguration, Settings};
+use super::{ChangeSettings, ProjectConfiguration, Settings};
 use crate::project::ProjectSettings;
 use crate::serve::{OperationsSettings, ServeSettings};
 
@@ -88,6 +88,7 @@ impl Settings {
             resume: ResumeSettings {
                 ticket_validity: project.changes.ticket_validity,
                 tickets_max: project.changes.tickets_max,
+                broadcast_bytes_max: project.changes.kept_broadcast_bytes(),
                 ..ResumeSettings::default()
             },
             snapshot_rows_max: project.changes.snapshot_rows_max,
@@ -104,6 +105,13 @@ impl Settings {
             // One connection is left for joins.
             questions_max: project.database.pool_size.saturating_sub(1).max(1),
         }
+    }
+}
+
+impl ChangeSettings {
+    /// Bytes of broadcasts that are kept for those who come back; `None` where none are.
+    fn kept_broadcast_bytes(&self) -> Option<NonZero<usize>> {
+        NonZero::new(self.resume_broadcasts_bytes_max).filter(|_| self.resume_broadcasts)
     }
 }
 

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use walcast_wire::{Binding, Ref};
 
 use super::Engine;
 use crate::command::{Command, Search};
 use crate::membership::Membership;
-use crate::tickets::Claim;
+use crate::tickets::{Claim, Heard, Standing};
 
 impl Engine {
     /// From where on a join goes on, where its client may have come back: it counts its messages, and this is not the
@@ -27,7 +28,10 @@ impl Engine {
         if !self.tickets.are_kept() || bindings.iter().any(says_itself) {
             return None;
         }
-        self.tickets.known().await;
+        if !bindings.is_empty() {
+            self.tickets.known().await;
+        }
+        let began = Instant::now();
         // Asked first: a socket that nobody finds below has got everything up to here.
         let handled = self.tickets.handled();
         let mut answers = Vec::with_capacity(self.shards.len());
@@ -41,15 +45,24 @@ impl Engine {
         for answered in answers {
             // One that has ended has no sockets.
             let Some((lowest, newest)) = answered.await.ok().flatten() else { continue };
+            let heard =
+                Heard::either(newest.heard, standing.and_then(|(_, known): (_, Standing)| known.heard));
+            let newest = Standing { heard, ..newest };
             standing = match standing {
                 None => Some((lowest, newest)),
                 Some((other, known)) if known.reference >= newest.reference => {
-                    Some((lowest.min(other), known))
+                    Some((lowest.min(other), Standing { heard, ..known }))
                 }
                 Some((other, _)) => Some((lowest.min(other), newest)),
             };
         }
-        self.tickets.claim(membership, reference, rejoins, standing, handled)
+        let claim = self.tickets.claim(membership, reference, rejoins, standing, handled)?;
+        Some(if self.keeps_broadcasts() { claim.with_broadcasts_from(began) } else { claim })
+    }
+
+    /// Whether who comes back is sent the broadcasts that it has missed.
+    pub(super) fn keeps_broadcasts(&self) -> bool {
+        self.settings.resume.kept_broadcast_bytes().is_some()
     }
 
     /// From now on clients that may have come back wait until it is known what the process before has handed over. What is

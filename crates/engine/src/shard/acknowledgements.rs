@@ -1,6 +1,6 @@
-//! What has arrived: row changes are followed by a WebSocket ping from time to time, and its pong proves that everything
-//! before it has reached the client's library (RFC 6455 §5.5.3: answered in order). That is more than the kernel knows of
-//! bytes that were acknowledged.
+//! What has arrived: row changes, and broadcasts where these are kept, are followed by a WebSocket ping from time to time,
+//! and its pong proves that everything before it has reached the client's library (RFC 6455 §5.5.3: answered in order).
+//! That is more than the kernel knows of bytes that were acknowledged.
 //!
 //! A session to which nothing was sent since its last pong costs nothing here: it has got everything that its shard had
 //! for it. For the others there is an entry with the position of the last pong.
@@ -16,11 +16,12 @@ use walcast_pgoutput::Lsn;
 use walcast_wire::Frame;
 
 use super::Shard;
+use super::broadcasts::Broadcasts;
 use crate::command::{Joining, Search, Target};
 use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::session::{Channel, Receipt, Session};
-use crate::tickets::{Claimant, Reference, Standing};
+use crate::tickets::{Claimant, Heard, Reference, Standing};
 
 /// How often pings are sent; a session has one on its way at most.
 const PING_INTERVAL: Duration = Duration::from_millis(250);
@@ -39,17 +40,28 @@ pub(super) struct Acknowledgements {
     due: VecDeque<SessionId>,
     next: Option<Instant>,
     last_ping: u32,
+    /// Not only channels with bindings leave tickets.
+    of_all_channels: bool,
 }
 
 struct Entry {
     /// Everything up to here has arrived.
     delivered: Lsn,
+    /// All frames that were queued before this have arrived.
+    arrived: Instant,
     /// The ping that is out, and what it will prove.
-    ping: Option<(u32, Lsn)>,
+    ping: Option<Ping>,
     reference: Reference,
     /// Channels that have not got yet what they had missed.
     behind: SmallVec<[Behind; 1]>,
     claimants: SmallVec<[Claimant; 1]>,
+}
+
+/// A ping, and up to where its pong proves that everything has arrived.
+struct Ping {
+    number: u32,
+    delivered: Lsn,
+    arrived: Instant,
 }
 
 /// A channel that goes on where its client was.
@@ -75,6 +87,15 @@ enum CaughtUp {
 }
 
 impl Acknowledgements {
+    pub(super) fn new(of_all_channels: bool) -> Self {
+        Acknowledgements { of_all_channels, ..Acknowledgements::default() }
+    }
+
+    /// Whether a channel leaves a ticket when it is lost.
+    fn concern(&self, membership: &Membership) -> bool {
+        self.of_all_channels || membership.binding_count() > 0
+    }
+
     /// When the next pings are due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next
@@ -85,7 +106,7 @@ impl Acknowledgements {
         self.handled = handled;
     }
 
-    /// The session has been sent a row change, or is about to be.
+    /// The session has been sent a row change or a broadcast that counts, or is about to be.
     pub(super) fn sent(&mut self, id: SessionId, session: &mut Session) {
         match session.receipt {
             Receipt::Open | Receipt::PingedBefore | Receipt::Over => {}
@@ -94,6 +115,17 @@ impl Acknowledgements {
                 self.entry(id, session);
                 self.ask(id, session);
             }
+        }
+    }
+
+    /// The session has been sent broadcasts once more, from this moment on: they have not arrived before a ping that
+    /// follows them is answered.
+    pub(super) fn sent_again(&mut self, id: SessionId, session: &mut Session, from: Instant) {
+        self.sent(id, session);
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.arrived = entry.arrived.min(from);
+        if let Some(ping) = &mut entry.ping {
+            ping.arrived = ping.arrived.min(from);
         }
     }
 
@@ -107,8 +139,10 @@ impl Acknowledgements {
     }
 
     fn entry(&mut self, id: SessionId, session: &Session) -> &mut Entry {
+        let of_all = self.of_all_channels;
         let entry = self.entries.entry(id).or_insert_with(|| Entry::new(self.handled));
-        for channel in session.channels.iter().filter(|channel| channel.membership.binding_count() > 0) {
+        let concerned = |channel: &&Channel| of_all || channel.membership.binding_count() > 0;
+        for channel in session.channels.iter().filter(concerned) {
             let claimant = channel.membership.claimant();
             if !entry.claimants.contains(&claimant) {
                 entry.claimants.push(claimant);
@@ -141,7 +175,7 @@ impl Acknowledgements {
 impl Entry {
     fn new(delivered: Lsn) -> Self {
         let (behind, claimants) = (SmallVec::new(), SmallVec::new());
-        Entry { delivered, ping: None, reference: 0, behind, claimants }
+        Entry { delivered, arrived: Instant::now(), ping: None, reference: 0, behind, claimants }
     }
 
     /// Up to where everything for a channel has arrived.
@@ -152,19 +186,24 @@ impl Entry {
 }
 
 impl Shard {
-    /// A channel that goes on where its client was has just joined.
-    pub(super) fn begin_to_catch_up(&mut self, joining: &mut Joining) {
-        let Some(claim) = joining.claim.take() else { return };
+    /// A channel that goes on where its client was has just joined. Tells how far its client has come with broadcasts, where these are kept.
+    pub(super) fn begin_to_catch_up(&mut self, joining: &mut Joining) -> Option<Heard> {
+        let claim = joining.claim.take()?;
         let membership = &joining.membership;
         let id = membership.session;
-        let Some(found) = self.sessions.get_mut(&id) else { return };
+        let found = self.sessions.get_mut(&id)?;
         // A socket that is over will not get it: the ticket goes back.
         if found.receipt == Receipt::Over {
-            return;
+            return None;
         }
+        let heard = claim.heard();
         let (channel, from) = (membership.channel, claim.arrive());
+        if membership.binding_count() == 0 {
+            return heard;
+        }
         let behind = Behind { channel, from, queued: from, pinged: from, caught_up: CaughtUp::No };
         self.acknowledgements.entry(id, found).behind.push(behind);
+        heard
     }
 
     /// It has been sent all of that.
@@ -183,7 +222,8 @@ impl Shard {
             return;
         }
         acknowledgements.last_ping = acknowledgements.last_ping.wrapping_add(1);
-        let (number, handled) = (acknowledgements.last_ping, acknowledgements.handled);
+        let (number, delivered, arrived) =
+            (acknowledgements.last_ping, acknowledgements.handled, Instant::now());
         let ping = Frame::ping(number);
         let count = acknowledgements.due.len().min(PINGS_AT_ONCE);
         for id in acknowledgements.due.drain(..count) {
@@ -193,7 +233,7 @@ impl Shard {
                 continue;
             };
             found.receipt = Receipt::Pinged;
-            entry.ping = Some((number, handled));
+            entry.ping = Some(Ping { number, delivered, arrived });
             for behind in &mut entry.behind {
                 behind.pinged = behind.queued;
                 if behind.caught_up == CaughtUp::Queued {
@@ -209,8 +249,9 @@ impl Shard {
     pub(super) fn acknowledged(&mut self, id: SessionId, ping: u32, reference: Reference) {
         let Some(found) = self.sessions.get_mut(&id) else { return };
         let Some(entry) = self.acknowledgements.entries.get_mut(&id) else { return };
-        let Some((_, proven)) = entry.ping.take_if(|(number, _)| *number == ping) else { return };
-        entry.delivered = entry.delivered.max(proven);
+        let Some(proven) = entry.ping.take_if(|out| out.number == ping) else { return };
+        entry.delivered = entry.delivered.max(proven.delivered);
+        entry.arrived = entry.arrived.max(proven.arrived);
         entry.reference = reference;
         entry.behind.retain(|behind| behind.caught_up != CaughtUp::Pinged(ping));
         for behind in &mut entry.behind {
@@ -226,7 +267,8 @@ impl Shard {
         }
     }
 
-    /// A socket is over whose client may come back: each channel with bindings leaves a ticket.
+    /// A socket is over whose client may come back: each channel with bindings leaves a ticket, and the others,
+    /// too, where broadcasts are kept.
     pub(super) fn leave_tickets(&mut self, id: SessionId, reference: Reference) {
         let Some(found) = self.sessions.get_mut(&id) else { return };
         if !self.tickets.are_kept() || reference == 0 || found.receipt == Receipt::Over {
@@ -235,9 +277,12 @@ impl Shard {
         found.receipt = Receipt::Over;
         let entry = self.acknowledgements.take(id);
         let handled = self.acknowledgements.handled;
-        for channel in found.channels.iter().filter(|channel| channel.membership.binding_count() > 0) {
+        let arrived = entry.as_ref().map_or_else(Instant::now, |entry| entry.arrived);
+        let acknowledgements = &self.acknowledgements;
+        for channel in found.channels.iter().filter(|channel| acknowledgements.concern(&channel.membership)) {
             let delivered = entry.as_ref().map_or(handled, |entry| entry.delivered(channel.id()));
-            self.tickets.leave(&channel.membership, delivered, reference);
+            let heard = heard_by(self.broadcasts.as_deref(), channel.id(), arrived);
+            self.tickets.leave(&channel.membership, delivered, reference, heard);
         }
     }
 
@@ -246,11 +291,13 @@ impl Shard {
     pub(super) fn leave_ticket_of(&mut self, channel: &Channel, is_joining_again: bool) {
         let membership = &channel.membership;
         let Some(reference) = channel.join_ref().number().filter(|_| self.tickets.are_kept()) else { return };
+        let is_concerned = self.acknowledgements.concern(membership);
         let entry = self.acknowledgements.entries.get_mut(&membership.session);
         let is_behind = entry
             .as_ref()
             .is_some_and(|entry| entry.behind.iter().any(|other| other.channel == channel.id()));
-        if membership.binding_count() == 0 || !(is_behind || is_joining_again) {
+        let arrived = entry.as_ref().map_or_else(Instant::now, |entry| entry.arrived);
+        if !is_concerned || !(is_behind || is_joining_again) {
             return;
         }
         let delivered = match entry {
@@ -261,7 +308,8 @@ impl Shard {
             }
             None => self.acknowledgements.handled,
         };
-        self.tickets.leave(membership, delivered, reference.get());
+        let heard = heard_by(self.broadcasts.as_deref(), channel.id(), arrived);
+        self.tickets.leave(membership, delivered, reference.get(), heard);
     }
 
     /// Nothing more is heard of a session.
@@ -287,13 +335,21 @@ impl Shard {
             }
             let delivered = entry.delivered(channel.id());
             lowest = Some(lowest.map_or(delivered, |lowest| lowest.min(delivered)));
-            if newest.is_none_or(|newest| newest.reference < counted) {
-                newest = Some(Standing { channel: channel.id(), reference: counted });
-            }
+            let heard = heard_by(self.broadcasts.as_deref(), channel.id(), entry.arrived);
+            let heard = Heard::either(heard, newest.and_then(|newest| newest.heard));
+            newest = match newest {
+                Some(newest) if newest.reference >= counted => Some(Standing { heard, ..newest }),
+                _ => Some(Standing { channel: channel.id(), reference: counted, heard }),
+            };
         }
         // Nobody waits for it any more where the connection has ended.
         let _ = answer.send(lowest.zip(newest));
     }
+}
+
+/// How far a channel's client has come with broadcasts, where these are kept.
+fn heard_by(broadcasts: Option<&Broadcasts>, channel: ChannelId, arrived: Instant) -> Option<Heard> {
+    broadcasts.map(|broadcasts| Heard::up_to(arrived, broadcasts.line_of(channel)))
 }
 
 fn is_alike(one: &Membership, other: &Membership) -> bool {

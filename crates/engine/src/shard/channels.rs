@@ -34,7 +34,7 @@ impl Shard {
             self.leave_ticket_of(&old, true);
             self.forget(old, Departure::Closed);
         }
-        self.begin_to_catch_up(&mut joining);
+        let heard = self.begin_to_catch_up(&mut joining);
         self.enter_topic(&membership);
         self.counters.joins.fetch_add(1, Relaxed);
         self.counters.channels.fetch_add(1, Relaxed);
@@ -44,8 +44,12 @@ impl Shard {
         let reply = walcast_wire::reply(serializer, &join_ref, reference, topic, Status::Ok, response);
         self.write(session, &reply);
         self.close_superseded(session, topic);
-        if let Some(messages) = joining.replayed.take() {
-            self.replay(&joining, &messages);
+        let stored = joining.replayed.take();
+        if let Some(messages) = &stored {
+            self.replay(&joining, messages);
+        }
+        if let Some(heard) = heard {
+            self.repeat_broadcasts(&joining, heard, stored.is_some());
         }
         for (extension, status, message) in &joining.system {
             let frame = walcast_wire::system(serializer, &join_ref, topic, extension, *status, message);
@@ -211,6 +215,7 @@ impl Shard {
             self.tell(self.home(&topic), command);
         }
         self.tickets.ended(channel.id());
+        self.forget_line(channel.id());
         let _ = self.unsubscribe.send(channel.membership);
     }
 

@@ -23,7 +23,10 @@ impl Shard {
             }
             match item {
                 FromLog::Change(delivery) => self.deliver_change(delivery),
-                FromLog::Message(fanout) => self.fan_out_as(Queued::FromLog, fanout, None),
+                FromLog::Message(fanout) => {
+                    self.keep_broadcast(fanout, None);
+                    self.fan_out_as(Queued::FromLog, fanout, None);
+                }
             }
         }
     }
@@ -65,10 +68,11 @@ impl Shard {
         }
         let fanout = Arc::new(fanout_of(answer.topic.clone(), payload, None, &self.settings.broadcast_rules));
         self.counters.broadcasts.fetch_add(1, Relaxed);
+        let line = self.keep_broadcast(&fanout, Some(sender.channel));
         self.fan_out(&fanout, except);
         for (index, shard) in self.shards.iter().enumerate() {
             if ShardId::new(index) != self.id {
-                let _ = shard.peers.send(PeerCommand::Broadcast(Arc::clone(&fanout)));
+                let _ = shard.peers.send(PeerCommand::Broadcast(Arc::clone(&fanout), line));
             }
         }
         if acknowledge {

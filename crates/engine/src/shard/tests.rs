@@ -73,7 +73,7 @@ async fn a_flood_from_another_shard_does_not_keep_this_ones_own_sessions_waiting
     for _ in 0..turns * COMMANDS_PER_TURN {
         let fanout =
             fanout_of(public_topic(), &BroadcastPayload::Text("{}".into()), None, &BroadcastRules::default());
-        assert!(shard.peers.send(PeerCommand::Broadcast(Arc::new(fanout))).is_ok());
+        assert!(shard.peers.send(PeerCommand::Broadcast(Arc::new(fanout), None)).is_ok());
     }
     let heartbeat = Command::Write(session, Bytes::from_static(b"<answer>"));
     assert!(shard.commands.try_send(heartbeat).is_ok());

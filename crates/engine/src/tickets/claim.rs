@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use walcast_pgoutput::Lsn;
 use walcast_wire::Position;
 
 use super::handover::Past;
-use super::{Reference, Standing, Tickets};
+use super::{Heard, Reference, Standing, Tickets};
 use crate::ids::ChannelId;
 use crate::membership::Membership;
 
@@ -20,6 +21,7 @@ pub(crate) struct Claim {
     tickets: Arc<Tickets>,
     channel: ChannelId,
     from: Lsn,
+    heard: Option<Heard>,
     arrived: bool,
 }
 
@@ -27,6 +29,18 @@ impl Claim {
     /// The client is known to have got everything up to here.
     pub(crate) fn position(&self) -> Position {
         Position::before(self.from)
+    }
+
+    /// The same, of a client that was told at this moment that it may be one that has been here: if nothing is known of
+    /// it, it gets the broadcasts that come from then on.
+    pub(crate) fn with_broadcasts_from(mut self, moment: Instant) -> Claim {
+        self.heard.get_or_insert(Heard { until: moment, line: None });
+        self
+    }
+
+    /// How far the client has come with broadcasts, where these are kept.
+    pub(crate) fn heard(&self) -> Option<Heard> {
+        self.heard
     }
 
     /// The channel is there, and so is what it has claimed; tells from where on it goes on.
@@ -70,9 +84,9 @@ impl Tickets {
             // The log has not begun: nobody has been told anything of it.
             return None;
         }
-        let lowest = self.redeem(membership, reference, standing);
+        let (lowest, heard) = self.redeem(membership, reference, standing);
         let unknown = self.past.borrow().unknown().filter(|_| rejoins);
         let from = [lowest, unknown].into_iter().flatten().fold(handled, Lsn::min);
-        Some(Claim { tickets: Arc::clone(self), channel: membership.channel, from, arrived: false })
+        Some(Claim { tickets: Arc::clone(self), channel: membership.channel, from, heard, arrived: false })
     }
 }

@@ -168,7 +168,16 @@ impl Tickets {
     fn add_record(&self, state: &mut State, record: &Record) {
         let Record { key, delivered, reference, age } = *record;
         let left = Instant::now().checked_sub(Duration::from_secs(age)).unwrap_or_else(Instant::now);
-        self.add(state, key, delivered, reference, left, None);
+        let ticket = super::Ticket {
+            number: 0,
+            delivered,
+            heard: None,
+            subscribed: true,
+            reference,
+            left,
+            claimed: None,
+        };
+        self.add(state, key, ticket);
     }
 
     fn lost(&self, from: Lsn) -> Past {
@@ -183,7 +192,8 @@ impl Tickets {
         for (_, key, number) in &state.order {
             let found =
                 state.tickets.get(key).and_then(|all| all.iter().find(|ticket| ticket.number == *number));
-            records.extend(found.map(|ticket| Record {
+            // Broadcasts do not outlive the process, and neither does what tells of nothing else.
+            records.extend(found.filter(|ticket| ticket.subscribed).map(|ticket| Record {
                 key: *key,
                 delivered: ticket.delivered,
                 reference: ticket.reference,

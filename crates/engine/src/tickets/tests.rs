@@ -12,7 +12,12 @@ use crate::topic::Privacy;
 const VALIDITY: Duration = Duration::from_mins(2);
 
 fn kept(tickets_max: usize) -> Arc<Tickets> {
-    let settings = ResumeSettings { ticket_validity: VALIDITY, tickets_max, scope: "slot".into() };
+    let settings = ResumeSettings {
+        ticket_validity: VALIDITY,
+        tickets_max,
+        scope: "slot".into(),
+        broadcast_bytes_max: None,
+    };
     let tickets = Tickets::new(settings, Arc::default());
     tickets.pass(Lsn(1_000));
     tickets
@@ -49,7 +54,7 @@ fn counted(tickets: &Tickets) -> [u64; 4] {
 #[tokio::test]
 async fn who_has_counted_on_goes_on_where_it_was_and_who_begins_anew_does_not() {
     let tickets = kept(10);
-    tickets.leave(&channel(), Lsn(400), 7);
+    tickets.leave(&channel(), Lsn(400), 7, None);
     assert_eq!(joined(&tickets, &channel(), 7), 1_000, "a fresh page");
     assert_eq!(joined(&tickets, &channel(), 8), 400);
     assert_eq!(counted(&tickets), [1, 1, 0, 0]);
@@ -58,7 +63,7 @@ async fn who_has_counted_on_goes_on_where_it_was_and_who_begins_anew_does_not() 
 #[tokio::test]
 async fn another_person_topic_or_binding_is_another_ticket() {
     let tickets = kept(10);
-    tickets.leave(&channel(), Lsn(400), 7);
+    tickets.leave(&channel(), Lsn(400), 7, None);
     for other in [
         channel_on("realtime:room", "bo", "notes"),
         channel_on("realtime:hall", "ana", "notes"),
@@ -84,7 +89,7 @@ async fn of_several_tabs_none_finds_a_hole_in_whatever_order_they_come_back() {
     for order in orders {
         let tickets = kept(10);
         for (reference, delivered) in tabs {
-            tickets.leave(&channel(), Lsn(delivered), reference);
+            tickets.leave(&channel(), Lsn(delivered), reference, None);
         }
         for place in order {
             let (reference, delivered) = tabs[place];
@@ -97,10 +102,10 @@ async fn of_several_tabs_none_finds_a_hole_in_whatever_order_they_come_back() {
 #[tokio::test]
 async fn a_channel_that_is_lost_again_takes_its_first_ticket_with_it() {
     let tickets = kept(10);
-    tickets.leave(&channel(), Lsn(400), 7);
+    tickets.leave(&channel(), Lsn(400), 7, None);
     let second = channel();
     assert_eq!(joined(&tickets, &second, 8), 400);
-    tickets.leave(&second, Lsn(900), 9);
+    tickets.leave(&second, Lsn(900), 9, None);
     tickets.ended(second.channel);
     assert_eq!(joined(&tickets, &channel(), 10), 900);
 }
@@ -108,7 +113,7 @@ async fn a_channel_that_is_lost_again_takes_its_first_ticket_with_it() {
 #[tokio::test]
 async fn a_clean_end_uses_up_the_ticket_and_a_join_that_comes_to_nothing_gives_it_back() {
     let tickets = kept(10);
-    tickets.leave(&channel(), Lsn(400), 7);
+    tickets.leave(&channel(), Lsn(400), 7, None);
     let lost = channel();
     drop(tickets.claim(&lost, 8, false, None, Lsn(1_000)));
     assert_eq!(tickets.state().claims.len(), 0);
@@ -122,29 +127,29 @@ async fn a_clean_end_uses_up_the_ticket_and_a_join_that_comes_to_nothing_gives_i
 async fn a_socket_that_is_not_known_to_be_lost_counts_and_leaves_no_second_ticket() {
     let tickets = kept(10);
     let (dead, second) = (channel(), channel());
-    let standing = Some((Lsn(600), Standing { channel: dead.channel, reference: 7 }));
+    let standing = Some((Lsn(600), Standing { channel: dead.channel, reference: 7, heard: None }));
     let claim = tickets.claim(&second, 8, false, standing, Lsn(1_000)).unwrap();
     assert_eq!(claim.arrive(), Lsn(600));
-    tickets.leave(&dead, Lsn(600), 7);
-    tickets.leave(&second, Lsn(990), 9);
+    tickets.leave(&dead, Lsn(600), 7, None);
+    tickets.leave(&second, Lsn(990), 9, None);
     assert_eq!(joined(&tickets, &channel(), 10), 990, "the successor took it along");
 
     let (dead, second) = (channel(), channel());
-    let standing = Some((Lsn(600), Standing { channel: dead.channel, reference: 17 }));
+    let standing = Some((Lsn(600), Standing { channel: dead.channel, reference: 17, heard: None }));
     drop(tickets.claim(&second, 18, false, standing, Lsn(1_000)));
     second.end();
-    tickets.leave(&dead, Lsn(600), 17);
+    tickets.leave(&dead, Lsn(600), 17, None);
     assert_eq!(tickets.state().count, 1, "its successor has ended");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_old_ticket_is_counted_and_still_known_so_that_its_client_is_told_of_the_gap() {
     let tickets = kept(10);
-    tickets.leave(&channel(), Lsn(400), 7);
+    tickets.leave(&channel(), Lsn(400), 7, None);
     tokio::time::advance(VALIDITY + Duration::from_secs(1)).await;
     assert_eq!(joined(&tickets, &channel(), 8), 400, "which the journal does not have any more");
     assert_eq!(counted(&tickets), [1, 1, 1, 0]);
-    tickets.leave(&channel(), Lsn(500), 9);
+    tickets.leave(&channel(), Lsn(500), 9, None);
     tokio::time::advance(VALIDITY * KNOWN_FACTOR + Duration::from_secs(1)).await;
     assert_eq!(joined(&tickets, &channel(), 10), 1_000);
     let state = tickets.state();
@@ -155,7 +160,7 @@ async fn an_old_ticket_is_counted_and_still_known_so_that_its_client_is_told_of_
 async fn the_oldest_go_first_when_there_are_too_many() {
     let tickets = kept(2);
     for (topic, delivered) in [("realtime:a", 1), ("realtime:b", 2), ("realtime:c", 3)] {
-        tickets.leave(&channel_on(topic, "ana", "notes"), Lsn(delivered), 7);
+        tickets.leave(&channel_on(topic, "ana", "notes"), Lsn(delivered), 7, None);
     }
     let from = ["realtime:a", "realtime:b", "realtime:c"]
         .map(|topic| joined(&tickets, &channel_on(topic, "ana", "notes"), 8));
@@ -171,7 +176,7 @@ async fn what_is_gone_takes_no_room_for_long() {
         let next = channel();
         joined(&tickets, &next, reference + 1);
         reference += 1;
-        tickets.leave(&next, Lsn(500), reference);
+        tickets.leave(&next, Lsn(500), reference, None);
     }
     let state = tickets.state();
     assert_eq!((state.count, state.claims.len()), (1, 0));
@@ -196,7 +201,7 @@ async fn a_process_that_stops_hands_its_tickets_to_the_next_one_and_no_token() {
     first.read(begin.as_bytes(), true);
     for count in 0..500 {
         let channel = channel_on(&format!("realtime:{count}"), "ana", "notes");
-        first.leave(&channel, Lsn(400 + count), 7);
+        first.leave(&channel, Lsn(400 + count), 7, None);
     }
     tokio::time::advance(Duration::from_secs(5)).await;
     let mut messages = vec![begin];
@@ -225,14 +230,14 @@ async fn a_process_that_stops_hands_its_tickets_to_the_next_one_and_no_token() {
 #[tokio::test]
 async fn what_was_handed_over_earlier_counts_no_more() {
     let first = kept(10);
-    first.leave(&channel(), Lsn(400), 7);
+    first.leave(&channel(), Lsn(400), 7, None);
     let mut messages = first.hand_over();
     let (second, begin) = successor(&messages);
     second.read(begin.as_bytes(), true);
     messages.push(begin);
     let back = channel();
     assert_eq!(joined(&second, &back, 8), 400);
-    second.leave(&back, Lsn(900), 9);
+    second.leave(&back, Lsn(900), 9, None);
     messages.extend(second.hand_over());
     let (third, begin) = successor(&messages);
     third.read(begin.as_bytes(), true);

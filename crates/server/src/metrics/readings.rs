@@ -136,6 +136,11 @@ pub(super) const READINGS: &[Reading] = &[
         "Lost channels that were forgotten because there were too many",
         |counters| &counters.tickets_displaced,
     ),
+    counter(
+        "resume_broadcasts",
+        "Broadcasts that were sent to clients that came back, which may have missed them",
+        |counters| &counters.repeated_broadcasts,
+    ),
     gauge("catch_ups", "Channels that have yet to be sent what they have missed", |counters| {
         &counters.catch_ups
     }),
