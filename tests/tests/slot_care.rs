@@ -177,7 +177,8 @@ async fn a_canary_goes_through_the_log_and_its_latency_is_measured() -> Result<(
     let last = page.lines().find_map(|line| line.strip_prefix("walcast_canary_last_seconds "));
     let last: f64 = last.context("the last one")?.parse()?;
     assert!((0.0..30.0).contains(&last), "{last}");
-    assert_eq!(scene.readiness().await?.1["warnings"], json!([]));
+    // On a machine that is busy it may be late for a while.
+    scene.until(|_, body| body["warnings"] == json!([])).await?;
     Ok(())
 }
 

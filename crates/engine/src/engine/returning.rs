@@ -23,8 +23,10 @@ impl Engine {
         rejoins: bool,
     ) -> Option<Claim> {
         let reference = reference.number().filter(|number| number.get() > 1)?.get();
-        let says_itself =
-            |binding: &Binding| binding.target.as_ref().is_ok_and(|target| target.since.is_some());
+        // Who asks for positions keeps them.
+        let says_itself = |binding: &Binding| {
+            binding.target.as_ref().is_ok_and(|target| target.resume || target.since.is_some())
+        };
         if !self.tickets.are_kept() || bindings.iter().any(says_itself) {
             return None;
         }
