@@ -93,11 +93,16 @@ impl LightClient {
         self.send_frame(0x82, &message).await
     }
 
-    /// The next frame, be it the last one.
+    /// The next frame, be it the last one. Pings are answered and passed over.
     pub async fn next_frame(&mut self) -> Result<Frame> {
         loop {
             if let Some(frame) = self.reader.next_frame() {
-                return Ok(frame);
+                if frame.opcode() != Opcode::Ping {
+                    return Ok(frame);
+                }
+                // A server that has closed behind it does not wait for the answer.
+                let _ = self.send_frame(0x8A, &frame.payload()).await;
+                continue;
             }
             self.stream.readable().await?;
             self.take()?;
