@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use walcast::pipeline::Pipeline;
+use walcast::pipeline::{Backlog, Pipeline};
 use walcast_catalog::{Catalog, CatalogSettings};
 use walcast_engine::{Engine, EngineSettings, LogSender};
 use walcast_load::process::Process;
@@ -179,7 +179,7 @@ impl Drain<'_> {
         batches: LogSender,
     ) -> Result<Outcome> {
         let cancel = CancellationToken::new();
-        let mut pipeline = Pipeline::start(stream, progress, batches, cancel).await?;
+        let mut pipeline = Pipeline::start(stream, progress, Backlog::New, batches, cancel).await?;
         let began = self.read();
         let complete = tokio::select! {
             () = self.finish.reached.notified() => true,

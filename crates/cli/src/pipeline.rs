@@ -21,11 +21,21 @@ pub struct Pipeline {
     decoder: JoinHandle<Result<()>>,
 }
 
+/// What the log held already when it began to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backlog {
+    /// It may have been shown by an earlier process, and is kept for those who come back.
+    Shown,
+    /// Nobody has seen it: it is shown like all that follows.
+    New,
+}
+
 impl Pipeline {
     /// Starts reading the log; returns once changes flow.
     pub async fn start(
         settings: StreamSettings,
         progress: Arc<Progress>,
+        backlog: Backlog,
         batches: LogSender,
         cancel: CancellationToken,
     ) -> Result<Pipeline> {
@@ -36,7 +46,7 @@ impl Pipeline {
                 .await
                 .context("the log can not be read")
         });
-        let decoder = tokio::spawn(decode(received, batches));
+        let decoder = tokio::spawn(decode(received, backlog, batches));
         let is_streaming = |status: &StreamStatus| matches!(status, StreamStatus::Streaming { .. });
         tokio::select! {
             streaming = async { status.wait_for(is_streaming).await.is_ok() } => {
@@ -62,9 +72,9 @@ impl Pipeline {
     }
 }
 
-async fn decode(mut events: mpsc::Receiver<Vec<Event>>, batches: LogSender) -> Result<()> {
+async fn decode(mut events: mpsc::Receiver<Vec<Event>>, backlog: Backlog, batches: LogSender) -> Result<()> {
     let mut ingest = Ingest::default();
-    let mut begun = false;
+    let mut begun = backlog == Backlog::New;
     loop {
         let arrived = tokio::select! {
             biased;

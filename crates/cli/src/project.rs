@@ -28,7 +28,7 @@ use crate::demo::CatalogDemo;
 use crate::handover;
 use crate::health::Health;
 use crate::lag::{Lag, Positions};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Backlog, Pipeline};
 use crate::readiness;
 use crate::serve::Drain;
 use crate::settings::{DatabaseSettings, ReplicationSettings};
@@ -155,7 +155,8 @@ impl Project {
         let stream = StreamSettings::new(settings.database.connection.clone(), slot, streamed);
         let control = Arc::clone(&stream.control);
         let begin = engine.begin_handover();
-        let started = Pipeline::start(stream, Arc::clone(&progress), batches, reading.clone()).await;
+        let started =
+            Pipeline::start(stream, Arc::clone(&progress), Backlog::Shown, batches, reading.clone()).await;
         let pipeline = match started {
             Ok(pipeline) => pipeline,
             Err(error) => {
