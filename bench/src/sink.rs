@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use walcast_engine::Socket;
 
+/// The first byte of a ping: FIN and opcode 9 (RFC 6455 §5.2).
+const PING: u8 = 0x89;
+
 /// The writing half of a connection that counts. Only one shard writes to it.
 pub struct Sink {
     frames: AtomicU64,
@@ -26,7 +29,7 @@ impl Sink {
         Sink { frames: AtomicU64::new(0), bytes: AtomicU64::new(0), joins }
     }
 
-    /// Frames taken.
+    /// Messages taken; pings are none.
     pub fn frames(&self) -> u64 {
         self.frames.load(Relaxed)
     }
@@ -41,7 +44,8 @@ impl Socket for Sink {
     /// Every slice is a whole frame, because every frame before it was taken whole.
     fn try_write(&self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
         let bytes: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        self.frames.fetch_add(buffers.len() as u64, Relaxed);
+        let messages = buffers.iter().filter(|frame| frame.first() != Some(&PING)).count();
+        self.frames.fetch_add(messages as u64, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
         if !self.joins.over.load(Relaxed) {
             for buffer in buffers {
