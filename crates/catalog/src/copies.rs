@@ -4,10 +4,8 @@
 //! it: then every transaction is either in the copy as a whole or in the log from now on as a whole.
 
 use std::borrow::Cow;
-use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use tokio::time::Instant;
 use tokio_postgres::SimpleQueryMessage;
 use walcast_pgoutput::Lsn;
@@ -15,6 +13,7 @@ use walcast_policy::schema::{Column, Table};
 use walcast_policy::{CopyRequest, Datum, LoadedCopy, OracleError, TableCopy, TransactionSnapshot};
 
 use crate::catalog::Catalog;
+use crate::copy_lines::CopyLines;
 use crate::error::CatalogError;
 use crate::pool::{Lease, milliseconds, within};
 use crate::quoting::{identifier, qualified};
@@ -93,18 +92,11 @@ async fn read(lease: &Lease, request: &CopyRequest) -> Result<LoadedCopy, Oracle
         names.join(", "),
         qualified(&request.table.schema, &request.table.name)
     );
-    let mut data = pin!(lease.copy_out(&sql).await.map_err(CatalogError::from)?);
-    // Nothing says that the pieces which PostgreSQL sends are lines.
-    let mut pending: Vec<u8> = Vec::new();
-    while let Some(piece) = data.next().await {
-        pending.extend_from_slice(&piece.map_err(CatalogError::from)?);
-        let complete = pending.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
-        let text = std::str::from_utf8(&pending[..complete])
-            .map_err(|error| CatalogError::Unexpected(error.to_string()))?;
-        for line in text.split_terminator('\n') {
+    let mut data = CopyLines::of(lease, &sql).await?;
+    while let Some(lines) = data.next().await? {
+        for line in lines.split_terminator('\n') {
             insert(&mut rows, line)?;
         }
-        pending.drain(..complete);
         if rows.bytes() > request.bytes_max {
             return Err(OracleError::Unavailable(format!(
                 "the copy of {}.{} takes more than the {} bytes that changes.copy_bytes_max leaves for it",
@@ -133,7 +125,13 @@ async fn begin(lease: &Lease, table: &Table) -> Result<(TransactionSnapshot, Lsn
         milliseconds(READ_TIMEOUT),
         qualified(&table.schema, &table.name)
     );
-    let answer = lease.simple_query(&sql).await?;
+    snapshot_and_position(&lease.simple_query(&sql).await?)
+}
+
+/// What a transaction shows, and a position behind all that, from the row that has both.
+pub(crate) fn snapshot_and_position(
+    answer: &[SimpleQueryMessage],
+) -> Result<(TransactionSnapshot, Lsn), CatalogError> {
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some((row.get(0)?, row.get(1)?)),
         _ => None,

@@ -21,6 +21,7 @@
 //! - [`SlotState`]: how much log the replication slot holds back.
 //! - `visibility`: when a transaction that the log has told of is visible to queries.
 //! - `copies`: copies of the tables that policies look things up in.
+//! - `copy_lines`: what COPY sends, line by line.
 //! - `rows`: the rows that a subscriber may see now.
 //! - [`channels`]: [`walcast_policy::channel::ChannelPolicies`]: what private channels allow, and stored messages.
 //! - `run_as`: one statement as a role, for the demo's writes.
@@ -33,6 +34,7 @@
 mod catalog;
 pub mod channels;
 mod copies;
+mod copy_lines;
 mod decision;
 mod error;
 mod fingerprint;

@@ -2,10 +2,6 @@
 //! policies. All tables of a request are read in one transaction, and so from one snapshot, of which is told what the
 //! log has to be aligned with.
 
-use std::pin::pin;
-
-use futures_util::StreamExt as _;
-use tokio_postgres::SimpleQueryMessage;
 use walcast_pgoutput::Lsn;
 use walcast_policy::schema::Table;
 use walcast_policy::{
@@ -13,7 +9,8 @@ use walcast_policy::{
 };
 
 use crate::catalog::Catalog;
-use crate::copies::{move_the_log_along, names, unescaped};
+use crate::copies::{move_the_log_along, names, snapshot_and_position, unescaped};
+use crate::copy_lines::CopyLines;
 use crate::error::CatalogError;
 use crate::impersonation::{self, ClaimSettings};
 use crate::pool::{Lease, milliseconds, within};
@@ -148,13 +145,7 @@ async fn begin(lease: &Lease) -> Result<(TransactionSnapshot, Lsn), CatalogError
             ELSE pg_catalog.pg_current_wal_insert_lsn() END",
         milliseconds(lease.statement_timeout())
     );
-    let answer = lease.simple_query(&sql).await?;
-    let row = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some((row.get(0)?, row.get(1)?)),
-        _ => None,
-    });
-    row.and_then(|(snapshot, reached)| Some((TransactionSnapshot::parse(snapshot)?, reached.parse().ok()?)))
-        .ok_or_else(|| CatalogError::Unexpected(format!("a snapshot and a position read {row:?}")))
+    snapshot_and_position(&lease.simple_query(&sql).await?)
 }
 
 /// Reads one table where so many rows and bytes have been read of others.
@@ -175,23 +166,16 @@ async fn rows_of(
     let left = request.rows_max.saturating_sub(rows);
     let sql = query(read, stored, &columns, left + 1);
     let mut found = TableRows::new(columns);
-    let mut data = pin!(lease.copy_out(&sql).await.map_err(CatalogError::from)?);
-    // Nothing says that the pieces which PostgreSQL sends are lines.
-    let mut pending: Vec<u8> = Vec::new();
-    while let Some(piece) = data.next().await {
-        pending.extend_from_slice(&piece.map_err(CatalogError::from)?);
-        let complete = pending.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
-        let text = std::str::from_utf8(&pending[..complete])
-            .map_err(|error| CatalogError::Unexpected(error.to_string()))?;
-        for line in text.split_terminator('\n') {
+    let mut data = CopyLines::of(lease, &sql).await?;
+    while let Some(lines) = data.next().await? {
+        for line in lines.split_terminator('\n') {
             let fields: Vec<_> = line.split('\t').map(unescaped).collect();
             if fields.len() != found.columns().len() {
                 return Err(CatalogError::Unexpected(format!("a row of {} fields", fields.len())).into());
             }
             found.push(fields.iter().map(Option::as_deref));
         }
-        pending.drain(..complete);
-        if bytes + found.bytes() + pending.len() > request.bytes_max {
+        if bytes + found.bytes() + data.begun_bytes() > request.bytes_max {
             return Err(RowsError::TooLarge(request.bytes_max));
         }
     }

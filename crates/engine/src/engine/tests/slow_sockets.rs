@@ -104,12 +104,9 @@ impl Socket for Valve {
     fn closing(&self) {}
 }
 
-/// A member of the private room behind a valve, and a task that does for it what the gateway does for a socket.
-async fn member(scene: &Scene, room: usize) -> Arc<Valve> {
-    let valve = Valve::with_room(room);
-    let session = scene.engine.connect(Arc::clone(&valve) as _, Serializer::V2, None).await;
-    scene.engine.join(&session, private(ROOM).request()).await.unwrap();
-    let watched = Arc::clone(&valve);
+/// Does for a valve what the gateway does for a socket.
+fn tell_of_room(valve: &Arc<Valve>, session: SessionHandle) {
+    let watched = Arc::clone(valve);
     tokio::spawn(async move {
         loop {
             watched.blocked.notified().await;
@@ -117,6 +114,14 @@ async fn member(scene: &Scene, room: usize) -> Arc<Valve> {
             session.send(Command::Writable(session.id)).await;
         }
     });
+}
+
+/// A member of the private room behind a valve that is watched.
+async fn member(scene: &Scene, room: usize) -> Arc<Valve> {
+    let valve = Valve::with_room(room);
+    let session = scene.engine.connect(Arc::clone(&valve) as _, Serializer::V2, None).await;
+    scene.engine.join(&session, private(ROOM).request()).await.unwrap();
+    tell_of_room(&valve, session);
     valve
 }
 
@@ -263,14 +268,7 @@ async fn blocked_member(scene: &Scene) -> Arc<Valve> {
     scene.engine.topics().await;
     scene.engine.topics().await;
     valve.inside.lock().unwrap().room = 0;
-    let watched = Arc::clone(&valve);
-    tokio::spawn(async move {
-        loop {
-            watched.blocked.notified().await;
-            watched.has_room().await;
-            session.send(Command::Writable(session.id)).await;
-        }
-    });
+    tell_of_room(&valve, session);
     valve
 }
 
