@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::readings::Reading;
-use self::visitor::{Tally, Visitor};
+use self::visitor::{Met, Tally, Visitor};
 use self::world::SoakWorld;
 
 /// How much, and for how long.
@@ -45,9 +45,10 @@ impl Soak {
     pub async fn run(self, show: impl Fn(&str)) -> Result<Vec<String>> {
         let mut world = SoakWorld::start().await?;
         let before = world.read().await?;
-        show(&format!("| minute | {} | rows/s | sessions ended | sockets lost |", Reading::HEADS));
-        show(&format!("|---|{}", "---|".repeat(Reading::HEADS.split('|').count() + 3)));
-        show(&format!("| idle | {before} | | | |"));
+        let heads = format!("| minute | {} | rows/s | {} |", Reading::HEADS, Met::HEADS);
+        show(&heads);
+        show(&format!("|{}", "---|".repeat(heads.split('|').count() - 2)));
+        show(&format!("| idle | {before} | | | | | |"));
 
         let tally = Arc::new(Tally::default());
         let mut visitors = JoinSet::new();
@@ -59,6 +60,7 @@ impl Soak {
             sleep(Duration::from_millis(5)).await;
         }
         let mut minutes = Vec::new();
+        let mut met = Met::default();
         let count = (self.time.as_secs() / 60).max(1);
         for minute in 1..=count {
             let mut readings = Vec::new();
@@ -68,9 +70,9 @@ impl Soak {
                 readings.push(world.read().await?);
             }
             let reading = Reading::middle(&readings);
-            let (ended, lost) = tally.take();
+            met = tally.take();
             let rows = (world.rows() - rows) / 60;
-            show(&format!("| {minute} | {reading} | {rows} | {ended} | {lost} |"));
+            show(&format!("| {minute} | {reading} | {rows} | {met} |"));
             minutes.push(reading);
         }
         writing.abort();
@@ -79,8 +81,9 @@ impl Soak {
         let warm = minutes[usize::try_from(warm - 1)?];
         let mut wrong = minutes.last().map(|last| last.compared(&warm)).unwrap_or_default();
         wrong.extend(minutes.last().and_then(Reading::served));
+        wrong.extend(met.served());
         let after = world.emptied(&before).await?;
-        show(&format!("| all gone | {after} | | | |"));
+        show(&format!("| all gone | {after} | | | | | |"));
         wrong.extend(after.left_behind(&before));
         wrong.extend(tally.strange());
         Ok(wrong)

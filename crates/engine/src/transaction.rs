@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use walcast_pgoutput::{Lsn, OldTuple, PgTimestamp, Relation, Tuple, Xid};
+use walcast_pgoutput::{Cell, Lsn, OldTuple, PgTimestamp, Relation, Tuple, Xid};
 use walcast_wire::Position;
 
 use crate::ingest::IngestError;
@@ -66,6 +66,14 @@ pub enum RowChange {
     Truncate,
 }
 
+/// What a change leaves in a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NewValue<'a> {
+    Null,
+    /// As its type prints it.
+    Text(&'a [u8]),
+}
+
 /// Consecutive changes of one transaction.
 #[derive(Debug, Default)]
 pub struct Chunk {
@@ -97,6 +105,18 @@ pub(crate) struct ChunkMark {
     spilled: Option<SpillMark>,
 }
 
+impl RowChange {
+    /// What it leaves in a column of the log's tuples. `None` where it leaves no row, or the log does not say.
+    pub(crate) fn new_value(&self, column: usize) -> Option<NewValue<'_>> {
+        let (RowChange::Insert { new } | RowChange::Update { new, .. }) = self else { return None };
+        match new.cell(column)? {
+            Cell::Text(text) => Some(NewValue::Text(text)),
+            Cell::Null => Some(NewValue::Null),
+            Cell::Unchanged | Cell::Binary(_) => None,
+        }
+    }
+}
+
 impl Chunk {
     pub(crate) fn is_full(&self) -> bool {
         self.changes.len() >= CHUNK_CHANGES_MAX || self.bytes >= CHUNK_BYTES_MAX
@@ -122,6 +142,11 @@ impl Changes {
             held: self.held.get(passed..).unwrap_or_default().iter(),
             spilled: spilled.map(|(spilled, mark)| spilled.reader_at(mark)),
         }
+    }
+
+    /// The chunks that stay in memory.
+    pub(crate) fn held(&self) -> &[Arc<Chunk>] {
+        &self.held
     }
 
     /// Bytes in memory, about.

@@ -1,7 +1,8 @@
 //! A socket that comes, does what sockets do, and goes; then it comes again.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,12 +23,66 @@ pub(super) struct Tally {
     lost: AtomicU64,
     /// Why, for the first few.
     reasons: Mutex<Vec<String>>,
+    waits: Mutex<Waits>,
+}
+
+/// How long visitors have waited, in milliseconds.
+#[derive(Debug, Default)]
+struct Waits {
+    /// For the reply to a join.
+    joins: Vec<u64>,
+    /// From a join to the end of what it had missed.
+    resumes: Vec<u64>,
+}
+
+/// What all visitors have met for a while.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Met {
+    /// Stays that ended as the visitor wanted.
+    pub(super) ended: u64,
+    /// Stays that ended otherwise.
+    pub(super) lost: u64,
+    /// Milliseconds from a join to its reply, of the 99 % that waited least.
+    pub(super) join_ms: u64,
+    /// Milliseconds from a join to the end of what it had missed, likewise.
+    pub(super) resume_ms: u64,
+}
+
+/// Joins that wait for longer are not served.
+const JOIN_MS_MAX: u64 = 2_000;
+
+impl Met {
+    /// The heads of [`Display`](fmt::Display), for a table.
+    pub(super) const HEADS: &str = "join p99 ms | resume p99 ms | sessions ended | sockets lost";
+
+    /// Whether joins wait.
+    pub(super) fn served(&self) -> Option<String> {
+        let Met { join_ms, .. } = *self;
+        (join_ms > JOIN_MS_MAX).then(|| format!("joins: one in a hundred waits {join_ms} ms or longer"))
+    }
+}
+
+impl fmt::Display for Met {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Met { ended, lost, join_ms, resume_ms } = self;
+        write!(out, "{join_ms} | {resume_ms} | {ended} | {lost}")
+    }
 }
 
 impl Tally {
-    /// How many stays have ended as they should, and otherwise, since the last time.
-    pub(super) fn take(&self) -> (u64, u64) {
-        (self.ended.swap(0, Ordering::Relaxed), self.lost.swap(0, Ordering::Relaxed))
+    /// What they have met since the last time.
+    pub(super) fn take(&self) -> Met {
+        let Waits { joins, resumes } = std::mem::take(&mut *self.waits());
+        Met {
+            ended: self.ended.swap(0, Ordering::Relaxed),
+            lost: self.lost.swap(0, Ordering::Relaxed),
+            join_ms: nearly_longest(joins),
+            resume_ms: nearly_longest(resumes),
+        }
+    }
+
+    fn waits(&self) -> MutexGuard<'_, Waits> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What must not happen, and did.
@@ -78,7 +133,7 @@ impl Visitor {
         let client = Handshake::new(&self.url, &token(&claims), ProtocolVersion::V2).connect().await?;
         let room = self.number as usize % ROOMS;
         let (topic, resumes) = (format!("realtime:room {room}"), self.number.is_multiple_of(4));
-        let stay = Stay { client, resumes, topic, room, joins: 0, references: 0 };
+        let stay = Stay { client, resumes, topic, room, joins: 0, references: 0, asked: None, behind: None };
         let until = Instant::now() + Duration::from_secs(5 + self.random.below(60));
         self.talk(stay, until).await
     }
@@ -91,7 +146,7 @@ impl Visitor {
             while Instant::now() < next {
                 tokio::select! {
                     message = stay.client.receive() => {
-                        self.note(&stay, &message?.context("the server has hung up")?)?;
+                        self.note(&mut stay, &message?.context("the server has hung up")?)?;
                     }
                     () = sleep_until(next) => {}
                 }
@@ -128,7 +183,10 @@ impl Visitor {
         }
     }
 
-    fn note(&mut self, stay: &Stay, message: &Received) -> Result<()> {
+    fn note(&mut self, stay: &mut Stay, message: &Received) -> Result<()> {
+        if let Some((_, asked)) = stay.asked.take_if(|(join, _)| message.reference == join.as_str()) {
+            self.tally.waits().joins.push(milliseconds(asked.elapsed()));
+        }
         if let Some(data) = message.change() {
             ensure!(data["record"]["room"] == stay.room, "a row of another room: {data}");
             if let Some(position) = data["position"].as_str() {
@@ -136,6 +194,9 @@ impl Visitor {
             }
         } else if let Some((status, text)) = message.system("resume") {
             if status == "ok" {
+                if let Some(behind) = stay.behind.take() {
+                    self.tally.waits().resumes.push(milliseconds(behind.elapsed()));
+                }
                 self.since = text.strip_prefix("position ").map(str::to_owned);
             } else {
                 // Away for longer than the journal reaches, or before it began: it goes on from now.
@@ -160,6 +221,10 @@ struct Stay {
     room: usize,
     joins: u64,
     references: u64,
+    /// The last join, and when it was sent, until it is answered.
+    asked: Option<(String, Instant)>,
+    /// When it asked for what it has missed, until it has that.
+    behind: Option<Instant>,
 }
 
 impl Stay {
@@ -175,7 +240,10 @@ impl Stay {
         let config = json!({ "config": {
             "postgres_changes": [binding], "presence": { "enabled": true }, "broadcast": { "self": false },
         }});
-        self.send("phx_join", &config).await
+        self.send("phx_join", &config).await?;
+        self.asked = Some((self.references.to_string(), Instant::now()));
+        self.behind = since.filter(|_| self.resumes).map(|_| Instant::now());
+        Ok(())
     }
 
     async fn presence(&mut self, event: &str, mood: u64) -> Result<()> {
@@ -193,5 +261,29 @@ impl Stay {
         let join = join.map(|join| format!("join {join}"));
         let text = json!([join, self.references.to_string(), topic, event, payload]).to_string();
         self.client.send_text(&text).await
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What 99 of a hundred do not exceed.
+fn nearly_longest(mut waits: Vec<u64>) -> u64 {
+    waits.sort_unstable();
+    waits.get((waits.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_in_a_hundred_exceeds_is_told_and_joins_that_wait_for_it_are_not_served() {
+        assert_eq!(nearly_longest(Vec::new()), 0);
+        assert_eq!(nearly_longest(vec![7]), 7);
+        assert_eq!(nearly_longest((1..=1_000).rev().collect()), 990);
+        assert_eq!(Met { join_ms: JOIN_MS_MAX, ..Met::default() }.served(), None);
+        assert!(Met { join_ms: JOIN_MS_MAX + 1, ..Met::default() }.served().is_some());
     }
 }

@@ -7,7 +7,7 @@ use walcast_policy::schema::{Snapshot, Table, Type, TypeKind, Types};
 use walcast_policy::{Datum, RowImage};
 use walcast_wire::{ChangeKind, Shape};
 
-use crate::transaction::RowChange;
+use crate::transaction::{NewValue, RowChange};
 
 /// A table as the log and the catalog describe it together.
 pub(super) struct BoundRelation {
@@ -59,15 +59,18 @@ impl BoundRelation {
 
     /// Whether the new row may have one of these values in its column, as far as its bytes say. True where there is none.
     pub(super) fn may_have(&self, change: &RowChange, wanted: &[(usize, Box<str>)]) -> bool {
-        let (RowChange::Insert { new } | RowChange::Update { new, .. }) = change else { return true };
+        if matches!(change, RowChange::Delete { .. } | RowChange::Truncate) {
+            return true;
+        }
         wanted.iter().any(|(column, value)| {
-            let index = self.tuple_index.get(*column).copied().flatten();
-            match index.and_then(|index| new.cell(index)) {
-                Some(Cell::Text(text)) => text == value.as_bytes(),
-                Some(Cell::Null) => false,
-                Some(Cell::Unchanged | Cell::Binary(_)) | None => true,
-            }
+            let left = self.logged(*column).and_then(|column| change.new_value(column));
+            left.is_none_or(|left| left == NewValue::Text(value.as_bytes()))
         })
+    }
+
+    /// Where a column of the catalog stands in the log's tuples.
+    pub(super) fn logged(&self, column: usize) -> Option<usize> {
+        self.tuple_index.get(column).copied().flatten()
     }
 
     fn row<'a>(&self, tuple: &'a Tuple) -> RowImage<'a> {

@@ -3,9 +3,12 @@
 //!
 //! It holds the very transactions that were matched, once, and none of what was decided about them. What does not fit
 //! any longer is forgotten from the oldest on. A gap is a matter of tables: whoever asks for a quiet table is not told of
-//! one because others were written to.
+//! one because others were written to. Who comes back finds its rows by the values that they have: [`segments`].
+
+mod segments;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -17,9 +20,11 @@ use walcast_pgoutput::{Lsn, Oid, Xid};
 use walcast_policy::TransactionSnapshot;
 use walcast_wire::Position;
 
+use self::segments::Segments;
+pub(super) use self::segments::{Described, Place, Places, Sought};
 use crate::ingest::LogStart;
 use crate::settings::Counters;
-use crate::transaction::Transaction;
+use crate::transaction::{Chunk, Transaction};
 
 /// What a transaction takes beside its changes, about.
 const TRANSACTION_OVERHEAD: usize = 256;
@@ -36,14 +41,23 @@ pub(super) struct Journal {
     counters: Arc<Counters>,
     bytes_max: usize,
     age_max: Duration,
-    kept: VecDeque<Kept>,
+    kept: Transactions,
+    /// Of the transactions.
     bytes: usize,
+    segments: Segments,
     /// Nothing is known of what stands up to here; `None` before the log has begun.
     begins_behind: Option<Position>,
     /// By table: the last of its changes that are not kept.
     forgotten: FxHashMap<Oid, Position>,
     /// The transactions that have been forgotten lately.
     forgotten_lately: VecDeque<Xid>,
+}
+
+/// Transactions with consecutive numbers, oldest first.
+#[derive(Default)]
+struct Transactions {
+    first: u64,
+    kept: VecDeque<Kept>,
 }
 
 /// A transaction of the journal.
@@ -62,8 +76,9 @@ impl Journal {
             counters,
             bytes_max,
             age_max,
-            kept: VecDeque::new(),
+            kept: Transactions::default(),
             bytes: 0,
+            segments: Segments::default(),
             begins_behind: None,
             forgotten: FxHashMap::default(),
             forgotten_lately: VecDeque::new(),
@@ -79,10 +94,10 @@ impl Journal {
         if self.begins_behind.is_some() {
             self.counters.journal_gaps.fetch_add(1, Relaxed);
         }
-        let gone: Vec<Xid> = self.kept.drain(..).map(|kept| kept.transaction.xid).collect();
-        for transaction in gone {
-            self.remember_forgotten(transaction);
+        while let Some(gone) = self.kept.pop() {
+            self.remember_forgotten(gone.transaction.xid);
         }
+        self.segments.forget_before(self.kept.first());
         self.forgotten.clear();
         self.bytes = 0;
         self.counters.journal_crowded_out.store(0, Relaxed);
@@ -103,8 +118,9 @@ impl Journal {
             return;
         }
         self.bytes += bytes;
+        self.segments.add(self.kept.next(), &transaction, bytes);
         let transaction = Arc::new(transaction);
-        self.kept.push_back(Kept { transaction, tables, last, bytes, since: Instant::now() });
+        self.kept.push(Kept { transaction, tables, last, bytes, since: Instant::now() });
         self.shrink();
     }
 
@@ -117,18 +133,26 @@ impl Journal {
     /// Forgets what has become too old, or too much.
     pub(super) fn shrink(&mut self) {
         let now = Instant::now();
-        while let Some(oldest) = self.kept.front()
-            && (self.bytes > self.bytes_max || now.duration_since(oldest.since) > self.age_max)
-        {
-            if self.bytes > self.bytes_max {
+        while let Some(oldest) = self.kept.oldest() {
+            let is_crowded = self.all_bytes() > self.bytes_max;
+            if !is_crowded && now.duration_since(oldest.since) <= self.age_max {
+                break;
+            }
+            if is_crowded {
                 self.counters.journal_crowded_out.store(oldest.transaction.end_lsn.0, Relaxed);
             }
             self.bytes -= oldest.bytes;
-            if let Some(Kept { tables, last, transaction, .. }) = self.kept.pop_front() {
+            if let Some(Kept { tables, last, transaction, .. }) = self.kept.pop() {
                 self.forget(&tables, last, transaction.xid);
             }
+            self.segments.forget_before(self.kept.first());
         }
         self.count();
+    }
+
+    /// Transactions, and what they are found by.
+    fn all_bytes(&self) -> usize {
+        self.bytes + self.segments.bytes()
     }
 
     /// From where on every change of a table is here. `None` before the log has begun.
@@ -138,13 +162,36 @@ impl Journal {
 
     /// The first transaction with a change behind a position, if it begins before another.
     pub(super) fn next_between(&self, position: Position, until: Position) -> Option<&Kept> {
-        let next = self.kept.get(self.kept.partition_point(|kept| kept.last <= position));
+        let next = self.kept.get(self.kept.number_behind(position));
         next.filter(|kept| kept.transaction.first < until)
+    }
+
+    /// How the log described the tables of the first transaction with a change behind a position, and of those around it.
+    /// `None` where rows are not found by their values there.
+    pub(super) fn described_behind(&mut self, position: Position) -> Option<Described> {
+        self.segments.described(self.kept.number_behind(position), &self.kept)
+    }
+
+    /// The first changes between two positions that may be sought, at most so many. `None` where each change of the
+    /// first transaction has to be looked at.
+    pub(super) fn places(
+        &mut self,
+        sought: &[Sought<'_>],
+        between: Range<Position>,
+        count_max: usize,
+    ) -> Option<Places> {
+        let number = self.kept.number_behind(between.start);
+        self.segments.places(number, &self.kept, sought, between, count_max)
+    }
+
+    /// The transaction and the chunk of a change that has just been found.
+    pub(super) fn find(&self, place: &Place) -> Option<(Arc<Transaction>, Arc<Chunk>)> {
+        place.find(&self.kept)
     }
 
     /// Whether the log has brought nothing yet that somebody could have missed.
     pub(super) fn is_empty(&self) -> bool {
-        self.kept.is_empty() && self.forgotten.is_empty()
+        self.kept.oldest().is_none() && self.forgotten.is_empty()
     }
 
     /// The place before the first transaction that a snapshot does not show; the log has been handled up to `handled`.
@@ -155,7 +202,7 @@ impl Journal {
         if !lost.is_empty() {
             return Err(lost);
         }
-        let first = self.kept.iter().find(|kept| unseen(&kept.transaction.xid));
+        let first = self.kept.kept.iter().find(|kept| unseen(&kept.transaction.xid));
         Ok(Position::before(first.map_or(handled, |kept| kept.transaction.first.commit_lsn)))
     }
 
@@ -175,9 +222,44 @@ impl Journal {
     }
 
     fn count(&self) {
-        self.counters.journal_bytes.store(self.bytes as u64, Relaxed);
-        let oldest = self.kept.front().map_or(0, |oldest| oldest.transaction.first.commit_lsn.0);
+        self.counters.journal_bytes.store(self.all_bytes() as u64, Relaxed);
+        let oldest = self.kept.oldest().map_or(0, |oldest| oldest.transaction.first.commit_lsn.0);
         self.counters.journal_oldest.store(oldest, Relaxed);
+    }
+}
+
+impl Transactions {
+    fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The number of the one that comes next.
+    fn next(&self) -> u64 {
+        self.first + self.kept.len() as u64
+    }
+
+    fn push(&mut self, kept: Kept) {
+        self.kept.push_back(kept);
+    }
+
+    /// Removes the oldest one.
+    fn pop(&mut self) -> Option<Kept> {
+        let oldest = self.kept.pop_front()?;
+        self.first += 1;
+        Some(oldest)
+    }
+
+    fn oldest(&self) -> Option<&Kept> {
+        self.kept.front()
+    }
+
+    fn get(&self, number: u64) -> Option<&Kept> {
+        self.kept.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    /// The number of the first one with a change behind a position.
+    fn number_behind(&self, position: Position) -> u64 {
+        self.first + self.kept.partition_point(|kept| kept.last <= position) as u64
     }
 }
 

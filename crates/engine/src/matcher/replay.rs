@@ -1,6 +1,7 @@
 //! Who comes back is told what it has missed (docs/protocol.md §5.7): the journal is gone through for this one channel,
 //! a slice at a time. What is judged is the row as the log had it, and what judges it are the policies, memberships
-//! and columns of now: nobody gets more than they may see at present.
+//! and columns of now: nobody gets more than they may see at present. Where all that the channel wants are rows with
+//! certain values, those are found by the journal's indexes, and the others are not even looked at.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,11 +14,13 @@ use walcast_wire::{Frame, Position};
 
 use super::State;
 use super::audience::Audiences;
-use super::catch_up::{CatchUp, Gap};
+use super::catch_up::{CatchUp, Gap, Wish};
 use super::image::BoundRelation;
+use super::journal::{Described, Places, Sought};
 use super::show::Commit;
 use crate::command::FromLog;
 use crate::ingest::IngestError;
+use crate::membership::Membership;
 use crate::subscription::Placement;
 use crate::transaction::{ChangesReader, Chunk, ChunkMark, Transaction};
 
@@ -29,6 +32,9 @@ const LOOKS_MAX: usize = 20_000;
 const TRANSACTIONS_MAX: usize = 10_000;
 /// … or after so long, whatever it has found.
 const TIME_MAX: Duration = Duration::from_millis(2);
+
+/// So many changes are looked for by their values at once.
+const PLACES_MAX: usize = 512;
 
 /// So many chunks of files are kept in memory while somebody catches up …
 const READ_CHUNKS_MAX: usize = 8;
@@ -73,10 +79,15 @@ struct Course<'a> {
     granted: Vec<bool>,
     /// From this position on that has to be looked at again.
     granted_until: Position,
+    /// The transaction that it is at.
+    transaction: Option<Lsn>,
     met: Met,
-    /// By table: the values one of which a new row must have to be for the channel. Most rows are for others, and not
-    /// even read.
-    wanted: FxHashMap<Oid, Vec<(usize, Box<str>)>>,
+    /// What the granted wishes want. Most rows are for others, and not even read.
+    wanted: Wanted,
+    /// What all wishes want, granted or not, once that is asked for.
+    wanted_by_all: Option<Arc<Wanted>>,
+    /// Up to here it can not be found by values.
+    unindexed_up_to: Position,
     ends_at: Instant,
     bytes_max: usize,
     looked_at: usize,
@@ -85,6 +96,9 @@ struct Course<'a> {
     /// Frames that have been counted.
     counted: usize,
 }
+
+/// By table: the values one of which a new row must have to be for the channel.
+type Wanted = FxHashMap<Oid, Vec<(usize, Box<str>)>>;
 
 /// The log's relations as they are met on the way, each bound to the catalog of now.
 type Met = FxHashMap<Oid, (Arc<Relation>, Option<Arc<BoundRelation>>)>;
@@ -117,17 +131,62 @@ impl State {
         for _ in 0..TRANSACTIONS_MAX {
             let (at, until) = (course.catch_up.at, course.catch_up.until());
             let Some(kept) = self.journal.next_between(at, until) else { return Ok(true) };
-            let last = kept.last;
-            if course.catch_up.wants_any(&kept.tables) {
-                let transaction = Arc::clone(&kept.transaction);
-                if !self.replay_transaction(course, &transaction).await? {
+            let (last, is_wanted) = (kept.last, course.catch_up.wants_any(&kept.tables));
+            let transaction = Arc::clone(&kept.transaction);
+            if let Some(found) = self.find_wanted(course) {
+                if !self.replay_found(course, &found).await? || course.is_late() {
                     return Ok(false);
                 }
+                continue;
+            }
+            if is_wanted && !self.replay_transaction(course, &transaction).await? {
+                return Ok(false);
             }
             course.catch_up.at = last;
             course.catch_up.bookmark = None;
         }
         Ok(false)
+    }
+
+    /// What comes next and may be for the channel, where the journal finds that by its values. `None` where every change of
+    /// the next transaction has to be looked at.
+    fn find_wanted(&mut self, course: &mut Course<'_>) -> Option<Places> {
+        let between = course.catch_up.at..course.catch_up.until();
+        if between.start < course.unindexed_up_to {
+            return None;
+        }
+        let Described { relations, up_to } = self.journal.described_behind(between.start)?;
+        course.unindexed_up_to = up_to;
+        let wanted = course.wanted_by_all();
+        let mut sought = Vec::new();
+        for relation in &relations {
+            if !course.catch_up.wants_any(&[relation.oid]) {
+                continue;
+            }
+            // Where one of them is a gap, that is found in its place.
+            let Some(bound) = self.relation_of_now(relation, course).ok()? else { continue };
+            for (column, value) in wanted.get(&relation.oid)? {
+                sought.push(Sought { table: relation.oid, column: bound.logged(*column)?, value });
+            }
+        }
+        let found = self.journal.places(&sought, between, PLACES_MAX)?;
+        course.unindexed_up_to = Position::default();
+        Some(found)
+    }
+
+    /// `false`: the slice has ended before one of the places.
+    async fn replay_found(&mut self, course: &mut Course<'_>, found: &Places) -> Result<bool, Gap> {
+        for place in &found.places {
+            if course.is_over() {
+                return Ok(false);
+            }
+            if let Some((transaction, chunk)) = self.journal.find(place) {
+                self.look_at(course, &transaction, &chunk, place.index, place.position).await?;
+            }
+        }
+        course.catch_up.at = found.up_to;
+        course.catch_up.bookmark = None;
+        Ok(true)
     }
 
     /// `false`: the slice has ended before the transaction.
@@ -137,43 +196,55 @@ impl State {
         transaction: &Transaction,
     ) -> Result<bool, Gap> {
         let (mut changes, mut position) = course.catch_up.reader(transaction);
-        // Another transaction may be seen by another part of the wishes.
-        course.granted_until = position;
         loop {
             let (chunk_mark, next) = (changes.mark(), position);
             let Some(chunk) = self.chunks_read.next(transaction, &mut changes).await? else {
                 return Ok(true);
             };
-            for (index, change) in chunk.changes.iter().enumerate() {
+            for index in 0..chunk.changes.len() {
                 if position > course.catch_up.at {
                     if course.is_over() {
                         let commit_lsn = transaction.first.commit_lsn;
                         course.catch_up.bookmark = Some(Bookmark { commit_lsn, chunk: chunk_mark, next });
                         return Ok(false);
                     }
-                    if course.grants_others(position, transaction) {
-                        // What waits knows its audience by its place among the former ones.
-                        self.show_held().await;
-                        self.audiences = course.audiences();
-                    }
-                    let oid = change.relation.oid;
-                    if self.audiences.of(oid).is_some()
-                        && let Some(relation) = self.relation_of_now(&change.relation, course)?
-                        && course.wanted.get(&oid).is_none_or(|wanted| relation.may_have(&change.row, wanted))
-                    {
-                        course.decided += 1;
-                        let commit = Commit { time: transaction.commit_time, position };
-                        self.decide(relation, &chunk, index, commit).await;
-                        let held = self.window.changes.len() * chunk.bytes / chunk.changes.len();
-                        let shard = course.catch_up.membership.shard.index();
-                        course.weigh(&self.outgoing[shard], held);
-                    }
-                    course.looked_at += 1;
-                    course.catch_up.at = position;
+                    self.look_at(course, transaction, &chunk, index, position).await?;
                 }
                 position = position.next();
             }
         }
+    }
+
+    /// Looks at the next change, and decides it if it may be for the channel.
+    async fn look_at(
+        &mut self,
+        course: &mut Course<'_>,
+        transaction: &Transaction,
+        chunk: &Arc<Chunk>,
+        index: usize,
+        position: Position,
+    ) -> Result<(), Gap> {
+        if course.grants_others(position, transaction) {
+            // What waits knows its audience by its place among the former ones.
+            self.show_held().await;
+            self.audiences = course.audiences();
+        }
+        let change = &chunk.changes[index];
+        let oid = change.relation.oid;
+        if self.audiences.of(oid).is_some()
+            && let Some(relation) = self.relation_of_now(&change.relation, course)?
+            && course.wanted.get(&oid).is_none_or(|wanted| relation.may_have(&change.row, wanted))
+        {
+            course.decided += 1;
+            let commit = Commit { time: transaction.commit_time, position };
+            self.decide(relation, chunk, index, commit).await;
+            let held = self.window.changes.len() * chunk.bytes / chunk.changes.len();
+            let shard = course.catch_up.membership.shard.index();
+            course.weigh(&self.outgoing[shard], held);
+        }
+        course.looked_at += 1;
+        course.catch_up.at = position;
+        Ok(())
     }
 
     /// The catalog's side of a relation that the log had; a gap where they have grown apart.
@@ -250,8 +321,11 @@ impl<'a> Course<'a> {
             catch_up,
             granted: Vec::new(),
             granted_until: Position::default(),
+            transaction: None,
             met: Met::default(),
-            wanted: FxHashMap::default(),
+            wanted: Wanted::default(),
+            wanted_by_all: None,
+            unindexed_up_to: Position::default(),
             ends_at: Instant::now() + TIME_MAX,
             bytes_max,
             looked_at: 0,
@@ -263,13 +337,16 @@ impl<'a> Course<'a> {
 
     fn is_over(&self) -> bool {
         const LOOKS_AT_THE_CLOCK: usize = 16;
-        let is_late = || self.looked_at.is_multiple_of(LOOKS_AT_THE_CLOCK) && Instant::now() >= self.ends_at;
         // One change is always gone through, however large it is and however late.
         self.looked_at > 0
             && (self.decided >= CHANGES_MAX
                 || self.looked_at >= LOOKS_MAX
                 || self.bytes >= self.bytes_max
-                || is_late())
+                || self.looked_at.is_multiple_of(LOOKS_AT_THE_CLOCK) && self.is_late())
+    }
+
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.ends_at
     }
 
     /// Accounts for the frames that have been made, and for the bytes of what waits for the database.
@@ -287,7 +364,10 @@ impl<'a> Course<'a> {
 
     /// Whether other wishes are to be granted from this position on than before.
     fn grants_others(&mut self, position: Position, transaction: &Transaction) -> bool {
-        if position < self.granted_until {
+        // Another transaction may be seen by another part of the wishes.
+        let is_same =
+            self.transaction.replace(transaction.first.commit_lsn) == Some(transaction.first.commit_lsn);
+        if is_same && position < self.granted_until {
             return false;
         }
         let wishes = &self.catch_up.wishes;
@@ -300,14 +380,30 @@ impl<'a> Course<'a> {
     /// Audiences of the channel alone, and what they want.
     fn audiences(&mut self) -> Audiences {
         let granted = self.catch_up.wishes.iter().zip(&self.granted).filter(|(_, granted)| **granted);
-        let placements: Vec<Placement> = granted.map(|(wish, _)| wish.placement.clone()).collect();
-        let mut audiences = Audiences::default();
-        let tables: Vec<Oid> = placements.iter().map(|placement| placement.table).collect();
-        audiences.insert(&self.catch_up.membership, placements);
-        let wanted = |oid: Oid| Some((oid, audiences.of(oid)?.wanted_values()?));
-        self.wanted = tables.into_iter().filter_map(wanted).collect();
+        let (audiences, wanted) = audiences(&self.catch_up.membership, granted.map(|(wish, _)| wish));
+        self.wanted = wanted;
         audiences
     }
+
+    fn wanted_by_all(&mut self) -> Arc<Wanted> {
+        let catch_up = &self.catch_up;
+        let wanted = || Arc::new(audiences(&catch_up.membership, &catch_up.wishes).1);
+        Arc::clone(self.wanted_by_all.get_or_insert_with(wanted))
+    }
+}
+
+/// Audiences of a channel alone, and what they want.
+fn audiences<'a>(
+    membership: &Arc<Membership>,
+    wishes: impl IntoIterator<Item = &'a Wish>,
+) -> (Audiences, Wanted) {
+    let placements: Vec<Placement> = wishes.into_iter().map(|wish| wish.placement.clone()).collect();
+    let mut audiences = Audiences::default();
+    let tables: Vec<Oid> = placements.iter().map(|placement| placement.table).collect();
+    audiences.insert(membership, placements);
+    let wanted = |oid: Oid| Some((oid, audiences.of(oid)?.wanted_values()?));
+    let wanted = tables.into_iter().filter_map(wanted).collect();
+    (audiences, wanted)
 }
 
 fn change_frame(item: FromLog) -> Option<Frame> {

@@ -355,3 +355,69 @@ async fn a_channel_that_is_left_meanwhile_gets_nothing_more() {
     scene.confirmed(408).await;
     assert!(scene.commands.try_recv().is_err());
 }
+
+/// A matcher that has handled so many transactions of 100 rows, with bodies that repeat each seven rows.
+async fn after_many(transactions: u64) -> Scene {
+    let scene = Scene::start(snapshot(1, &COLUMNS, "true"));
+    assert!(scene.log.send(LogBatch::Restarted(LogStart { since: Lsn(90), gap: None })).await);
+    for number in 0..transactions {
+        let rows: Vec<String> = (0..100).map(|row| ((number * 100 + row) % 7).to_string()).collect();
+        let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+        assert!(scene.log.send(bodies(100 + 100 * number, &rows)).await);
+    }
+    scene.confirmed(8 + 100 * transactions).await;
+    scene
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_missed_much_finds_the_rows_of_its_filter_by_their_values_each_once_and_in_order() {
+    let mut scene = after_many(30).await;
+    let position = |row: u64| format!("\"position\":\"0/{:X}:{}\"", 100 + row / 100 * 100, row % 100);
+    for (filter, since, kept) in [
+        ("body=eq.3", "0/5A:0", vec![3]),
+        ("body=eq.3", "0/12C:9", vec![3]),
+        ("body=in.(1,6)", "0/5A:0", vec![1, 6]),
+        ("body=eq.none", "0/5A:0", vec![]),
+        ("body=neq.2", "0/5A:0", vec![0, 1, 3, 4, 5, 6]),
+    ] {
+        let since_row = if since == "0/5A:0" { 0 } else { 210 };
+        joined(&mut scene, &format!(r#""filter":"{filter}","since":"{since}""#)).await;
+        let frames = scene.fed().await;
+        let expected: Vec<u64> = (since_row..3_000).filter(|row| kept.contains(&(row % 7))).collect();
+        assert_eq!(frames.len(), expected.len(), "{filter} since {since}");
+        for (frame, row) in frames.iter().zip(&expected) {
+            assert!(frame.contains(&position(*row)), "{filter} since {since}: row {row}: {frame}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_of_several_bindings_finds_its_own_rows_behind_its_own_position() {
+    let mut scene = after_many(20).await;
+    let bindings = [("body=eq.1", "0/5A:0"), ("body=eq.2", "0/456:0")];
+    let text = |(filter, since)| binding(&format!(r#""filter":"{filter}","since":"{since}""#));
+    scene.join_bindings(bindings.map(|members| Binding::parse(&text(members)).unwrap()).into(), |_| {}).await;
+    assert!(scene.told().await.starts_with("Subscribed to PostgreSQL"));
+    let bodies: Vec<String> = scene
+        .fed()
+        .await
+        .iter()
+        .map(|text| text[text.find("\"body\":\"").unwrap() + 8..][..1].to_owned())
+        .collect();
+    // The second one begins in the middle: behind the eleventh transaction, 0x44C, and before the twelfth.
+    let expected: Vec<String> = (0..2_000)
+        .filter(|row| row % 7 == 1 || row % 7 == 2 && *row >= 1_100)
+        .map(|row: u64| (row % 7).to_string())
+        .collect();
+    assert_eq!(bodies, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn columns_that_have_changed_are_a_gap_where_rows_are_found_by_their_values_too() {
+    let mut scene = after_many(20).await;
+    *scene.oracle.now.lock().unwrap() = snapshot(2, &["id", "body", "added"], "true");
+    joined(&mut scene, r#""filter":"body=eq.1","since":"0/5A:0""#).await;
+    let told = "error: gap: refetch what is shown: the columns of public.notes have changed since then";
+    assert_eq!(scene.told().await, told);
+    assert!(scene.told().await.starts_with("ok: position"));
+}
