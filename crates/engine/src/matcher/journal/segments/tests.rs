@@ -15,6 +15,10 @@ const OTHER: Oid = Oid(2);
 struct Numbers(u64);
 
 impl Numbers {
+    fn place(&mut self, end: u64) -> usize {
+        usize::try_from(self.below(end)).unwrap()
+    }
+
     fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
@@ -141,7 +145,7 @@ fn may_be_sought(change: &Change, sought: &[Sought<'_>]) -> bool {
 fn change(numbers: &mut Numbers, relation: &Arc<Relation>) -> Change {
     let texts = [(); 2].map(|()| numbers.below(30).to_string());
     let cell = |text: &'static str| Cell::Text(text.as_bytes());
-    let unusual = [Cell::Null, Cell::Unchanged, cell("7"), cell("7 ")][numbers.below(4) as usize];
+    let unusual = [Cell::Null, Cell::Unchanged, cell("7"), cell("7 ")][numbers.place(4)];
     let cells = match numbers.below(10) {
         0 => [unusual, Cell::Text(texts[1].as_bytes())],
         _ => [Cell::Text(texts[0].as_bytes()), Cell::Text(texts[1].as_bytes())],
@@ -171,17 +175,17 @@ async fn whatever_is_sought_is_found_in_order_and_nothing_else() {
     for seed in 0..20 {
         let mut numbers = Numbers(seed);
         // So much that all is kept, or that much has been forgotten at the end.
-        let mut written = Written::new([64 << 20, 300 << 10][seed as usize % 2]);
+        let mut written = Written::new(if seed % 2 == 0 { 64 << 20 } else { 300 << 10 });
         let tables = [relation(NOTES, ["id", "body"]), relation(OTHER, ["id", "body"])];
         // Described once more, and described otherwise.
         let others = [relation(NOTES, ["id", "body"]), relation(NOTES, ["id", "text"])];
-        let size = sizes[numbers.below(4) as usize];
+        let size = sizes[numbers.place(4)];
         for _ in 0..3_000 / size {
             let mut chunk = |_| -> Vec<Change> {
                 let relation = match numbers.below(100) {
                     0 => &others[1],
                     1..5 => &others[0],
-                    _ => &tables[numbers.below(2) as usize],
+                    _ => &tables[numbers.place(2)],
                 };
                 (0..=numbers.below(size)).map(|_| change(&mut numbers, relation)).collect()
             };
@@ -195,7 +199,7 @@ async fn whatever_is_sought_is_found_in_order_and_nothing_else() {
                     let since = Lsn(50 + numbers.below(written.next));
                     let since = Position { commit_lsn: since, index: numbers.below(size) };
                     let expected = written.expected(&sought[..count], since);
-                    let count_max = 1 + numbers.below(5) as usize;
+                    let count_max = 1 + numbers.place(5);
                     assert_eq!(written.found(&sought[..count], since, count_max), expected, "seed {seed}");
                 }
             }
