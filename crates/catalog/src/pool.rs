@@ -36,6 +36,10 @@ const PINNED: &str = "SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'
 /// compiling, which takes longer than most questions.
 const PLANNING: &str = "SET plan_cache_mode = force_custom_plan; SET jit = off";
 
+/// What writes probes opens a transaction for that, and sends them before it knows that there is one. Where there is
+/// none, nothing is to be written.
+const PROBES_ONLY: &str = "SET default_transaction_read_only = on";
+
 /// The connections of a catalog. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Shared>);
@@ -152,9 +156,17 @@ impl Pool {
         let connection = match self.0.take_idle(purpose) {
             Some(connection) => connection,
             // Boxed: connecting takes 20 kB of future, and every conversation would carry them.
-            None => Box::pin(Connection::open(self.settings())).await?,
+            None => Box::pin(self.opened(purpose)).await?,
         };
         Ok(Lease { connection, purpose, home: Arc::clone(&self.0), _permit: permit })
+    }
+
+    async fn opened(&self, purpose: Purpose) -> Result<Connection, CatalogError> {
+        let connection = Connection::open(self.settings()).await?;
+        if purpose == Purpose::Channels {
+            connection.client.batch_execute(PROBES_ONLY).await?;
+        }
+        Ok(connection)
     }
 }
 

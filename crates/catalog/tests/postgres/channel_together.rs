@@ -256,3 +256,18 @@ async fn a_row_that_is_stored_with_another_moment_is_found_all_the_same() {
     .await;
     assert_eq!(catalog.channel_rights_by_asking(Read, &topic(&fixture, "t"), &BOTH).await, Ok(EVERYTHING));
 }
+
+#[tokio::test]
+async fn a_probe_whose_transaction_did_not_begin_could_not_be_written() {
+    let (fixture, catalog) = installed(
+        "together_read_only",
+        "CREATE FUNCTION usually() RETURNS text LANGUAGE plpgsql AS
+             $$ BEGIN RETURN current_setting('default_transaction_read_only'); END $$;
+         CREATE POLICY p ON realtime.messages TO :role USING (usually() = 'on')",
+    )
+    .await;
+    for action in [Read, Write] {
+        let answer = catalog.channel_rights_by_asking(action, &topic(&fixture, "t"), &BOTH).await;
+        assert_eq!(answer, Ok(EVERYTHING));
+    }
+}
