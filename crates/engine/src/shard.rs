@@ -3,7 +3,7 @@
 //!
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
-//! messages, ends), [`topics`] (who is on one), [`delivery`] and [`presence`] (who gets what), [`holds`] (replays),
+//! messages, ends), [`topics`] (who is on one), [`delivery`], [`presence`] and [`home`] (who gets what), [`holds`] (replays),
 //! [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`broadcasts`] (what those who come
 //! back have missed), [`operations`], [`turn`] (how queues are written).
 
@@ -13,6 +13,7 @@ mod channels;
 mod delivery;
 mod feeds;
 mod holds;
+mod home;
 mod operations;
 mod presence;
 mod sessions;
@@ -32,13 +33,12 @@ use walcast_wire::{Frame, Ref, Serializer, Status};
 use self::acknowledgements::Acknowledgements;
 use self::broadcasts::Broadcasts;
 use self::feeds::Feeds;
-use self::presence::{Absences, PresenceReferences};
+use self::home::{Absences, HomeTopic, PresenceReferences, Windows};
 use self::topics::Topics;
 pub(crate) use self::turn::Turn;
 use crate::command::{Command, PeerCommand};
 use crate::ids::{SessionId, ShardId};
 use crate::membership::Membership;
-use crate::presence::Presence;
 use crate::rate::Rates;
 use crate::session::{Channel, Session};
 use crate::settings::{Counters, EngineSettings};
@@ -66,9 +66,12 @@ pub(crate) struct Shard {
     unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
     sessions: FxHashMap<SessionId, Session>,
     topics: Topics,
-    presences: ahash::HashMap<TopicKey, Presence>,
+    /// Topics whose home it is, as far as anybody is present.
+    home_topics: ahash::HashMap<TopicKey, HomeTopic>,
     /// Presences whose connection was lost a moment ago.
     absences: Absences,
+    /// Topics with something to be done when their window is over.
+    windows: Windows,
     rates: Arc<Rates>,
     /// What sockets that are lost leave behind.
     tickets: Arc<Tickets>,
@@ -103,8 +106,9 @@ impl Shard {
             unsubscribe,
             sessions: FxHashMap::default(),
             topics: Topics::default(),
-            presences: ahash::HashMap::default(),
+            home_topics: ahash::HashMap::default(),
             absences: Absences::default(),
+            windows: Windows::default(),
             rates,
             tickets,
             acknowledgements: Acknowledgements::new(broadcasts.is_some()),
@@ -139,6 +143,7 @@ impl Shard {
                 }
                 // Last: where there is something else to do, it is looked at behind that.
                 () = reached(self.absences.next()) => {}
+                () = reached(self.windows.next()) => {}
                 () = reached(self.acknowledgements.next()) => {}
             }
             // A flood of broadcasts from elsewhere must not keep this shard's own sessions waiting.
@@ -165,6 +170,7 @@ impl Shard {
                 self.acknowledgements.handled(handled);
             }
             self.end_absences();
+            self.publish_due().await;
             self.send_pings();
             self.write_and_make_room().await;
             if self.ended {
@@ -231,7 +237,7 @@ impl Shard {
                 self.keep_broadcast(&fanout, sender);
                 self.fan_out(&fanout, None);
             }
-            PeerCommand::PresenceDiff(fanout) => self.fan_out_presence(&fanout),
+            PeerCommand::PresenceDiff(diff) => self.fan_out_presence(&diff),
             PeerCommand::Track(tracking) => self.track_at_home(*tracking),
             PeerCommand::TrackRefused { target, reason } => self.track_refused(target, reason),
             PeerCommand::Untrack { topic, channel } => self.untrack_at_home(topic, channel),
