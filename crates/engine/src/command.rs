@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 use walcast_pgoutput::{Lsn, PgTimestamp};
@@ -281,8 +282,20 @@ pub struct Target {
 pub struct Delivery {
     /// The frame.
     pub frame: Frame,
-    /// The channels of this shard that get it.
-    pub targets: Targets,
+    /// The channels of this shard that get it, audience by audience.
+    pub targets: SmallVec<[Targets; 1]>,
+}
+
+impl Delivery {
+    /// A frame for these.
+    pub fn new(frame: Frame, targets: Targets) -> Self {
+        Delivery { frame, targets: smallvec![targets] }
+    }
+
+    /// All who get it.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().flat_map(Targets::as_slice)
+    }
 }
 
 /// What the log brings to a shard.

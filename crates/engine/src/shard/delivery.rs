@@ -34,7 +34,7 @@ impl Shard {
     fn deliver_change(&mut self, delivery: &Delivery) {
         let mut count = 0;
         self.turn.bytes += delivery.frame.len();
-        for target in delivery.targets.as_slice() {
+        for target in delivery.targets() {
             let Some(found) = self.sessions.get_mut(&target.session) else {
                 continue;
             };
