@@ -3,7 +3,7 @@
 //!
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
-//! messages, ends), [`topics`] (who is on one), [`delivery`], [`presence`] and [`home`] (who gets what), [`holds`] (replays),
+//! messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`], [`presence`] and [`home`] (who gets what), [`holds`] (replays),
 //! [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`broadcasts`] (what those who come
 //! back have missed), [`operations`], [`turn`] (how queues are written).
 
@@ -11,6 +11,7 @@ mod acknowledgements;
 mod broadcasts;
 mod channels;
 mod delivery;
+mod fan_out;
 mod feeds;
 mod holds;
 mod home;
@@ -32,6 +33,7 @@ use walcast_wire::{Frame, Ref, Serializer, Status};
 
 use self::acknowledgements::Acknowledgements;
 use self::broadcasts::Broadcasts;
+use self::fan_out::Run;
 use self::feeds::Feeds;
 use self::home::{Absences, HomeTopic, PresenceReferences, Windows};
 use self::topics::Topics;
@@ -40,7 +42,7 @@ use crate::command::{Command, PeerCommand};
 use crate::ids::{SessionId, ShardId};
 use crate::membership::Membership;
 use crate::rate::Rates;
-use crate::session::{Channel, Session};
+use crate::session::{Channel, Queued, Session};
 use crate::settings::{Counters, EngineSettings};
 use crate::tickets::Tickets;
 use crate::topic::{Privacy, TopicKey};
@@ -80,6 +82,8 @@ pub(crate) struct Shard {
     broadcasts: Option<Box<Broadcasts>>,
     /// What waits for room in queues.
     feeds: Feeds,
+    /// Broadcasts that are not queued yet.
+    run: Run,
     turn: Turn,
     references: PresenceReferences,
     shutdown: Option<Frame>,
@@ -114,6 +118,7 @@ impl Shard {
             acknowledgements: Acknowledgements::new(broadcasts.is_some()),
             broadcasts,
             feeds: Feeds::default(),
+            run: Run::default(),
             references: PresenceReferences::new(),
             shutdown: None,
             ended: false,
@@ -166,6 +171,7 @@ impl Shard {
                 self.make_room_for(command.bytes()).await;
                 self.handle(command).await;
             }
+            self.end_run();
             if is_all {
                 self.acknowledgements.handled(handled);
             }
@@ -184,6 +190,9 @@ impl Shard {
     }
 
     async fn handle(&mut self, command: Command) {
+        if !command.is_broadcast() {
+            self.end_run();
+        }
         match command {
             Command::Open { session, socket, serializer, subject } => {
                 self.open(session, socket, serializer, subject);
@@ -222,7 +231,7 @@ impl Shard {
             Command::AnnounceGap(message) => self.announce_gap(&message),
             Command::Publish(fanout) => {
                 self.keep_broadcast(&fanout, None);
-                self.fan_out(&fanout, None);
+                self.fan_out(Queued::Frames, &fanout, None);
             }
             Command::Operate(operation) => self.operate(operation),
             Command::CloseShare(frame, share) => self.close_share(&frame, share),
@@ -232,10 +241,13 @@ impl Shard {
     }
 
     fn handle_peer(&mut self, command: PeerCommand) {
+        if !matches!(command, PeerCommand::Broadcast(..)) {
+            self.end_run();
+        }
         match command {
             PeerCommand::Broadcast(fanout, sender) => {
                 self.keep_broadcast(&fanout, sender);
-                self.fan_out(&fanout, None);
+                self.fan_out(Queued::Frames, &fanout, None);
             }
             PeerCommand::PresenceDiff(diff) => self.fan_out_presence(&diff),
             PeerCommand::Track(tracking) => self.track_at_home(*tracking),
@@ -273,6 +285,7 @@ impl Shard {
     }
 
     fn write_bytes(&mut self, session: SessionId, bytes: Bytes) {
+        self.end_run();
         self.turn.bytes += bytes.len();
         if let Some(found) = self.sessions.get_mut(&session) {
             found.push(session, bytes, &mut self.turn);
