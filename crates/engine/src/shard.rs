@@ -3,9 +3,9 @@
 //!
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
-//! messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`], [`presence`] and [`home`] (who gets what), [`holds`] (replays),
-//! [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`broadcasts`] (what those who come
-//! back have missed), [`operations`], [`turn`] (how queues are written).
+//! messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`], [`presence`] and [`home`] (who gets what),
+//! [`holds`] (replays), [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`broadcasts`]
+//! (what those who come back have missed), [`operations`], [`turn`] (how queues are written).
 
 mod acknowledgements;
 mod broadcasts;
