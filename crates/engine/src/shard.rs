@@ -3,9 +3,9 @@
 //!
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
-//! messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`] and [`presence`] (who gets what), [`holds`] (replays),
-//! [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`broadcasts`] (what those who come
-//! back have missed), [`operations`], [`turn`] (how queues are written).
+//! messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`], [`presence`] and [`home`] (who gets what),
+//! [`holds`] (replays), [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`broadcasts`]
+//! (what those who come back have missed), [`operations`], [`turn`] (how queues are written).
 
 mod acknowledgements;
 mod broadcasts;
@@ -14,6 +14,7 @@ mod delivery;
 mod fan_out;
 mod feeds;
 mod holds;
+mod home;
 mod operations;
 mod presence;
 mod sessions;
@@ -34,13 +35,12 @@ use self::acknowledgements::Acknowledgements;
 use self::broadcasts::Broadcasts;
 use self::fan_out::Run;
 use self::feeds::Feeds;
-use self::presence::{Absences, PresenceReferences};
+use self::home::{Absences, HomeTopic, PresenceReferences, Windows};
 use self::topics::Topics;
 pub(crate) use self::turn::Turn;
 use crate::command::{Command, PeerCommand};
 use crate::ids::{SessionId, ShardId};
 use crate::membership::Membership;
-use crate::presence::Presence;
 use crate::rate::Rates;
 use crate::session::{Channel, Queued, Session};
 use crate::settings::{Counters, EngineSettings};
@@ -68,9 +68,12 @@ pub(crate) struct Shard {
     unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
     sessions: FxHashMap<SessionId, Session>,
     topics: Topics,
-    presences: ahash::HashMap<TopicKey, Presence>,
+    /// Topics whose home it is, as far as anybody is present.
+    home_topics: ahash::HashMap<TopicKey, HomeTopic>,
     /// Presences whose connection was lost a moment ago.
     absences: Absences,
+    /// Topics with something to be done when their window is over.
+    windows: Windows,
     rates: Arc<Rates>,
     /// What sockets that are lost leave behind.
     tickets: Arc<Tickets>,
@@ -107,8 +110,9 @@ impl Shard {
             unsubscribe,
             sessions: FxHashMap::default(),
             topics: Topics::default(),
-            presences: ahash::HashMap::default(),
+            home_topics: ahash::HashMap::default(),
             absences: Absences::default(),
+            windows: Windows::default(),
             rates,
             tickets,
             acknowledgements: Acknowledgements::new(broadcasts.is_some()),
@@ -144,6 +148,7 @@ impl Shard {
                 }
                 // Last: where there is something else to do, it is looked at behind that.
                 () = reached(self.absences.next()) => {}
+                () = reached(self.windows.next()) => {}
                 () = reached(self.acknowledgements.next()) => {}
             }
             // A flood of broadcasts from elsewhere must not keep this shard's own sessions waiting.
@@ -171,6 +176,7 @@ impl Shard {
                 self.acknowledgements.handled(handled);
             }
             self.end_absences();
+            self.publish_due().await;
             self.send_pings();
             self.write_and_make_room().await;
             if self.ended {
@@ -243,7 +249,7 @@ impl Shard {
                 self.keep_broadcast(&fanout, sender);
                 self.fan_out(Queued::Frames, &fanout, None);
             }
-            PeerCommand::PresenceDiff(fanout) => self.fan_out_presence(&fanout),
+            PeerCommand::PresenceDiff(diff) => self.fan_out_presence(&diff),
             PeerCommand::Track(tracking) => self.track_at_home(*tracking),
             PeerCommand::TrackRefused { target, reason } => self.track_refused(target, reason),
             PeerCommand::Untrack { topic, channel } => self.untrack_at_home(topic, channel),

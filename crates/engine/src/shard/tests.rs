@@ -15,12 +15,12 @@ use crate::topic::ReadRights;
 
 const TOPIC: &str = "realtime:room";
 
-fn public_topic() -> TopicKey {
+pub(super) fn public_topic() -> TopicKey {
     TopicKey::new(TOPIC.into(), Privacy::Public)
 }
 
-/// The only shard there is, running.
-fn running() -> ShardHandle {
+/// The only shard there is, and what comes to it.
+fn only() -> (Shard, ShardHandle, mpsc::Receiver<Command>, mpsc::UnboundedReceiver<PeerCommand>) {
     let (commands, command_inbox) = mpsc::channel(16);
     let (peers, peer_inbox) = mpsc::unbounded_channel();
     let (unsubscribe, _) = mpsc::unbounded_channel();
@@ -30,6 +30,17 @@ fn running() -> ShardHandle {
     let rates = Arc::new(Rates::new(&settings));
     let tickets = Tickets::new(settings.resume.clone(), Arc::default());
     let shard = Shard::new(ShardId::new(0), settings, Arc::default(), rates, tickets, shards, unsubscribe);
+    (shard, handle, command_inbox, peer_inbox)
+}
+
+/// One that does what it is told directly.
+pub(super) fn alone() -> Shard {
+    only().0
+}
+
+/// One that runs.
+fn running() -> ShardHandle {
+    let (shard, handle, command_inbox, peer_inbox) = only();
     tokio::spawn(shard.run(command_inbox, peer_inbox));
     handle
 }
