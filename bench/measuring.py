@@ -39,7 +39,7 @@ class Running:
 
     def __init__(self, command, environment, directory):
         self.port = free_port()
-        self.log = tempfile.TemporaryFile(mode="w+")
+        self.log = tempfile.NamedTemporaryFile()
         command = [str(self.port) if part == "PORT" else part for part in command]
         self.process = subprocess.Popen(
             command,
@@ -59,9 +59,22 @@ class Running:
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     self.stop()
-                    self.log.seek(0)
-                    sys.exit(f"{self.process.args[0]} does not start:\n{self.log.read()}")
+                    sys.exit(f"{self.process.args[0]} does not start:\n{self.said()}")
                 time.sleep(0.05)
+
+    def said(self):
+        # Not through the file that the server writes to: both would move in it.
+        return pathlib.Path(self.log.name).read_text()
+
+    def told(self, what):
+        """What the server has written behind this at the beginning of a line."""
+        deadline = time.monotonic() + STARTING_SECONDS
+        while time.monotonic() < deadline:
+            for line in self.said().splitlines():
+                if line.startswith(what):
+                    return line.removeprefix(what).strip()
+            time.sleep(0.05)
+        sys.exit(f"{self.process.args[0]} has not told: {what}")
 
     def __exit__(self, *_):
         self.stop()
