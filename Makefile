@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-matrix lint deny conformance faults soak oracle bench bench-check bench-policies slow-sockets clients fuzz vendor
+.PHONY: help run test test-matrix lint deny conformance faults soak oracle bench bench-alone bench-check bench-policies slow-sockets clients fuzz vendor
 
 # Where rustup puts cargo, and where scripts/setup.sh puts a newer Node.js if Debian's is too old.
 export PATH := $(HOME)/.cargo/bin:$(CURDIR)/.walcast/node/bin:$(PATH)
@@ -51,6 +51,11 @@ oracle: ## policies decided by walcast and by Postgres, until N=1000000 random d
 
 bench: ## walcast beside uWebSockets, ws, Socket.IO and Channels, one client for all; ARGS="--rounds 1 --only uweb" for a quick look
 	@scripts/bench.sh $(ARGS)
+
+bench-alone: ## walcast by itself, with 100 to 15,000 sockets, so that one sees how cost grows; ARGS="--only rooms --sockets 1000" for a part
+	@scripts/setup.sh run
+	cargo build --release --package walcast
+	python3 bench/alone.py $(ARGS)
 
 bench-check: ## instructions of fixed pieces of work, compared with those that are kept; WRITE=1 keeps the new ones
 	@scripts/bench-check.sh

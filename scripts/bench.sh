@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # walcast beside its peers, in one run on this machine: what `make bench` runs. Installs the peers below bench/peers where
-# what is installed is not what is asked for; all arguments go to bench/peers/compare.py.
+# what is installed is not what is asked for; all arguments go to bench/compare.py.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,4 +22,5 @@ if ! cmp -s requirements.txt .venv/.installed; then
   .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
   cp requirements.txt .venv/.installed
 fi
+cd ..
 exec python3 compare.py "$@"

@@ -575,6 +575,33 @@ fn listed(part: &Value) -> Result<Vec<(String, String)>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_many_come_at_a_time_everybody_sees_everybody_in_few_diffs() -> Result<()> {
+    let slow = |settings: &mut ServeSettings| {
+        settings.project.engine.shards = 2;
+        settings.project.engine.presence_diff = Duration::from_millis(40);
+    };
+    let world = World::with_settings("presence_many", "", slow).await?;
+    let mut clients = Vec::new();
+    for number in 0..40 {
+        let (client, state) = follower(&world, BOTH[number % 2], &format!("member {number}")).await?;
+        assert_eq!(state, json!({}));
+        clients.push(client);
+    }
+    for client in &mut clients {
+        client.send(ROOM, "presence", &json!({ "event": "track" })).await?;
+    }
+    for client in &mut clients {
+        let (mut seen, mut diffs) = (Seen::default(), 0);
+        while seen.0.len() < 40 {
+            seen.apply(&diff(client).await?.payload)?;
+            diffs += 1;
+        }
+        ensure!(diffs < 20, "{diffs} diffs for 40 joins");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whenever_one_joins_the_state_and_the_diffs_after_it_add_up_to_who_is_there() -> Result<()> {
     let many = |settings: &mut ServeSettings| settings.project.engine.presence_calls.calls = 10_000;
     let world = World::with_settings("presence_adds_up", "", many).await?;

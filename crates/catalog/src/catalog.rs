@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use walcast_policy::schema::Snapshot;
 
-use crate::channels::Plans;
+use crate::channels::{Plans, Together};
 use crate::error::CatalogError;
 use crate::fingerprint::{self, Fingerprint, Watch};
 use crate::pool::{Lease, Pool, milliseconds, within};
@@ -38,6 +38,8 @@ pub struct Catalog {
     looked_at: std::sync::Mutex<Instant>,
     /// What is known of `realtime.messages`.
     pub(crate) messages: MessagesWatch,
+    /// What is to be asked about channels.
+    pub(crate) channels: Together,
     /// Held while the catalog is read, so that snapshots follow each other in order.
     reading: Mutex<Reading>,
     /// How old what is known may be, in milliseconds; set by whoever looks regularly.
@@ -110,6 +112,7 @@ impl Catalog {
         });
         let catalog = Catalog {
             streamed: streamed.await?,
+            channels: Together::new(pool.clone()),
             pool,
             current: ArcSwap::default(),
             changes: watch::Sender::new(Arc::default()),

@@ -1,7 +1,7 @@
 //! [`ChannelPolicies`]: what the policies of `realtime.messages` allow on a private channel (docs/protocol.md §8.4).
 //!
-//! In reading order: here, which of two ways a check goes; `plans`: the compiled one; `probe`: PostgreSQL, asked with
-//! rows that are rolled back; `replay`: stored messages; `failure`: what went wrong, in the words of the trait;
+//! In reading order: here, which of two ways a check goes; `plans`: the compiled one; `together`: those who wait for
+//! PostgreSQL at the same moment; `probe`: PostgreSQL, asked with rows that are rolled back; `replay`: stored messages; `failure`: what went wrong, in the words of the trait;
 //! [`report`]: how each policy is decided, for `walcast doctor`.
 
 mod failure;
@@ -9,6 +9,7 @@ mod plans;
 mod probe;
 mod replay;
 pub mod report;
+mod together;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +23,13 @@ use walcast_policy::channel::{
 };
 
 use crate::catalog::Catalog;
+use crate::quoting::RoleName;
 use crate::read::Messages;
 
 use self::failure::failure;
 pub(crate) use self::plans::Plans;
+use self::probe::Question;
+pub(crate) use self::together::Together;
 
 /// A table that was not there is looked for again after so long, however many ask for it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -107,7 +111,7 @@ impl Catalog {
         Ok(self.messages.plans.decide(&messages, action, request, extensions))
     }
 
-    /// What PostgreSQL allows, asked as the reference does it.
+    /// What PostgreSQL allows, asked as the reference does it, together with others who wait.
     ///
     /// # Errors
     /// As the trait's.
@@ -117,8 +121,15 @@ impl Catalog {
         request: &ChannelRequest,
         extensions: &[ChannelExtension],
     ) -> Result<ChannelRights, ChannelPolicyError> {
-        self.usable_messages().await?;
-        self.probe(action, request, extensions).await
+        let messages = self.usable_messages().await?;
+        let question = Question {
+            action,
+            role: RoleName::new(&request.role).map_err(failure)?,
+            request: request.clone(),
+            extensions: extensions.to_vec(),
+            stored_as_written: messages.is_usual(),
+        };
+        self.channels.ask(question).await
     }
 
     /// `realtime.messages`, looked for once more where it was not there a while ago.

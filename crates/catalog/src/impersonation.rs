@@ -61,6 +61,11 @@ impl<'a> ClaimSettings<'a> {
         ClaimSettings { all: claims, subject: text("sub"), role: text("role"), email: text("email") }
     }
 
+    /// `request.jwt.claims`, then the claims `sub`, `role` and `email`.
+    pub(crate) fn texts(&self) -> [&str; 4] {
+        [self.all, &self.subject, &self.role, &self.email]
+    }
+
     /// Sets them until the transaction, or the savepoint, ends.
     pub(crate) async fn apply(&self, client: &Client, statement: &Statement) -> Result<(), CatalogError> {
         client.execute(statement, &[&self.all, &self.subject, &self.role, &self.email]).await?;

@@ -36,6 +36,10 @@ const PINNED: &str = "SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'
 /// compiling, which takes longer than most questions.
 const PLANNING: &str = "SET plan_cache_mode = force_custom_plan; SET jit = off";
 
+/// What writes probes opens a transaction for that, and sends them before it knows that there is one. Where there is
+/// none, nothing is to be written.
+const PROBES_ONLY: &str = "SET default_transaction_read_only = on";
+
 /// The connections of a catalog. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Shared>);
@@ -79,29 +83,55 @@ impl Pool {
 
     /// A connection for one conversation: one that is idle, or a new one.
     pub(crate) async fn lease(&self) -> Result<Lease, CatalogError> {
-        let patience = self.settings().statement_timeout.max(Duration::from_secs(1));
-        let permit = self.permit(patience).await?;
+        let permit = self.permit(self.turn_patience()).await?;
         self.connected(permit, Purpose::Rows).await
     }
 
-    /// A connection to ask about a channel. Where one has been waited for in vain a moment ago, it is not waited for:
+    /// A connection to read stored messages. Where one has been waited for in vain a moment ago, it is not waited for:
     /// a thousand joins that wait would keep the pool exhausted.
     pub(crate) async fn lease_for_channel(&self) -> Result<Lease, CatalogError> {
-        let patience = self.settings().statement_timeout.max(Duration::from_secs(1));
-        let exhausted = || self.0.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
-        let recently = exhausted().is_some_and(|until| Instant::now() < until);
-        let permit = match Arc::clone(&self.0.permits).try_acquire_owned() {
-            Ok(permit) => Ok(permit),
-            Err(_) if recently => Err(CatalogError::PoolExhausted(Duration::ZERO)),
-            Err(_) => {
-                let permit = self.permit(patience).await;
-                if permit.is_err() {
-                    *exhausted() = Some(Instant::now() + EXHAUSTED_FOR);
-                }
-                permit
-            }
-        };
-        self.connected(permit?, Purpose::Channels).await
+        if self.is_exhausted() {
+            return Err(CatalogError::PoolExhausted(Duration::ZERO));
+        }
+        match self.turn_for_channel(tokio::time::Instant::now() + self.turn_patience()).await {
+            Some(turn) => self.take_turn(turn).await,
+            None => Err(self.note_exhausted()),
+        }
+    }
+
+    /// How long a connection is waited for.
+    pub(crate) fn turn_patience(&self) -> Duration {
+        self.settings().statement_timeout.max(Duration::from_secs(1))
+    }
+
+    /// Whether no connection is free and one has been waited for in vain a moment ago.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        let until = *self.0.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+        self.free() == 0 && until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Has those who ask about channels not wait for a while, since one of them has waited in vain.
+    pub(crate) fn note_exhausted(&self) -> CatalogError {
+        let until = Instant::now() + EXHAUSTED_FOR;
+        *self.0.exhausted.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        CatalogError::PoolExhausted(self.turn_patience())
+    }
+
+    /// How many connections could be had at once.
+    pub(crate) fn free(&self) -> usize {
+        self.0.permits.available_permits()
+    }
+
+    /// The right to a connection to ask about channels, or `None` where there is none until `deadline`.
+    pub(crate) async fn turn_for_channel(&self, deadline: tokio::time::Instant) -> Option<Turn> {
+        let permit = Arc::clone(&self.0.permits).acquire_owned();
+        // Nobody closes the semaphore; if somebody did, there would be no connection to have.
+        tokio::time::timeout_at(deadline, permit).await.ok()?.ok().map(Turn)
+    }
+
+    /// The connection.
+    pub(crate) async fn take_turn(&self, turn: Turn) -> Result<Lease, CatalogError> {
+        self.connected(turn.0, Purpose::Channels).await
     }
 
     async fn permit(&self, patience: Duration) -> Result<OwnedSemaphorePermit, CatalogError> {
@@ -115,7 +145,7 @@ impl Pool {
     /// One more connection for a conversation that has one already and goes faster with several. The last
     /// that is free is left to others, and nothing is waited for.
     pub(crate) async fn spare(&self) -> Option<Lease> {
-        if self.0.permits.available_permits() < 2 {
+        if self.free() < 2 {
             return None;
         }
         let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
@@ -126,9 +156,17 @@ impl Pool {
         let connection = match self.0.take_idle(purpose) {
             Some(connection) => connection,
             // Boxed: connecting takes 20 kB of future, and every conversation would carry them.
-            None => Box::pin(Connection::open(self.settings())).await?,
+            None => Box::pin(self.opened(purpose)).await?,
         };
         Ok(Lease { connection, purpose, home: Arc::clone(&self.0), _permit: permit })
+    }
+
+    async fn opened(&self, purpose: Purpose) -> Result<Connection, CatalogError> {
+        let connection = Connection::open(self.settings()).await?;
+        if purpose == Purpose::Channels {
+            connection.client.batch_execute(PROBES_ONLY).await?;
+        }
+        Ok(connection)
     }
 }
 
@@ -186,6 +224,9 @@ impl Shared {
         None
     }
 }
+
+/// The right to a connection, which need not be open yet.
+pub(crate) struct Turn(OwnedSemaphorePermit);
 
 /// A connection on loan. Dropped, it is closed; only [`Lease::give_back`] lets it be used again, which
 /// is for the one who knows that no transaction, role or setting is left in it.

@@ -286,6 +286,8 @@ pub struct PresenceSettings {
     pub enabled: bool,
     /// How long the presence of a lost socket stays.
     pub grace: Duration,
+    /// For how long the changes of a topic are collected at most.
+    pub diff: Duration,
     /// Bytes of one tracked payload.
     pub payload_bytes_max: usize,
     /// Bytes of all that is tracked on one topic.

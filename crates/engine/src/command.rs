@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 use walcast_pgoutput::{Lsn, PgTimestamp};
@@ -14,6 +15,7 @@ use crate::ids::{ChannelId, SessionId};
 use crate::membership::Membership;
 use crate::operations::Operation;
 use crate::outbound::Socket;
+use crate::presence::pace::Reach;
 use crate::relief::Relief;
 use crate::subscription::Identity;
 use crate::tickets::{Claim, Reference, Standing};
@@ -280,8 +282,20 @@ pub struct Target {
 pub struct Delivery {
     /// The frame.
     pub frame: Frame,
-    /// The channels of this shard that get it.
-    pub targets: Targets,
+    /// The channels of this shard that get it, audience by audience.
+    pub targets: SmallVec<[Targets; 1]>,
+}
+
+impl Delivery {
+    /// A frame for these.
+    pub fn new(frame: Frame, targets: Targets) -> Self {
+        Delivery { frame, targets: smallvec![targets] }
+    }
+
+    /// All who get it.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        self.targets.iter().flat_map(Targets::as_slice)
+    }
 }
 
 /// What the log brings to a shard.
@@ -364,7 +378,7 @@ pub(crate) enum PeerCommand {
     /// A broadcast for the members of a topic, and who has sent it, where broadcasts are kept.
     Broadcast(Arc<Fanout>, Option<ChannelId>),
     /// A presence diff for the members of a topic that follow it.
-    PresenceDiff(Arc<Fanout>),
+    PresenceDiff(Arc<PresenceDiff>),
     /// To the topic's home: track.
     Track(Box<Tracking>),
     /// To the channel's shard: what it tracks is not shown, for this reason.
@@ -385,11 +399,19 @@ impl PeerCommand {
     /// Bytes that it adds to one receiver's queue, as far as they are many.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            PeerCommand::Broadcast(fanout, _) | PeerCommand::PresenceDiff(fanout) => fanout.frame_bytes_max(),
+            PeerCommand::Broadcast(fanout, _) => fanout.frame_bytes_max(),
+            PeerCommand::PresenceDiff(diff) => diff.fanout.frame_bytes_max(),
             PeerCommand::State { payload, .. } => payload.len(),
             _ => 0,
         }
     }
+}
+
+/// What has changed in who is present on a topic.
+pub(crate) struct PresenceDiff {
+    pub(crate) fanout: Fanout,
+    /// Where the followers that it reaches are counted.
+    pub(crate) reach: Reach,
 }
 
 /// A payload that a channel tracks.

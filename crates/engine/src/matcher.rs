@@ -490,9 +490,11 @@ impl State {
             return;
         };
         self.outgoing_since.get_or_insert(self.replayed_at.unwrap_or(commit.time));
-        let mut bodies = Bodies::new(relation, images, commit, self.matcher.settings.record_bytes_max);
+        let (record_bytes_max, column_sets) =
+            (self.matcher.settings.record_bytes_max, audiences.column_sets());
+        let mut bodies = Bodies::new(relation, images, commit, record_bytes_max, column_sets);
         let mut shared = SharedFrames::default();
-        // Audiences of one person each mostly get the same bytes.
+        // Audiences of one person each mostly get the same bytes, and then one delivery is for all of them.
         let mut last: Option<(Form<&str>, View, Frame)> = None;
         for receiver in receivers {
             let Some(audience) = audiences.get(receiver.slot) else {
@@ -503,34 +505,32 @@ impl State {
             let old = bodies.old_record(*receiver);
             for group in audience.receivers.groups() {
                 let form = group.form();
-                let view =
-                    View { kind, columns: audiences.columns(form.columns), old, error, is_followed: false };
-                let same = last.take().filter(|(other, known, _)| *other == form && *known == view);
-                let frame = if let Some((_, _, frame)) = same {
-                    frame
-                } else {
-                    let Form { topic, id, serializer, legacy, .. } = form;
-                    frame(serializer, legacy, topic, &[id], kind, bodies.of(&view))
-                };
+                let view = View { kind, columns: form.columns, old, error, is_followed: false };
+                let same = last.take().filter(|(known, of, _)| *known == form && *of == view);
+                let frame = same.map_or_else(
+                    || {
+                        let Form { topic, id, serializer, legacy, .. } = form;
+                        frame(serializer, legacy, topic, &[id], kind, bodies.of(view))
+                    },
+                    |(_, _, frame)| frame,
+                );
                 group.each_target(|shard, targets| {
-                    let delivery = Delivery { frame: frame.clone(), targets };
-                    self.outgoing[shard.index()].push(FromLog::Change(delivery));
+                    show::add(&mut self.outgoing[shard.index()], &frame, targets);
                 });
                 last = Some((form, view, frame));
             }
             for SharedBinding { binding, member } in audience.receivers.shared() {
-                let view =
-                    View { kind, columns: audiences.columns(member.columns), old, error, is_followed: false };
+                let view = View { kind, columns: member.columns, old, error, is_followed: false };
                 shared.add(&member.membership, view, *binding, member.id);
             }
         }
         for (membership, view, ids) in shared.into_frames() {
             let Membership { serializer, shard, .. } = &*membership;
-            let data = bodies.of(&view);
+            let data = bodies.of(view);
             let frame =
                 frame(*serializer, membership.options().legacy, membership.topic(), &ids, view.kind, data);
             let targets = Targets::One(membership.target());
-            self.outgoing[shard.index()].push(FromLog::Change(Delivery { frame, targets }));
+            self.outgoing[shard.index()].push(FromLog::Change(Delivery::new(frame, targets)));
         }
     }
 

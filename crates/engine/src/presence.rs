@@ -1,6 +1,15 @@
 //! Who is present on one topic: keys, their metas, and the diffs between two moments. Pure.
 //!
+//! Followers are told of changes now and then: [`Presence::publish`] has the diff of all since the last one. A state shows
+//! what has been published, so that whoever is sent it and then every later diff misses nothing and gets nothing twice.
+//!
 //! Shapes and rules: docs/protocol.md §7.
+
+pub(crate) mod pace;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,22 +21,42 @@ use serde_json::value::RawValue;
 use crate::ids::ChannelId;
 
 /// One tracked payload of one channel.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Meta {
     channel: ChannelId,
-    /// The payload's members as they stand in JSON, without the braces; may be empty.
+    payload: Payload,
+}
+
+/// What followers are shown of a meta.
+#[derive(Debug)]
+struct Payload {
+    /// Its members as they stand in JSON, without the braces; may be empty.
     members: String,
     reference: String,
+    /// The reference that followers have been shown before.
     previous: Option<String>,
 }
 
-/// The metas of one key.
-#[derive(Debug, Default)]
+/// What stands in one place of a key: what followers have been shown there, and what there is now.
+#[derive(Debug)]
+enum Slot {
+    /// Followers have been shown what there is.
+    Shown(Meta),
+    /// It came since the last diff.
+    Joined(Meta),
+    /// It changed since the last diff.
+    Updated { shown: Box<Payload>, now: Meta },
+    /// It went since the last diff.
+    Left(Payload),
+}
+
+/// The places of one key.
+#[derive(Debug)]
 struct Entry {
     /// When the key came; see [`Presence::next`].
     since: u64,
     /// In the order in which they came.
-    metas: BTreeMap<u64, Meta>,
+    slots: BTreeMap<u64, Slot>,
     /// Those whose connection was lost a moment ago.
     absent: BTreeSet<u64>,
 }
@@ -41,11 +70,13 @@ pub(crate) struct Presence {
     order: BTreeMap<u64, Arc<str>>,
     /// Where a channel's meta is.
     places: FxHashMap<ChannelId, (Arc<str>, u64)>,
+    /// The places of which followers have yet to be told, after [`Entry::since`] so that those of a key stand together.
+    changed: BTreeMap<(u64, u64), Arc<str>>,
     /// Counts what comes.
     next: u64,
     /// Bytes of all metas, each with its key.
     bytes: usize,
-    /// The payload of `presence_state`, once it has been asked for, until something changes.
+    /// The payload of `presence_state`, once it has been asked for, until the next diff.
     state: Option<Arc<str>>,
 }
 
@@ -68,8 +99,7 @@ pub(crate) struct NotAnObject;
 ///
 /// Keys that presence itself writes are left out, so that a client can not forge them.
 pub(crate) fn meta_members(payload: &str) -> Result<String, NotAnObject> {
-    let object: std::collections::BTreeMap<String, &RawValue> =
-        serde_json::from_str(payload).map_err(|_| NotAnObject)?;
+    let object: BTreeMap<String, &RawValue> = serde_json::from_str(payload).map_err(|_| NotAnObject)?;
     let mut members = String::new();
     for (key, value) in object {
         if key == "phx_ref" || key == "phx_ref_prev" {
@@ -82,18 +112,25 @@ pub(crate) fn meta_members(payload: &str) -> Result<String, NotAnObject> {
 }
 
 impl Presence {
+    /// Nobody is present, and followers know that.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// How many keys are present.
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+    /// There is something of which followers have yet to be told.
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
     }
 
-    /// Tracks or updates a channel's payload. `None` when it is what was tracked already. A channel that has not tracked
-    /// yet takes over what one of the same key has left behind whose connection was lost. Nothing is tracked that would
-    /// take the topic over `bytes_max`, unless it takes less than what it stands for.
+    /// How many keys are present.
+    pub(crate) fn keys(&self) -> usize {
+        let is_present = |entry: &&Entry| entry.slots.values().any(|slot| slot.now().is_some());
+        self.entries.values().filter(is_present).count()
+    }
+
+    /// Tracks or updates a channel's payload, or leaves it as it is where the same is tracked already. A channel that has
+    /// not tracked yet takes over what one of the same key has left behind whose connection was lost. Nothing is tracked
+    /// that would take the topic over `bytes_max`, unless it takes less than what it stands for.
     pub(crate) fn track(
         &mut self,
         channel: ChannelId,
@@ -101,46 +138,50 @@ impl Presence {
         members: String,
         reference: String,
         bytes_max: usize,
-    ) -> Result<Option<Diff>, TopicFull> {
+    ) -> Result<(), TopicFull> {
         if self.places.contains_key(&channel) || self.take_over(channel, key) {
             return self.update(channel, members, reference, bytes_max);
         }
-        let meta = Meta { channel, members, reference, previous: None };
-        let mut joins = String::new();
-        append_entry(&mut joins, key, [&meta]);
-        if self.bytes + joins.len() > bytes_max {
+        let meta = Meta { channel, payload: Payload { members, reference, previous: None } };
+        let bytes = self.bytes + meta.payload.bytes(key);
+        if bytes > bytes_max {
             return Err(TopicFull);
         }
-        self.bytes += joins.len();
-        self.state = None;
+        self.bytes = bytes;
         let place = self.next;
         self.next += 1;
         let key: Arc<str> = key.into();
         let order = &mut self.order;
         let entry = self.entries.entry(Arc::clone(&key)).or_insert_with(|| {
             order.insert(place, Arc::clone(&key));
-            Entry { since: place, ..Entry::default() }
+            Entry { since: place, slots: BTreeMap::new(), absent: BTreeSet::new() }
         });
-        entry.metas.insert(place, meta);
+        entry.slots.insert(place, Slot::Joined(meta));
+        self.changed.insert((entry.since, place), Arc::clone(&key));
         self.places.insert(channel, (key, place));
-        Ok(Some(Diff::new(&joins, "")))
+        Ok(())
     }
 
-    /// Forgets a channel's payload. `None` when there was none.
-    pub(crate) fn untrack(&mut self, channel: ChannelId) -> Option<Diff> {
-        let (key, place) = self.places.remove(&channel)?;
-        let entry = self.entries.get_mut(&key)?;
-        let meta = entry.metas.remove(&place)?;
+    /// Forgets a channel's payload, if it has one.
+    pub(crate) fn untrack(&mut self, channel: ChannelId) {
+        let Some((key, place)) = self.places.remove(&channel) else { return };
+        let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.absent.remove(&place);
-        if entry.metas.is_empty() {
-            self.order.remove(&entry.since);
-            self.entries.remove(&key);
+        let Some(slot) = entry.slots.remove(&place) else { return };
+        self.bytes -= slot.now().map_or(0, |now| now.payload.bytes(&key));
+        let since = entry.since;
+        match slot {
+            Slot::Shown(Meta { payload: shown, .. }) | Slot::Left(shown) => {
+                entry.slots.insert(place, Slot::Left(shown));
+                self.changed.insert((since, place), key);
+            }
+            Slot::Updated { shown, .. } => drop(entry.slots.insert(place, Slot::Left(*shown))),
+            // Followers never hear of it.
+            Slot::Joined(_) => {
+                self.changed.remove(&(since, place));
+                self.drop_empty(&key);
+            }
         }
-        let mut leaves = String::new();
-        append_entry(&mut leaves, &key, [&meta]);
-        self.bytes -= leaves.len();
-        self.state = None;
-        Some(Diff::new("", &leaves))
     }
 
     /// A channel's connection was lost: its payload stays for another channel of its key to take over. False where it has
@@ -150,31 +191,62 @@ impl Presence {
         self.entries.get_mut(key).is_some_and(|entry| entry.absent.insert(*place))
     }
 
-    /// The payload of `presence_state`.
+    /// The payload of `presence_state`: what the diffs so far have told.
     pub(crate) fn state(&mut self) -> Arc<str> {
         if let Some(state) = &self.state {
             return Arc::clone(state);
         }
-        let state: Arc<str> = self.written_state().into();
+        let mut keys = Keys::default();
+        for (since, key) in &self.order {
+            let slots = self.entries.get(key).into_iter().flat_map(|entry| entry.slots.values());
+            slots.filter_map(Slot::shown).for_each(|shown| keys.add(*since, key, shown));
+        }
+        let state: Arc<str> = keys.into_json().into();
         self.state = Some(Arc::clone(&state));
         state
     }
 
-    fn written_state(&self) -> String {
-        let mut entries = String::new();
-        for key in self.order.values() {
-            if let Some(entry) = self.entries.get(key) {
-                append_entry(&mut entries, key, entry.metas.values());
-            }
+    /// The diff of what has changed since the last one, `None` where in the end nothing has. When it has got so many bytes
+    /// it ends, and the next one goes on.
+    pub(crate) fn publish(&mut self, bytes_max: usize) -> Option<Diff> {
+        let (mut joins, mut leaves) = (Keys::default(), Keys::default());
+        while joins.bytes() + leaves.bytes() < bytes_max
+            && let Some(((since, place), key)) = self.changed.pop_first()
+        {
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            let Some(slot) = entry.slots.remove(&place) else { continue };
+            let shown = match slot {
+                Slot::Left(shown) => {
+                    leaves.add(since, &key, &shown);
+                    self.drop_empty(&key);
+                    continue;
+                }
+                Slot::Updated { shown, now } => {
+                    leaves.add(since, &key, &shown);
+                    joins.add(since, &key, &now.payload);
+                    now
+                }
+                Slot::Joined(now) => {
+                    joins.add(since, &key, &now.payload);
+                    now
+                }
+                Slot::Shown(shown) => shown,
+            };
+            entry.slots.insert(place, Slot::Shown(shown));
         }
-        format!("{{{entries}}}")
+        if joins.bytes() + leaves.bytes() == 0 {
+            return None;
+        }
+        self.state = None;
+        let payload = format!(r#"{{"joins":{},"leaves":{}}}"#, joins.into_json(), leaves.into_json());
+        Some(Diff { payload })
     }
 
     /// Makes the first payload under this key whose connection was lost the channel's own.
     fn take_over(&mut self, channel: ChannelId, key: &str) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
         let Some(place) = entry.absent.pop_first() else { return false };
-        let Some(meta) = entry.metas.get_mut(&place) else { return false };
+        let Some(meta) = entry.slots.get_mut(&place).and_then(Slot::now_mut) else { return false };
         let lost = std::mem::replace(&mut meta.channel, channel);
         if let Some(place) = self.places.remove(&lost) {
             self.places.insert(channel, place);
@@ -188,185 +260,121 @@ impl Presence {
         members: String,
         reference: String,
         bytes_max: usize,
-    ) -> Result<Option<Diff>, TopicFull> {
-        let Some((key, place)) = self.places.get(&channel) else { return Ok(None) };
-        let meta = self.entries.get_mut(key).and_then(|entry| entry.metas.get_mut(place));
-        let Some(meta) = meta.filter(|meta| meta.members != members) else { return Ok(None) };
-        let mut leaves = String::new();
-        append_entry(&mut leaves, key, [&*meta]);
-        let updated = Meta { channel, members, reference, previous: Some(meta.reference.clone()) };
-        let mut joins = String::new();
-        append_entry(&mut joins, key, [&updated]);
-        let bytes = self.bytes - leaves.len() + joins.len();
+    ) -> Result<(), TopicFull> {
+        let Some((key, place)) = self.places.get(&channel) else { return Ok(()) };
+        let Some(entry) = self.entries.get_mut(key) else { return Ok(()) };
+        let Some(slot) = entry.slots.get_mut(place) else { return Ok(()) };
+        let Some(now) = slot.now().filter(|now| now.payload.members != members) else { return Ok(()) };
+        let previous = slot.shown().map(|shown| shown.reference.clone());
+        let payload = Payload { members, reference, previous };
+        let bytes = self.bytes - now.payload.bytes(key) + payload.bytes(key);
         if bytes > bytes_max && bytes > self.bytes {
             return Err(TopicFull);
         }
-        *meta = updated;
         self.bytes = bytes;
-        self.state = None;
-        Ok(Some(Diff::new(&joins, &leaves)))
+        let now = Meta { channel, payload };
+        let changed = match entry.slots.remove(place) {
+            Some(Slot::Shown(Meta { payload: shown, .. }) | Slot::Left(shown)) => {
+                Slot::Updated { shown: Box::new(shown), now }
+            }
+            Some(Slot::Updated { shown, .. }) => Slot::Updated { shown, now },
+            Some(Slot::Joined(_)) | None => Slot::Joined(now),
+        };
+        entry.slots.insert(*place, changed);
+        self.changed.insert((entry.since, *place), Arc::clone(key));
+        Ok(())
     }
-}
 
-impl Diff {
-    fn new(joins: &str, leaves: &str) -> Self {
-        Diff { payload: format!("{{\"joins\":{{{joins}}},\"leaves\":{{{leaves}}}}}") }
-    }
-}
-
-fn append_entry<'a>(out: &mut String, key: &str, metas: impl IntoIterator<Item = &'a Meta>) {
-    if !out.is_empty() {
-        out.push(',');
-    }
-    let _ = write!(out, "{}:{{\"metas\":[", json_string(key));
-    for (index, meta) in metas.into_iter().enumerate() {
-        out.push_str(if index == 0 { "{" } else { ",{" });
-        if !meta.members.is_empty() {
-            let _ = write!(out, "{},", meta.members);
+    /// Forgets a key that has no places.
+    fn drop_empty(&mut self, key: &str) {
+        if let Some(entry) = self.entries.get(key)
+            && entry.slots.is_empty()
+        {
+            self.order.remove(&entry.since);
+            self.entries.remove(key);
         }
-        let _ = write!(out, "\"phx_ref\":\"{}\"", meta.reference);
-        if let Some(previous) = &meta.previous {
+    }
+}
+
+impl Slot {
+    /// What followers have been shown.
+    fn shown(&self) -> Option<&Payload> {
+        match self {
+            Slot::Shown(meta) => Some(&meta.payload),
+            Slot::Updated { shown, .. } => Some(shown),
+            Slot::Left(shown) => Some(shown),
+            Slot::Joined(_) => None,
+        }
+    }
+
+    /// What there is.
+    fn now(&self) -> Option<&Meta> {
+        match self {
+            Slot::Shown(now) | Slot::Joined(now) | Slot::Updated { now, .. } => Some(now),
+            Slot::Left(_) => None,
+        }
+    }
+
+    fn now_mut(&mut self) -> Option<&mut Meta> {
+        match self {
+            Slot::Shown(now) | Slot::Joined(now) | Slot::Updated { now, .. } => Some(now),
+            Slot::Left(_) => None,
+        }
+    }
+}
+
+impl Payload {
+    /// Bytes of its JSON with a key of its own.
+    fn bytes(&self, key: &str) -> usize {
+        let mut keys = Keys::default();
+        keys.add(0, key, self);
+        keys.into_json().len() - "{}".len()
+    }
+
+    fn append_to(&self, out: &mut String) {
+        out.push('{');
+        if !self.members.is_empty() {
+            let _ = write!(out, "{},", self.members);
+        }
+        let _ = write!(out, "\"phx_ref\":\"{}\"", self.reference);
+        if let Some(previous) = &self.previous {
             let _ = write!(out, ",\"phx_ref_prev\":\"{previous}\"");
         }
         out.push('}');
     }
-    out.push_str("]}");
+}
+
+/// Keys with their metas, as they are being written.
+#[derive(Default)]
+struct Keys {
+    json: String,
+    /// The key whose metas stand last; see [`Entry::since`].
+    last: Option<u64>,
+}
+
+impl Keys {
+    /// Adds a meta; those of a key come one after the other.
+    fn add(&mut self, since: u64, key: &str, payload: &Payload) {
+        if self.last == Some(since) {
+            self.json.push(',');
+        } else {
+            self.json.push_str(if self.last.is_some() { "]}," } else { "{" });
+            let _ = write!(self.json, "{}:{{\"metas\":[", json_string(key));
+            self.last = Some(since);
+        }
+        payload.append_to(&mut self.json);
+    }
+
+    fn bytes(&self) -> usize {
+        self.json.len()
+    }
+
+    fn into_json(mut self) -> String {
+        self.json.push_str(if self.last.is_some() { "]}}" } else { "{}" });
+        self.json
+    }
 }
 
 fn json_string(text: &str) -> String {
     serde_json::Value::String(text.to_owned()).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ROOM_ENOUGH: usize = 10_000;
-
-    /// Tracks where there is room.
-    fn track(
-        presence: &mut Presence,
-        channel: u64,
-        key: &str,
-        members: String,
-        reference: &str,
-    ) -> Option<Diff> {
-        presence.track(ChannelId(channel), key, members, reference.to_owned(), ROOM_ENOUGH).unwrap()
-    }
-
-    fn members(json: &str) -> String {
-        meta_members(json).unwrap()
-    }
-
-    fn json(text: &str) -> serde_json::Value {
-        serde_json::from_str(text).unwrap()
-    }
-
-    #[test]
-    fn a_track_joins_an_update_joins_and_leaves_an_untrack_leaves() {
-        let mut presence = Presence::default();
-        let first = track(&mut presence, 1, "ana", members(r#"{"on":1}"#), "r1").unwrap();
-        assert_eq!(
-            json(&first.payload),
-            json(r#"{"joins":{"ana":{"metas":[{"on":1,"phx_ref":"r1"}]}},"leaves":{}}"#)
-        );
-        let second = track(&mut presence, 1, "ana", members(r#"{"on":2}"#), "r2").unwrap();
-        assert_eq!(
-            json(&second.payload),
-            json(
-                r#"{"joins":{"ana":{"metas":[{"on":2,"phx_ref":"r2","phx_ref_prev":"r1"}]}},
-                   "leaves":{"ana":{"metas":[{"on":1,"phx_ref":"r1"}]}}}"#
-            )
-        );
-        let third = presence.untrack(ChannelId(1)).unwrap();
-        assert_eq!(json(&third.payload)["leaves"]["ana"]["metas"][0]["on"], 2);
-        assert!(presence.is_empty());
-    }
-
-    #[test]
-    fn the_same_payload_again_is_no_diff() {
-        let mut presence = Presence::default();
-        track(&mut presence, 1, "a", members(r#"{"x":1,"y":2}"#), "r1");
-        assert_eq!(track(&mut presence, 1, "a", members(r#"{"y":2, "x":1}"#), "r2"), None);
-    }
-
-    #[test]
-    fn two_channels_under_one_key_are_two_metas_and_one_may_leave() {
-        let mut presence = Presence::default();
-        track(&mut presence, 1, "a", String::new(), "r1");
-        track(&mut presence, 2, "a", String::new(), "r2");
-        assert_eq!(json(&presence.state())["a"]["metas"].as_array().unwrap().len(), 2);
-        presence.untrack(ChannelId(1));
-        assert_eq!(json(&presence.state()), json(r#"{"a":{"metas":[{"phx_ref":"r2"}]}}"#));
-    }
-
-    #[test]
-    fn keys_and_metas_stay_in_the_order_in_which_they_came_whoever_goes_and_changes() {
-        let mut presence = Presence::default();
-        for (channel, key) in [(1, "b"), (2, "a"), (3, "b"), (4, "c"), (5, "b")] {
-            track(&mut presence, channel, key, format!("\"n\":{channel}"), &format!("r{channel}"));
-        }
-        track(&mut presence, 1, "b", "\"n\":9".to_owned(), "r9");
-        presence.untrack(ChannelId(3));
-        presence.untrack(ChannelId(2));
-        track(&mut presence, 2, "a", String::new(), "r6");
-        let expected = concat!(
-            r#"{"b":{"metas":[{"n":9,"phx_ref":"r9","phx_ref_prev":"r1"},{"n":5,"phx_ref":"r5"}]},"#,
-            r#""c":{"metas":[{"n":4,"phx_ref":"r4"}]},"a":{"metas":[{"phx_ref":"r6"}]}}"#
-        );
-        assert_eq!(&*presence.state(), expected);
-        for channel in [1, 2, 4, 5] {
-            assert!(presence.untrack(ChannelId(channel)).is_some());
-        }
-        assert!(presence.is_empty() && presence.order.is_empty() && presence.places.is_empty());
-    }
-
-    #[test]
-    fn a_lost_payload_is_taken_over_once_and_only_by_a_channel_that_has_none() {
-        let mut presence = Presence::default();
-        let track = |presence: &mut Presence, channel, key| {
-            track(presence, channel, key, "\"n\":1".to_owned(), &format!("r{channel}"))
-        };
-        track(&mut presence, 1, "a");
-        track(&mut presence, 2, "a");
-        assert!(presence.lose(ChannelId(1)) && !presence.lose(ChannelId(9)));
-        assert_eq!(track(&mut presence, 2, "a"), None, "it has one of its own");
-        assert!(track(&mut presence, 3, "b").is_some(), "another key");
-        assert_eq!(track(&mut presence, 4, "a"), None, "taken over");
-        assert_eq!(presence.untrack(ChannelId(1)), None, "it is not the lost one's any more");
-        assert!(track(&mut presence, 5, "a").is_some(), "there was one");
-        assert!(presence.untrack(ChannelId(4)).is_some());
-    }
-
-    #[test]
-    fn a_topic_takes_so_many_bytes_and_gets_them_back_whoever_goes_and_changes() {
-        let mut presence = Presence::default();
-        let long = |length: usize| format!("\"n\":\"{}\"", "x".repeat(length));
-        let track = |presence: &mut Presence, channel, length| {
-            presence.track(ChannelId(channel), "k", long(length), "r".to_owned(), 400)
-        };
-        assert!(track(&mut presence, 1, 100).is_ok());
-        assert!(track(&mut presence, 2, 100).is_ok());
-        let before = presence.state();
-        assert_eq!(track(&mut presence, 3, 200), Err(TopicFull));
-        assert_eq!(track(&mut presence, 1, 300), Err(TopicFull), "an update");
-        assert!(Arc::ptr_eq(&before, &presence.state()), "nothing has changed, so it is not written again");
-        assert!(track(&mut presence, 1, 20).is_ok(), "less than it was");
-        assert_eq!(json(&presence.state())["k"]["metas"][0]["n"], "x".repeat(20), "it is written again");
-        assert!(track(&mut presence, 3, 100).is_ok());
-        for channel in [1, 2, 3] {
-            assert!(presence.untrack(ChannelId(channel)).is_some());
-        }
-        assert_eq!((presence.bytes, &*presence.state()), (0, "{}"));
-    }
-
-    #[test]
-    fn a_client_can_not_forge_the_reference() {
-        assert_eq!(members(r#"{"phx_ref":"forged","name":"é\n"}"#), r#""name":"é\n""#);
-    }
-
-    #[test]
-    fn a_payload_that_is_no_object_is_refused() {
-        assert_eq!(meta_members("[1]"), Err(NotAnObject));
-    }
 }

@@ -76,6 +76,8 @@ pub(crate) struct Undecided {
 
 /// A joined topic of a session.
 pub(crate) struct Channel {
+    /// Its membership's, which is asked for with every change.
+    id: ChannelId,
     pub(crate) membership: Arc<Membership>,
     /// `None` until the channel has anything to do with its topic's presence: most never do.
     presence: Option<Box<ChannelPresence>>,
@@ -123,11 +125,12 @@ impl Channel {
     pub(crate) fn new(membership: Arc<Membership>, presence_key: Option<String>, rights: ReadRights) -> Self {
         let presence = |key| Box::new(ChannelPresence { key: Some(key), ..ChannelPresence::default() });
         let presence = presence_key.map(presence);
-        Channel { membership, presence, own_identity: None, listening: None, rights }
+        let id = membership.channel;
+        Channel { id, membership, presence, own_identity: None, listening: None, rights }
     }
 
     pub(crate) fn id(&self) -> ChannelId {
-        self.membership.channel
+        self.id
     }
 
     pub(crate) fn topic(&self) -> &str {

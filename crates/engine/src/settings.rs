@@ -40,6 +40,8 @@ pub struct EngineSettings {
     pub presence_enabled: bool,
     /// How long the presence of a lost connection stays, so that nobody notices a reconnect.
     pub presence_grace: Duration,
+    /// For how long the changes of who is present on a topic are collected at most; zero tells of each by itself.
+    pub presence_diff: Duration,
     /// What happens with deletes that the old key alone can not decide.
     pub deletes: Deletes,
     /// Questions that are put to PostgreSQL at a time.
@@ -105,6 +107,7 @@ impl Default for EngineSettings {
             max_client_events_per_second: NonZeroU32::new(10_000),
             presence_enabled: false,
             presence_grace: Duration::from_secs(2),
+            presence_diff: Duration::from_millis(250),
             deletes: Deletes::Private,
             questions_max: 4,
             copy_bytes_max: 256 << 20,

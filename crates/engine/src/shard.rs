@@ -3,16 +3,18 @@
 //!
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
 //! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
-//! messages, ends), [`topics`] (who is on one), [`delivery`] and [`presence`] (who gets what), [`holds`] (replays),
-//! [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`broadcasts`] (what those who come
-//! back have missed), [`operations`], [`turn`] (how queues are written).
+//! messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`], [`presence`] and [`home`] (who gets what),
+//! [`holds`] (replays), [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`broadcasts`]
+//! (what those who come back have missed), [`operations`], [`turn`] (how queues are written).
 
 mod acknowledgements;
 mod broadcasts;
 mod channels;
 mod delivery;
+mod fan_out;
 mod feeds;
 mod holds;
+mod home;
 mod operations;
 mod presence;
 mod sessions;
@@ -31,16 +33,16 @@ use walcast_wire::{Frame, Ref, Serializer, Status};
 
 use self::acknowledgements::Acknowledgements;
 use self::broadcasts::Broadcasts;
+use self::fan_out::Run;
 use self::feeds::Feeds;
-use self::presence::{Absences, PresenceReferences};
+use self::home::{Absences, HomeTopic, PresenceReferences, Windows};
 use self::topics::Topics;
 pub(crate) use self::turn::Turn;
 use crate::command::{Command, PeerCommand};
 use crate::ids::{SessionId, ShardId};
 use crate::membership::Membership;
-use crate::presence::Presence;
 use crate::rate::Rates;
-use crate::session::{Channel, Session};
+use crate::session::{Channel, Queued, Session};
 use crate::settings::{Counters, EngineSettings};
 use crate::tickets::Tickets;
 use crate::topic::{Privacy, TopicKey};
@@ -66,9 +68,12 @@ pub(crate) struct Shard {
     unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
     sessions: FxHashMap<SessionId, Session>,
     topics: Topics,
-    presences: ahash::HashMap<TopicKey, Presence>,
+    /// Topics whose home it is, as far as anybody is present.
+    home_topics: ahash::HashMap<TopicKey, HomeTopic>,
     /// Presences whose connection was lost a moment ago.
     absences: Absences,
+    /// Topics with something to be done when their window is over.
+    windows: Windows,
     rates: Arc<Rates>,
     /// What sockets that are lost leave behind.
     tickets: Arc<Tickets>,
@@ -77,6 +82,8 @@ pub(crate) struct Shard {
     broadcasts: Option<Box<Broadcasts>>,
     /// What waits for room in queues.
     feeds: Feeds,
+    /// Broadcasts that are not queued yet.
+    run: Run,
     turn: Turn,
     references: PresenceReferences,
     shutdown: Option<Frame>,
@@ -103,13 +110,15 @@ impl Shard {
             unsubscribe,
             sessions: FxHashMap::default(),
             topics: Topics::default(),
-            presences: ahash::HashMap::default(),
+            home_topics: ahash::HashMap::default(),
             absences: Absences::default(),
+            windows: Windows::default(),
             rates,
             tickets,
             acknowledgements: Acknowledgements::new(broadcasts.is_some()),
             broadcasts,
             feeds: Feeds::default(),
+            run: Run::default(),
             references: PresenceReferences::new(),
             shutdown: None,
             ended: false,
@@ -139,6 +148,7 @@ impl Shard {
                 }
                 // Last: where there is something else to do, it is looked at behind that.
                 () = reached(self.absences.next()) => {}
+                () = reached(self.windows.next()) => {}
                 () = reached(self.acknowledgements.next()) => {}
             }
             // A flood of broadcasts from elsewhere must not keep this shard's own sessions waiting.
@@ -161,10 +171,12 @@ impl Shard {
                 self.make_room_for(command.bytes()).await;
                 self.handle(command).await;
             }
+            self.end_run();
             if is_all {
                 self.acknowledgements.handled(handled);
             }
             self.end_absences();
+            self.publish_due().await;
             self.send_pings();
             self.write_and_make_room().await;
             if self.ended {
@@ -178,6 +190,9 @@ impl Shard {
     }
 
     async fn handle(&mut self, command: Command) {
+        if !command.is_broadcast() {
+            self.end_run();
+        }
         match command {
             Command::Open { session, socket, serializer, subject } => {
                 self.open(session, socket, serializer, subject);
@@ -216,7 +231,7 @@ impl Shard {
             Command::AnnounceGap(message) => self.announce_gap(&message),
             Command::Publish(fanout) => {
                 self.keep_broadcast(&fanout, None);
-                self.fan_out(&fanout, None);
+                self.fan_out(Queued::Frames, &fanout, None);
             }
             Command::Operate(operation) => self.operate(operation),
             Command::CloseShare(frame, share) => self.close_share(&frame, share),
@@ -226,12 +241,15 @@ impl Shard {
     }
 
     fn handle_peer(&mut self, command: PeerCommand) {
+        if !matches!(command, PeerCommand::Broadcast(..)) {
+            self.end_run();
+        }
         match command {
             PeerCommand::Broadcast(fanout, sender) => {
                 self.keep_broadcast(&fanout, sender);
-                self.fan_out(&fanout, None);
+                self.fan_out(Queued::Frames, &fanout, None);
             }
-            PeerCommand::PresenceDiff(fanout) => self.fan_out_presence(&fanout),
+            PeerCommand::PresenceDiff(diff) => self.fan_out_presence(&diff),
             PeerCommand::Track(tracking) => self.track_at_home(*tracking),
             PeerCommand::TrackRefused { target, reason } => self.track_refused(target, reason),
             PeerCommand::Untrack { topic, channel } => self.untrack_at_home(topic, channel),
@@ -267,6 +285,7 @@ impl Shard {
     }
 
     fn write_bytes(&mut self, session: SessionId, bytes: Bytes) {
+        self.end_run();
         self.turn.bytes += bytes.len();
         if let Some(found) = self.sessions.get_mut(&session) {
             found.push(session, bytes, &mut self.turn);

@@ -29,6 +29,9 @@ pub struct Finder {
     is_exact: bool,
 }
 
+/// Up to so many values are gone through one by one: for so few that takes less time than putting them in order.
+const UNSORTED_MAX: usize = 16;
+
 /// What finders have found for one row, so that it need not be looked up again for each who was found.
 #[derive(Debug, Default)]
 pub struct Found(RefCell<Vec<(Arc<Finder>, Vec<CellBytes>)>>);
@@ -44,7 +47,7 @@ impl Found {
         limit: usize,
         mut each: impl FnMut(&[u8]),
     ) -> bool {
-        let mut found = Vec::new();
+        let mut found = Vec::with_capacity(UNSORTED_MAX);
         let complete = finder.values(row, now, members, limit, |value| {
             each(value);
             if finder.is_exact {
@@ -52,7 +55,9 @@ impl Found {
             }
         });
         if complete && finder.is_exact {
-            found.sort_unstable();
+            if found.len() > UNSORTED_MAX {
+                found.sort_unstable();
+            }
             self.0.borrow_mut().push((Arc::clone(finder), found));
         }
         complete
@@ -63,7 +68,10 @@ impl Found {
         let all = self.0.borrow();
         let (_, values) = all.iter().find(|(known, _)| Arc::ptr_eq(known, finder) || known == finder)?;
         let bytes = value.and_then(|value| finder.cell_of(value));
-        Some(bytes.is_some_and(|bytes| values.binary_search(&bytes).is_ok()))
+        Some(bytes.is_some_and(|bytes| match values.len() {
+            ..=UNSORTED_MAX => values.contains(&bytes),
+            _ => values.binary_search(&bytes).is_ok(),
+        }))
     }
 }
 

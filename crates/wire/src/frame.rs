@@ -32,6 +32,11 @@ impl Opcode {
 }
 
 impl Frame {
+    /// Whether it is this very frame in memory, and not another one that may have the same bytes.
+    pub fn is(&self, other: &Frame) -> bool {
+        std::ptr::eq::<[u8]>(self.0.as_ref(), other.0.as_ref())
+    }
+
     /// A text message. The caller vouches that it is UTF-8, which every encoder of this crate makes sure of.
     pub fn text(payload: &[u8]) -> Self {
         Self::of(Opcode::Text, payload)

@@ -161,6 +161,29 @@ async function checkPresence() {
     await hers.inbox.next('one device', () => String(devices()) === 'desk');
   });
 
+  await promise('where many come, change and go at a time everybody sees who is there', async () => {
+    const topic = fresh('presence');
+    const keys = Array.from({ length: 15 }, (_, number) => `member ${String.fromCharCode(97 + number)}`);
+    const members = keys.map((key, number) => withPresence(number % 2 ? asAna() : asBruno(), topic, key));
+    const together = (chosen, act) => Promise.all(chosen.map(act));
+    await together(members, ({ channel }) => subscribed(channel));
+    await together(members, ({ channel }) => channel.track({ estado: 'libre' }));
+    await together(members, ({ seesPresent }) => seesPresent(...keys));
+    const [gone, there] = [members.slice(0, 5), members.slice(5)];
+    await Promise.all([
+      together(gone, ({ channel }) => channel.untrack()),
+      together(there, ({ channel }) => channel.track({ estado: 'ocupado' })),
+    ]);
+    const expected = JSON.stringify(keys.slice(5).map((key) => [key, 'ocupado']));
+    await together(members, ({ channel, inbox }) =>
+      inbox.next('who is left, in their new state', () => {
+        const seen = Object.entries(channel.presenceState());
+        return JSON.stringify(seen.flatMap(([key, metas]) => metas.map(({ estado }) => [key, estado])).sort()) === expected;
+      }),
+    );
+    assert.ok(there[0].inbox.seen.some(({ leave }) => leave === keys[0]));
+  });
+
   await promise('a connection that ends takes its presence with it', async () => {
     const topic = fresh('presence');
     const hers = withPresence(asAna(), topic, 'ana');

@@ -1,5 +1,6 @@
 //! Random policies on `realtime.messages`, random requests: the compiled answer is PostgreSQL's.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use walcast_catalog::channels::ChannelAction::{Read, Write};
 use walcast_policy::Oracle as _;
@@ -104,6 +105,7 @@ async fn random_policies_allow_what_postgres_allows() {
         let policies: Vec<String> = (0..=dice.roll(4)).map(|number| policy(&mut dice, number)).collect();
         fixture.run(&policies.concat()).await;
         catalog.refresh().await.unwrap();
+        let mut singly = Vec::new();
         for _ in 0..REQUESTS {
             let headers = dice.pick(&["{}", r#"{"x-key":"open"}"#, r#"{"x-key":"shut"}"#, "no json"]);
             let topic = dice.pick(&["room:1", "room:2", "user:ana", "user:1", "odd"]);
@@ -112,9 +114,11 @@ async fn random_policies_allow_what_postgres_allows() {
             for action in [Read, Write] {
                 compared += 1;
                 let in_process = catalog.channel_rights_in_process(action, &asks, &BOTH).await.unwrap();
+                let answer = catalog.channel_rights_by_asking(action, &asks, &BOTH).await;
+                singly.push((action, asks.clone(), answer.clone()));
                 let Some(in_process) = in_process else { continue };
                 compiled += 1;
-                let asked = match catalog.channel_rights_by_asking(action, &asks, &BOTH).await {
+                let asked = match answer {
                     Err(ChannelPolicyError::Policy(_)) => ChannelRights::default(),
                     asked => asked.unwrap(),
                 };
@@ -126,6 +130,17 @@ async fn random_policies_allow_what_postgres_allows() {
                     policies.join("\n")
                 );
             }
+        }
+        // All at the same moment, over as few connections as that takes: the answers are the same.
+        let at_once =
+            singly.iter().map(|(action, asks, _)| catalog.channel_rights_by_asking(*action, asks, &BOTH));
+        for (together, (action, asks, alone)) in join_all(at_once).await.into_iter().zip(&singly) {
+            assert_eq!(
+                together,
+                *alone,
+                "seed {seed}: {action:?} of {asks:?} together with others under\n{}",
+                policies.join("\n")
+            );
         }
         let dropped: Vec<String> = (0..policies.len())
             .map(|number| format!("DROP POLICY p{number} ON realtime.messages;"))

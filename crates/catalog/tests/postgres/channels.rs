@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use walcast_catalog::channels::ChannelAction::{self, Read, Write};
 use walcast_catalog::{Catalog, CatalogSettings, install};
@@ -16,8 +17,8 @@ use walcast_policy::channel::{
 use crate::support::Fixture;
 
 pub(crate) const BOTH: [ChannelExtension; 2] = [Broadcast, Presence];
-const NOTHING: ChannelRights = ChannelRights { broadcast: false, presence: false };
-const EVERYTHING: ChannelRights = ChannelRights { broadcast: true, presence: true };
+pub(crate) const NOTHING: ChannelRights = ChannelRights { broadcast: false, presence: false };
+pub(crate) const EVERYTHING: ChannelRights = ChannelRights { broadcast: true, presence: true };
 
 /// A database in which walcast is installed, with the test's role as a role of tokens.
 pub(crate) async fn installed(name: &str, sql: &str) -> (Fixture, Arc<Catalog>) {
@@ -164,9 +165,13 @@ async fn a_check_leaves_no_row_and_no_change_in_the_log() {
         .execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot])
         .await
         .unwrap();
-    for action in [Read, Write] {
-        let found = catalog.channel_rights_by_asking(action, &plain(&fixture, "t"), &BOTH).await.unwrap();
-        assert_eq!(found, EVERYTHING);
+    let asks = plain(&fixture, "t");
+    for together in [1, 4] {
+        let actions = [Read, Write].into_iter().cycle().take(2 * together);
+        let found = actions.map(|action| catalog.channel_rights_by_asking(action, &asks, &BOTH));
+        for answer in join_all(found).await {
+            assert_eq!(answer.unwrap(), EVERYTHING);
+        }
     }
     fixture.run("SELECT realtime.send('{}', 'only', 't')").await;
     let changes: i64 = fixture

@@ -4,6 +4,7 @@
 
 mod changes;
 mod channel_differential;
+mod channel_together;
 mod channels;
 mod copies;
 mod install;

@@ -663,6 +663,16 @@ pub(super) static PRESENCE_GRACE: Setting<Duration> = Setting::new(
 .environment(&["WALCAST_PRESENCE_GRACE_MS"])
 .default("2000");
 
+pub(super) static PRESENCE_DIFF: Setting<Duration> = Setting::new(
+    "presence.diff_ms",
+    parse::milliseconds,
+    "For how long the changes of who is present on a topic are collected at most, to leave in one `presence_diff`; one \
+     that comes after a quiet time leaves at once. It is a millisecond for each channel that follows, and none below \
+     ten. 0: each leaves at once.",
+)
+.environment(&["WALCAST_PRESENCE_DIFF_MS"])
+.default("250");
+
 pub(super) static PRESENCE_PAYLOAD_BYTES_MAX: Setting<usize> = Setting::new(
     "presence.payload_bytes_max",
     parse::count::<1024, 1_000_000>,
@@ -808,6 +818,7 @@ pub(super) static ALL: &[&About] = &[
     &BROADCAST_TTL.about,
     &PRESENCE_ENABLED.about,
     &PRESENCE_GRACE.about,
+    &PRESENCE_DIFF.about,
     &PRESENCE_PAYLOAD_BYTES_MAX.about,
     &PRESENCE_TOPIC_BYTES_MAX.about,
     &ADDRESS_CONNECTIONS.about,

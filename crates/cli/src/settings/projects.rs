@@ -142,6 +142,7 @@ fn configuration(
         presence: PresenceSettings {
             enabled: layers.get(&definitions::PRESENCE_ENABLED)?,
             grace: layers.get(&definitions::PRESENCE_GRACE)?,
+            diff: layers.get(&definitions::PRESENCE_DIFF)?,
             payload_bytes_max: layers.get(&definitions::PRESENCE_PAYLOAD_BYTES_MAX)?,
             topic_bytes_max: layers.get(&definitions::PRESENCE_TOPIC_BYTES_MAX)?,
         },

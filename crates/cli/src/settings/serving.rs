@@ -99,6 +99,7 @@ impl Settings {
             max_presence_events_per_second: project.limits.max_presence_events_per_second,
             presence_enabled: project.presence.enabled,
             presence_grace: project.presence.grace,
+            presence_diff: project.presence.diff,
             presence_payload_bytes_max: project.presence.payload_bytes_max,
             presence_topic_bytes_max: project.presence.topic_bytes_max,
             deletes: project.changes.deletes,
@@ -168,6 +169,7 @@ mod tests {
             ("WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND", "9"),
             ("WALCAST_PRESENCE_ENABLED", "true"),
             ("WALCAST_PRESENCE_GRACE_MS", "0"),
+            ("WALCAST_PRESENCE_DIFF_MS", "70"),
             ("WALCAST_BROADCAST_CONFLATE", "cursor:user,score"),
             ("WALCAST_BROADCAST_TTL_MS", "score:5"),
             ("WALCAST_PRESENCE_PAYLOAD_BYTES_MAX", "2048"),
@@ -193,6 +195,7 @@ mod tests {
         assert_eq!(engine.max_presence_events_per_second.map(NonZero::get), Some(9));
         assert_eq!((engine.presence_payload_bytes_max, engine.presence_topic_bytes_max), (2048, 9999));
         assert!(engine.presence_enabled && engine.presence_grace.is_zero());
+        assert_eq!(engine.presence_diff, Duration::from_millis(70));
         let rule = |event| engine.broadcast_rules.of_event(event).cloned().unwrap();
         assert_eq!(
             (rule("cursor").conflate, rule("cursor").ttl),

@@ -13,7 +13,7 @@ use walcast_pgoutput::{Oid, PgTimestamp};
 use walcast_policy::{BoundPlan, Filter, Found, Key, MembersAt, RowImage};
 use walcast_wire::{BindingEvent, ChangeKind};
 
-use super::column_sets::{ColumnSet, ColumnSets};
+use super::column_sets::ColumnSets;
 use super::index::Index;
 use super::receivers::{Member, Receivers, Removed};
 use super::slots::{Slot, Slots};
@@ -114,9 +114,9 @@ impl TableAudiences {
         self.slots.get(slot)
     }
 
-    /// The indices of a set of columns.
-    pub(super) fn columns(&self, set: ColumnSet) -> Arc<[usize]> {
-        self.column_sets.get(set)
+    /// The sets of columns that subscribers are shown.
+    pub(super) fn column_sets(&self) -> &ColumnSets {
+        &self.column_sets
     }
 
     /// The values one of which a new row must have in its column to be for anybody; `None` where that is not all there is

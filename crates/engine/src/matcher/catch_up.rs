@@ -443,8 +443,7 @@ impl State {
 
     /// Sends a channel the last that it has missed, in front of what is live.
     async fn deliver(&mut self, membership: &Membership, frames: Vec<Frame>) {
-        let delivery =
-            |frame| FromLog::Change(Delivery { frame, targets: Targets::One(membership.target()) });
+        let delivery = |frame| FromLog::Change(Delivery::new(frame, Targets::One(membership.target())));
         self.outgoing[membership.shard.index()].extend(frames.into_iter().map(delivery));
         self.outgoing_since.get_or_insert_with(replay::present);
         self.flush().await;

@@ -1,19 +1,17 @@
 //! The sets of columns that subscribers of a table are shown: few, however many subscribers there are.
 
-use std::sync::Arc;
-
 /// A set of columns, by its place in [`ColumnSets`], from [`ColumnSets::take`] to [`ColumnSets::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ColumnSet(u32);
 
 /// The sets of one table that are in use, and how often.
 #[derive(Debug, Default)]
-pub(super) struct ColumnSets(Vec<(Arc<[usize]>, usize)>);
+pub(super) struct ColumnSets(Vec<(Box<[usize]>, usize)>);
 
 impl ColumnSets {
     /// The indices of the columns.
-    pub(super) fn get(&self, set: ColumnSet) -> Arc<[usize]> {
-        self.0.get(set.0 as usize).map_or_else(Arc::default, |(columns, _)| Arc::clone(columns))
+    pub(super) fn get(&self, set: ColumnSet) -> &[usize] {
+        self.0.get(set.0 as usize).map_or(&[], |(columns, _)| columns)
     }
 
     /// The set of these columns, for one user more.
@@ -54,6 +52,6 @@ mod tests {
         assert_ne!(sets.take(&[2]), first, "it has a user still");
         sets.release(first);
         assert_eq!(sets.take(&[3]), first);
-        assert_eq!((&*sets.get(first), &*sets.get(second)), (&[3][..], &[1][..]));
+        assert_eq!((sets.get(first), sets.get(second)), (&[3][..], &[1][..]));
     }
 }

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use walcast_policy::{Datum, Finder, Key};
 
 use super::audience::Sight;
@@ -84,14 +85,17 @@ impl Index {
             }
         }
         for (finder, values) in &self.by_finder {
-            let before = slots.len();
             // Where a row is for more people than are here, it is cheaper to go through those who are.
             let limit = MEMBERS_PER_AUDIENCE * values.first.len() + MEMBERS_MIN;
+            let mut hashes: SmallVec<[u32; 32]> = SmallVec::new();
             let found = sight.found.values(finder, sight.row, sight.now, sight.members, limit, |value| {
-                values.find(hash(&self.hasher, value), &mut slots);
+                hashes.push(hash(&self.hasher, value));
             });
-            if !found {
-                slots.truncate(before);
+            if found {
+                slots.reserve(hashes.len());
+                // Behind the walk, so that the processor fetches the memory of several at a time.
+                hashes.iter().for_each(|hash| values.find(*hash, &mut slots));
+            } else {
                 slots.extend(values.first.values().chain(values.others.values().flatten()));
             }
         }

@@ -9,8 +9,10 @@ use walcast_policy::Datum;
 use walcast_wire::change::{NO_PRIMARY_KEY, UNAUTHORIZED};
 use walcast_wire::{BindingId, ChangeBody, ChangeKind, ColumnHead, Field, Frame, Position, Serializer};
 
+use super::column_sets::{ColumnSet, ColumnSets};
 use super::image::{BoundRelation, ChangeImages};
 use super::ruling::Receiver;
+use crate::command::{Delivery, FromLog, Targets};
 use crate::ids::ChannelId;
 use crate::membership::Membership;
 
@@ -22,11 +24,11 @@ pub(super) struct Commit {
 }
 
 /// What a subscriber is shown of a change.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct View {
     /// The kind of change that it is told as.
     pub(super) kind: ChangeKind,
-    pub(super) columns: Arc<[usize]>,
+    pub(super) columns: ColumnSet,
     pub(super) old: OldRecord,
     pub(super) error: Option<&'static str>,
     /// Whether another message of the same change comes to the channel behind this one: whoever has this one alone has
@@ -51,6 +53,7 @@ pub(super) struct Bodies<'a> {
     pub(super) images: &'a ChangeImages<'a>,
     pub(super) commit: Commit,
     pub(super) record_bytes_max: usize,
+    column_sets: &'a ColumnSets,
     encoded: Vec<(View, Vec<u8>)>,
 }
 
@@ -60,23 +63,24 @@ impl<'a> Bodies<'a> {
         images: &'a ChangeImages<'a>,
         commit: Commit,
         record_bytes_max: usize,
+        column_sets: &'a ColumnSets,
     ) -> Self {
-        Bodies { relation, images, commit, record_bytes_max, encoded: Vec::new() }
+        Bodies { relation, images, commit, record_bytes_max, column_sets, encoded: Vec::new() }
     }
 
     /// The JSON of `data` for a view.
-    pub(super) fn of(&mut self, view: &View) -> &[u8] {
-        let place = self.encoded.iter().position(|(known, _)| known == view).unwrap_or_else(|| {
+    pub(super) fn of(&mut self, view: View) -> &[u8] {
+        let place = self.encoded.iter().position(|(known, _)| *known == view).unwrap_or_else(|| {
             let body = self.encode(view);
-            self.encoded.push((view.clone(), body));
+            self.encoded.push((view, body));
             self.encoded.len() - 1
         });
         &self.encoded[place].1
     }
 
-    fn encode(&self, view: &View) -> Vec<u8> {
+    fn encode(&self, view: View) -> Vec<u8> {
         let table = &self.relation.table;
-        let shown: &[usize] = if view.error.is_some() { &[] } else { &view.columns };
+        let shown = if view.error.is_some() { &[] } else { self.column_sets.get(view.columns) };
         let columns: Vec<_> = shown
             .iter()
             .map(|&index| ColumnHead {
@@ -205,5 +209,13 @@ pub(super) fn frame(
         walcast_wire::legacy_change_frame(serializer, topic, kind, data)
     } else {
         walcast_wire::change_frame(serializer, topic, ids, data)
+    }
+}
+
+/// Adds a frame for some to what is on its way to their shard: to the delivery of the same frame, where that is the last.
+pub(super) fn add(outgoing: &mut Vec<FromLog>, frame: &Frame, targets: Targets) {
+    match outgoing.last_mut() {
+        Some(FromLog::Change(last)) if last.frame.is(frame) => last.targets.push(targets),
+        _ => outgoing.push(FromLog::Change(Delivery::new(frame.clone(), targets))),
     }
 }

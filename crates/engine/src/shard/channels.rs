@@ -185,6 +185,7 @@ impl Shard {
         status: Status,
         message: &str,
     ) {
+        self.end_run();
         let Some(found) = self.sessions.get_mut(&session) else {
             return;
         };

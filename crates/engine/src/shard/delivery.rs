@@ -1,14 +1,13 @@
-//! Frames into outbound queues: row changes, and broadcasts to the members of a topic.
+//! What a batch of the log brings, and what a client broadcasts.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use tokio::time::Instant;
 use walcast_wire::Status;
 
 use super::{ReplyTo, Shard};
 use crate::broadcast::fanout_of;
-use crate::command::{BroadcastPayload, Delivery, Fanout, FromLog, FromLogBatch, PeerCommand, Target};
+use crate::command::{BroadcastPayload, Delivery, FromLog, FromLogBatch, PeerCommand, Target};
 use crate::ids::{ChannelId, ShardId};
 use crate::session::Queued;
 
@@ -25,16 +24,17 @@ impl Shard {
                 FromLog::Change(delivery) => self.deliver_change(delivery),
                 FromLog::Message(fanout) => {
                     self.keep_broadcast(fanout, None);
-                    self.fan_out_as(Queued::FromLog, fanout, None);
+                    self.fan_out(Queued::FromLog, fanout, None);
                 }
             }
         }
     }
 
     fn deliver_change(&mut self, delivery: &Delivery) {
+        self.end_run();
         let mut count = 0;
         self.turn.bytes += delivery.frame.len();
-        for target in delivery.targets.as_slice() {
+        for target in delivery.targets() {
             let Some(found) = self.sessions.get_mut(&target.session) else {
                 continue;
             };
@@ -69,7 +69,7 @@ impl Shard {
         let fanout = Arc::new(fanout_of(answer.topic.clone(), payload, None, &self.settings.broadcast_rules));
         self.counters.broadcasts.fetch_add(1, Relaxed);
         let line = self.keep_broadcast(&fanout, Some(sender.channel));
-        self.fan_out(&fanout, except);
+        self.fan_out(Queued::Frames, &fanout, except);
         for (index, shard) in self.shards.iter().enumerate() {
             if ShardId::new(index) != self.id {
                 let _ = shard.peers.send(PeerCommand::Broadcast(Arc::clone(&fanout), line));
@@ -78,46 +78,5 @@ impl Shard {
         if acknowledge {
             self.write(sender.session, &answer.frame(Status::Ok, "{}"));
         }
-    }
-
-    /// Hands a broadcast to the listeners of its topic.
-    pub(super) fn fan_out(&mut self, fanout: &Arc<Fanout>, except: Option<ChannelId>) {
-        self.fan_out_as(Queued::Frames, fanout, except);
-    }
-
-    fn fan_out_as(&mut self, kind: Queued, fanout: &Arc<Fanout>, except: Option<ChannelId>) {
-        let Some(topic) = self.topics.get_mut(fanout.topic.as_ref()) else {
-            return;
-        };
-        let repeated = topic.meet(fanout);
-        let replays = topic.replays().filter(|_| repeated).zip(fanout.id);
-        let expired = fanout.relief.as_ref().is_some_and(|relief| relief.has_expired(Instant::now()));
-        if expired {
-            let count = topic.listeners().count() as u64;
-            self.counters.expired_broadcasts.fetch_add(count, Relaxed);
-            return;
-        }
-        self.turn.bytes += fanout.frame_bytes_max();
-        let mut count = 0;
-        for member in topic.listeners() {
-            if Some(member.channel) == except
-                || replays.is_some_and(|(replays, id)| replays.has_sent(member.channel, id))
-            {
-                continue;
-            }
-            let Some(found) = self.sessions.get_mut(&member.session) else {
-                continue;
-            };
-            let Some(frame) = fanout.frame(found.serializer) else {
-                continue;
-            };
-            let frame = frame.bytes().clone();
-            match &fanout.relief {
-                None => found.push_as(kind, member.session, frame, &mut self.turn),
-                Some(relief) => found.push_sparing(kind, member.session, frame, relief, &mut self.turn),
-            }
-            count += 1;
-        }
-        self.counters.deliveries.fetch_add(count, Relaxed);
     }
 }

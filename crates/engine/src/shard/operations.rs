@@ -6,6 +6,7 @@ use walcast_wire::{Frame, Status};
 
 use super::Shard;
 use super::holds::Replays;
+use super::home::HomeTopic;
 use super::topics::Topic;
 use crate::command::Departure;
 use crate::ids::{ChannelId, SessionId};
@@ -99,7 +100,7 @@ impl Shard {
     }
 
     fn occupancy(&self, key: &TopicKey) -> Occupancy {
-        let present_keys = self.presences.get(key).map_or(0, crate::presence::Presence::len);
+        let present_keys = self.home_topics.get(key).map_or(0, HomeTopic::present_keys);
         match self.topics.get(key.as_ref()) {
             None => Occupancy { present_keys, ..Occupancy::default() },
             Some(topic) => Occupancy {

@@ -1,19 +1,15 @@
-//! A shard's part in Presence: what its sessions ask, and the presences of the topics whose home it is.
-//!
-//! A topic's home is one shard, so that its diffs have one order.
+//! A shard's part in Presence: what its sessions ask, and what they are told. Who is present is known at a topic's
+//! [home](super::home).
 
-use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::Instant;
+use walcast_wire::Status;
 use walcast_wire::presence::TRACK_PAYLOAD_NOT_A_MAP;
-use walcast_wire::{Ref, Serializer, Status};
 
 use super::{ReplyTo, Shard};
-use crate::command::{Fanout, PeerCommand, PushKind, SystemMessage, Target, Tracking};
-use crate::ids::{ChannelId, ShardId};
-use crate::presence::{Diff, Presence, meta_members};
+use crate::command::{PeerCommand, PresenceDiff, PushKind, SystemMessage, Target, Tracking};
+use crate::presence::meta_members;
 use crate::topic::TopicKey;
 
 impl Shard {
@@ -172,12 +168,15 @@ impl Shard {
     }
 
     /// Hands a diff to the followers of its topic.
-    pub(super) fn fan_out_presence(&mut self, fanout: &Fanout) {
+    pub(super) fn fan_out_presence(&mut self, diff: &PresenceDiff) {
+        let PresenceDiff { fanout, reach } = diff;
         let Some(topic) = self.topics.get(fanout.topic.as_ref()) else {
             return;
         };
         self.turn.bytes += fanout.frame_bytes_max();
+        let mut followers = 0;
         for member in topic.followers() {
+            followers += 1;
             let Some(found) = self.sessions.get_mut(&member.session) else {
                 continue;
             };
@@ -186,121 +185,6 @@ impl Shard {
             };
             found.push(member.session, frame.bytes().clone(), &mut self.turn);
         }
-    }
-
-    // At the topic's home.
-
-    /// The state goes out first where it is wanted, then the diff.
-    pub(super) fn track_at_home(&mut self, tracking: Tracking) {
-        let Tracking { target, shard, topic, key, members, wants_state } = tracking;
-        let limit = self.settings.presence_topic_bytes_max;
-        let reference = self.references.next();
-        let presence = self.presences.entry(topic.clone()).or_default();
-        let before = wants_state.then(|| presence.state());
-        let tracked = presence.track(target.channel, &key, members, reference, limit);
-        if presence.is_empty() {
-            self.presences.remove(&topic);
-        }
-        if let Some(payload) = before {
-            self.tell(shard, PeerCommand::State { target, payload });
-        }
-        if let Ok(diff) = tracked {
-            self.publish_diff(topic, diff);
-        } else {
-            let reason = no_room(limit);
-            self.tell(shard, PeerCommand::TrackRefused { target, reason });
-        }
-    }
-
-    pub(super) fn untrack_at_home(&mut self, topic: TopicKey, channel: ChannelId) {
-        let Some(presence) = self.presences.get_mut(&topic) else { return };
-        let diff = presence.untrack(channel);
-        if presence.is_empty() {
-            self.presences.remove(&topic);
-        }
-        self.publish_diff(topic, diff);
-    }
-
-    /// The presence of a lost connection stays for the grace, so that a client that comes back was never away.
-    pub(super) fn lost_at_home(&mut self, topic: TopicKey, channel: ChannelId) {
-        let grace = self.settings.presence_grace;
-        if grace.is_zero() {
-            return self.untrack_at_home(topic, channel);
-        }
-        if self.presences.get_mut(&topic).is_some_and(|presence| presence.lose(channel)) {
-            self.absences.add(Instant::now() + grace, topic, channel);
-        }
-    }
-
-    /// Those whose grace is over have left, unless another channel has taken their presence over.
-    pub(super) fn end_absences(&mut self) {
-        if self.absences.next().is_none() {
-            return;
-        }
-        let now = Instant::now();
-        while let Some((topic, channel)) = self.absences.take_due(now) {
-            self.untrack_at_home(topic, channel);
-        }
-    }
-
-    pub(super) fn state_at_home(&mut self, topic: &TopicKey, target: Target, shard: ShardId) {
-        let payload = self.presences.get_mut(topic).map_or_else(|| "{}".into(), Presence::state);
-        self.tell(shard, PeerCommand::State { target, payload });
-    }
-
-    fn publish_diff(&mut self, topic: TopicKey, diff: Option<Diff>) {
-        let Some(diff) = diff else { return };
-        let frame = |serializer| {
-            let name = &topic.topic;
-            Some(walcast_wire::push(serializer, &Ref::null(), name, "presence_diff", &diff.payload))
-        };
-        let (v1, v2) = (frame(Serializer::V1), frame(Serializer::V2));
-        let fanout = Arc::new(Fanout { topic, id: None, relief: None, v1, v2 });
-        for index in 0..self.shards.len() {
-            self.tell(ShardId::new(index), PeerCommand::PresenceDiff(Arc::clone(&fanout)));
-        }
-    }
-}
-
-/// What a track is told for which its topic has no room.
-fn no_room(limit: usize) -> String {
-    format!("The presence of this topic has no room for the payload (presence.topic_bytes_max = {limit})")
-}
-
-/// Presences whose connection was lost, in the order in which their grace ends: it is the same for all.
-#[derive(Default)]
-pub(super) struct Absences(VecDeque<(Instant, TopicKey, ChannelId)>);
-
-impl Absences {
-    fn add(&mut self, until: Instant, topic: TopicKey, channel: ChannelId) {
-        self.0.push_back((until, topic, channel));
-    }
-
-    /// When the next one is over.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.0.front().map(|&(until, ..)| until)
-    }
-
-    fn take_due(&mut self, now: Instant) -> Option<(TopicKey, ChannelId)> {
-        self.next().filter(|until| *until <= now)?;
-        self.0.pop_front().map(|(_, topic, channel)| (topic, channel))
-    }
-}
-
-/// Makes `phx_ref`s: 16 characters, unique in the cluster by a random prefix.
-pub(super) struct PresenceReferences {
-    prefix: u64,
-    next: u64,
-}
-
-impl PresenceReferences {
-    pub(super) fn new() -> Self {
-        let random = uuid::Uuid::new_v4().as_u64_pair().1;
-        PresenceReferences { prefix: random & 0xFFFF_FFFF, next: 0 }
-    }
-
-    pub(super) fn next(&mut self) -> String {
-        self.next += 1;
-        format!("{:08x}{:08x}", self.prefix, self.next & 0xFFFF_FFFF)
+        reach.add(followers);
     }
 }

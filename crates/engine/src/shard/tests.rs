@@ -5,8 +5,8 @@ use walcast_wire::sub_topic;
 
 use super::*;
 use crate::broadcast::fanout_of;
-use crate::command::BroadcastPayload;
 use crate::command::Joining;
+use crate::command::{BroadcastPayload, Push, PushKind};
 use crate::membership::{Asked, Form, Membership, Options};
 use crate::recorder::Recorder;
 use crate::relief::BroadcastRules;
@@ -15,12 +15,12 @@ use crate::topic::ReadRights;
 
 const TOPIC: &str = "realtime:room";
 
-fn public_topic() -> TopicKey {
+pub(super) fn public_topic() -> TopicKey {
     TopicKey::new(TOPIC.into(), Privacy::Public)
 }
 
-/// The only shard there is, running.
-fn running() -> ShardHandle {
+/// The only shard there is, and what comes to it.
+fn only() -> (Shard, ShardHandle, mpsc::Receiver<Command>, mpsc::UnboundedReceiver<PeerCommand>) {
     let (commands, command_inbox) = mpsc::channel(16);
     let (peers, peer_inbox) = mpsc::unbounded_channel();
     let (unsubscribe, _) = mpsc::unbounded_channel();
@@ -30,6 +30,17 @@ fn running() -> ShardHandle {
     let rates = Arc::new(Rates::new(&settings));
     let tickets = Tickets::new(settings.resume.clone(), Arc::default());
     let shard = Shard::new(ShardId::new(0), settings, Arc::default(), rates, tickets, shards, unsubscribe);
+    (shard, handle, command_inbox, peer_inbox)
+}
+
+/// One that does what it is told directly.
+pub(super) fn alone() -> Shard {
+    only().0
+}
+
+/// One that runs.
+fn running() -> ShardHandle {
+    let (shard, handle, command_inbox, peer_inbox) = only();
     tokio::spawn(shard.run(command_inbox, peer_inbox));
     handle
 }
@@ -83,4 +94,59 @@ async fn a_flood_from_another_shard_does_not_keep_this_ones_own_sessions_waiting
     }
     let before = text.split("<answer>").next().map_or(0, |before| before.matches("broadcast").count());
     assert!(before <= COMMANDS_PER_TURN, "{before} broadcasts went first");
+}
+
+/// A client's broadcast whose payload is a mark.
+fn broadcast(sender: SessionId, mark: &str) -> Command {
+    Command::Push(Push {
+        session: sender,
+        topic: TOPIC.into(),
+        join_ref: Ref::null(),
+        reference: Ref::null(),
+        kind: PushKind::Broadcast(BroadcastPayload::Text(format!(r#"{{"event":"{mark}"}}"#).into())),
+    })
+}
+
+/// The marks in what a session was sent up to its heartbeat's answer, in order.
+async fn marks(written: &mut mpsc::UnboundedReceiver<Vec<u8>>) -> String {
+    let mut text = String::new();
+    while !text.contains("<answer>") {
+        text.push_str(&String::from_utf8_lossy(&written.recv().await.expect("more")));
+    }
+    let marks = text.split("<mark ").skip(1).filter_map(|rest| rest.split('>').next());
+    marks.collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn broadcasts_of_one_turn_come_in_order_with_what_lies_between_them_and_nobody_gets_their_own() {
+    let shard = running();
+    let mut members = Vec::new();
+    for _ in 0..6 {
+        members.push(member(&shard).await);
+    }
+    let ids: Vec<SessionId> = members.iter().map(|(session, _)| *session).collect();
+    // One turn sees all of this: the runtime has one thread.
+    let text = |mark| Command::Write(ids[2], Bytes::from_static(mark));
+    let of = |sender: usize, mark| broadcast(ids[sender], mark);
+    let commands = [
+        of(0, "<mark a>"),
+        of(0, "<mark b>"),
+        of(1, "<mark c>"),
+        text(b"<mark between>"),
+        of(1, "<mark d>"),
+        Command::Gone(ids[5], crate::command::Departure::Closed),
+        of(0, "<mark e>"),
+        of(2, "<mark f>"),
+    ];
+    for command in commands {
+        assert!(shard.commands.try_send(command).is_ok());
+    }
+    for session in &ids[..5] {
+        let heartbeat = Command::Write(*session, Bytes::from_static(b"<answer>"));
+        assert!(shard.commands.try_send(heartbeat).is_ok());
+    }
+    let expected = ["c d f", "a b e f", "a b c between d e", "a b c d e f", "a b c d e f"];
+    for ((_, written), expected) in members.iter_mut().zip(expected) {
+        assert_eq!(marks(written).await, expected);
+    }
 }

@@ -107,6 +107,7 @@ impl Shard {
     }
 
     pub(super) fn write_out(&mut self) {
+        self.end_run();
         while let Some(session) = self.turn.overflowed.pop() {
             let limit = self.settings.outbound_bytes_max;
             let reason = format!("slow consumer: more than {limit} bytes queued (outbound_bytes_max)");

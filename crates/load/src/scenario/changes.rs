@@ -24,6 +24,8 @@ const TABLE: &str = "walcast_bench";
 const CATALOG_DEADLINE: Duration = Duration::from_secs(20);
 /// INSERTs under way at a time on each connection.
 const PIPELINE: usize = 32;
+/// Rows that are due within so long are written together: waking up for each takes as long as writing it.
+const STEP: Duration = Duration::from_micros(250);
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -226,7 +228,7 @@ fn paced(schedule: Schedule) -> mpsc::UnboundedReceiver<u64> {
         for row in 0..schedule.rows {
             let due = began + Duration::from_secs_f64(row as f64 / schedule.rate);
             if let Some(wait) = due.checked_duration_since(Instant::now()) {
-                thread::sleep(wait);
+                thread::sleep(wait.max(STEP));
             }
             if sender.send(stamp::at(due)).is_err() {
                 return;

@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Members of one topic. Unset: all.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     topic_size: Option<u32>,
+    /// In so much time they come, one after the other. Unset: as fast as they can.
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    over: Duration,
     /// After all are there, members that go and come back, per second.
     #[arg(long, default_value_t = 0)]
     churn: u32,
@@ -38,28 +41,32 @@ impl Options {
         bench.open(sockets)?;
         let mut views = Views::new(&topics);
         let watch = Watch::begin(bench.server);
-        let (began, bytes_before) = (Instant::now(), bench.swarm.bytes_read);
+        let began = Instant::now();
         for socket in 0..sockets {
+            let due = began + self.over.mul_f64(socket as f64 / sockets as f64);
+            loop {
+                let wait = due.saturating_duration_since(Instant::now());
+                bench.swarm.poll(wait, &mut |message| views.take(message.socket, message.payload))?;
+                if wait.is_zero() {
+                    break;
+                }
+            }
             let join = Join { topic: topics.name(socket), presence: Some(key(socket)), ..Join::default() };
             bench.swarm.send(socket, |protocol, out| {
                 protocol.join(out, &join, 0);
                 protocol.track(out, &join.topic, r#"{"status":"online"}"#);
             })?;
-            bench.swarm.poll(Duration::ZERO, &mut |message| views.take(message.socket, message.payload))?;
             bench.progress.say(|| format!("presence: {socket} of {sockets} have joined"));
         }
         views.complete(bench, &topics)?;
         let complete = began.elapsed();
         let seen = watch.end();
-        let bytes = bench.swarm.bytes_read - bytes_before;
         let mut figures = Figures::default();
         figures.add("all_seen_after_seconds", complete.as_secs_f64());
-        figures.add("diffs", views.diffs as f64);
-        figures.add("states", views.states as f64);
-        figures.add("mib", bytes as f64 / f64::from(1 << 20));
-        // One diff to everybody for each of them, as long as those with one join are.
-        let single = views.single_join_bytes.unwrap_or_default() as f64;
-        figures.add("mib_of_a_diff_per_join", sockets as f64 * size as f64 * single / f64::from(1 << 20));
+        views.add_to(&mut figures, &topics);
+        if let Some(cpu) = seen.server_cpu {
+            figures.add("server_cpu_us_per_member", cpu.as_secs_f64() * 1e6 / sockets as f64);
+        }
         seen.add_to(&mut figures, &MESSAGES, views.messages);
         if self.churn > 0 {
             self.churn(bench, &topics, &mut views, &mut figures)?;
@@ -127,6 +134,12 @@ impl Topics {
         let first = socket / self.size * self.size;
         first..(first + self.size).min(self.sockets)
     }
+
+    /// How many diffs there are where each join is one, to those who have come and who comes.
+    fn diffs_of_one_per_join(&self) -> u64 {
+        let firsts = (0..self.sockets).step_by(self.size);
+        firsts.map(|first| self.members(first).len() as u64).map(|members| members * (members + 1) / 2).sum()
+    }
 }
 
 /// The key of a member, of a form that [`Views`] finds without parsing JSON.
@@ -139,9 +152,23 @@ struct Views {
     seen: Vec<Vec<bool>>,
     size: usize,
     messages: u64,
-    diffs: u64,
-    states: u64,
+    diffs: Count,
+    states: Count,
     single_join_bytes: Option<usize>,
+}
+
+/// Messages of one kind.
+#[derive(Debug, Default, PartialEq)]
+struct Count {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Count {
+    fn add(&mut self, message: &[u8]) {
+        self.messages += 1;
+        self.bytes += message.len() as u64;
+    }
 }
 
 impl Views {
@@ -150,8 +177,8 @@ impl Views {
             seen: vec![vec![false; topics.size]; topics.sockets],
             size: topics.size,
             messages: 0,
-            diffs: 0,
-            states: 0,
+            diffs: Count::default(),
+            states: Count::default(),
             single_join_bytes: None,
         }
     }
@@ -160,11 +187,11 @@ impl Views {
         let has = |part: &[u8]| memmem::find(&message[..message.len().min(200)], part).is_some();
         self.messages += 1;
         if has(b"\"presence_state\"") {
-            self.states += 1;
+            self.states.add(message);
             self.seen[socket].fill(false);
             self.mark(socket, message, true);
         } else if has(b"\"presence_diff\"") {
-            self.diffs += 1;
+            self.diffs.add(message);
             // Both are there, in either order; who changes stands in both, and is there.
             let (leaves, joins) = parts(message);
             self.mark(socket, leaves, false);
@@ -184,6 +211,19 @@ impl Views {
             }
         }
         count
+    }
+
+    /// Adds what they have been told so far, beside what it were with a diff for each join, all as long as one that was seen.
+    fn add_to(&self, figures: &mut Figures, topics: &Topics) {
+        let mib = |bytes: f64| bytes / f64::from(1 << 20);
+        let of_one_per_join = topics.diffs_of_one_per_join() as f64;
+        figures.add("diffs", self.diffs.messages as f64);
+        figures.add("diffs_of_one_per_join", of_one_per_join);
+        figures.add("diff_mib", mib(self.diffs.bytes as f64));
+        let single = self.single_join_bytes.unwrap_or_default() as f64;
+        figures.add("diff_mib_of_one_per_join", mib(of_one_per_join * single));
+        figures.add("states", self.states.messages as f64);
+        figures.add("state_mib", mib(self.states.bytes as f64));
     }
 
     /// Waits until everybody sees everybody.
@@ -241,11 +281,14 @@ mod tests {
         let diff = br#"[null,null,"realtime:t","presence_diff",{"leaves":{"member00000000":{"metas":[{}]}},"joins":{"member00000000":{"metas":[{}]}}}]"#;
         views.take(0, diff);
         assert_eq!(views.seen[0], [true, false, false]);
-        assert_eq!((views.states, views.diffs), (1, 2));
+        assert_eq!((views.states.messages, views.diffs.messages), (1, 2));
+        assert_eq!(views.diffs.bytes, 2 * diff.len() as u64);
     }
 
     #[test]
     fn the_last_topic_may_have_fewer_members() {
-        assert_eq!(Topics { sockets: 7, size: 3 }.members(6), 6..7);
+        let topics = Topics { sockets: 7, size: 3 };
+        assert_eq!(topics.members(6), 6..7);
+        assert_eq!(topics.diffs_of_one_per_join(), 6 + 6 + 1);
     }
 }

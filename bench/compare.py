@@ -8,33 +8,16 @@ round. The table has medians, and what they are as ratios to walcast's.
 import argparse
 import json
 import os
-import pathlib
 import platform
-import re
-import signal
-import socket
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 
-HERE = pathlib.Path(__file__).resolve().parent
-REPOSITORY = HERE.parent.parent
-PAGE = REPOSITORY / "docs" / "performance.md"
-MARKS = ("<!-- the table of make bench -->", "<!-- end of the table -->")
-STARTING_SECONDS = 60
+from measuring import REPOSITORY, Running, Walcast, median, processor, write_page
 
-# What a benchmark must not be held up by.
-UNLIMITED = {
-    "TENANT_MAX_JOINS_PER_SECOND": "1000000",
-    "TENANT_MAX_EVENTS_PER_SECOND": "0",
-    "WALCAST_MAX_CLIENT_EVENTS_PER_SECOND": "0",
-    "WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND": "0",
-    "WALCAST_MAX_CONNECTIONS_PER_ADDRESS": "0",
-    "WALCAST_MAX_HANDSHAKES_PER_SECOND_PER_ADDRESS": "0",
-}
+PEERS = REPOSITORY / "bench" / "peers"
+MARKS = ("<!-- the table of make bench -->", "<!-- end of the table -->")
 
 
 @dataclass(frozen=True)
@@ -47,8 +30,8 @@ class Peer:
 
 
 def peers():
-    bun = HERE / "node_modules" / ".bin" / "bun"
-    daphne = HERE / ".venv" / "bin" / "daphne"
+    bun = PEERS / "node_modules" / ".bin" / "bun"
+    daphne = PEERS / ".venv" / "bin" / "daphne"
     return [
         Peer("uWebSockets (Bun)", "plain", (str(bun), "uwebsockets.js")),
         Peer("ws (Node.js)", "plain", ("node", "ws.js")),
@@ -82,89 +65,9 @@ def cases(arguments):
     return found
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-class Running:
-    """A server process on a free port, ended at the end of the block."""
-
-    def __init__(self, command, environment, directory):
-        self.port = free_port()
-        self.log = tempfile.TemporaryFile(mode="w+")
-        command = [str(self.port) if part == "PORT" else part for part in command]
-        self.process = subprocess.Popen(
-            command,
-            cwd=directory,
-            env={**os.environ, **environment, "PORT": str(self.port)},
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-        )
-
-    def __enter__(self):
-        deadline = time.monotonic() + STARTING_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return self
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
-                    self.log.seek(0)
-                    sys.exit(f"{self.process.args[0]} does not start:\n{self.log.read()}")
-                time.sleep(0.05)
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
-
-class Bench:
-    def __init__(self, walcast, scratch):
-        self.walcast = str(walcast)
-        self.data = scratch / "data"
-        self.scratch = scratch
-
-    def measure(self, name, protocol, command, environment, case):
-        with Running(command, environment, HERE) as server:
-            options = ["--protocol", protocol, "--url", f"ws://127.0.0.1:{server.port}", "--json"]
-            secret = self.data / "jwt-secret"
-            if secret.exists():
-                environment = {**environment, "JWT_SECRET": secret.read_text().strip()}
-            outcome = subprocess.run(
-                [self.walcast, "bench", *case.arguments, *options],
-                env={**os.environ, **environment},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        if outcome.returncode != 0:
-            print(f"  {name}: {outcome.stderr.strip()}", file=sys.stderr)
-            return None
-        return json.loads(outcome.stdout)["runs"][0]
-
-    def measure_walcast(self, protocol, case):
-        command = (self.walcast, "dev", "--port", "PORT", "--data-dir", str(self.data))
-        return self.measure(f"walcast {protocol}", protocol, command, UNLIMITED, case)
-
-    def measure_peer(self, peer, case):
-        return self.measure(peer.name, peer.protocol, peer.command, {}, case)
-
-
-def median(runs, figure):
-    values = [run[figure] for run in runs if run and figure in run]
-    return statistics.median(values) if values else None
+def measure_peer(walcast, peer, case):
+    with Running(peer.command, {}, PEERS) as server:
+        return walcast.load(peer.name, server.port, case.arguments, "--protocol", peer.protocol)
 
 
 FIGURES = {
@@ -208,23 +111,18 @@ def table(case, measured):
 
 
 def machine(arguments, walcast):
-    cpu = "unknown processor"
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":", 1)[1].strip()
-            break
-    output = lambda *command: subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HERE).stdout.strip()
+    output = lambda *command: subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=PEERS).stdout.strip()
     versions = [
         output(walcast, "--version") + f" ({output('git', 'describe', '--always', '--dirty')})",
-        f"Bun {output(str(HERE / 'node_modules' / '.bin' / 'bun'), '--version')}",
+        f"Bun {output(str(PEERS / 'node_modules' / '.bin' / 'bun'), '--version')}",
         f"Node.js {output('node', '--version')}",
-        *(f"{name} {version}" for name, version in json.loads((HERE / "package.json").read_text())["dependencies"].items() if name != "bun"),
-        *(line.replace("==", " ") for line in (HERE / "requirements.txt").read_text().split()),
+        *(f"{name} {version}" for name, version in json.loads((PEERS / "package.json").read_text())["dependencies"].items() if name != "bun"),
+        *(line.replace("==", " ") for line in (PEERS / "requirements.txt").read_text().split()),
     ]
     # Where the binary lies, and that the page was written, says nothing of the numbers.
     shown = [part for part in sys.argv[1:] if part not in ("--write", "--walcast", arguments.walcast)]
     return (
-        f"{os.cpu_count()} cores ({cpu}), Linux {platform.release()}, server and client on the same cores; "
+        f"{os.cpu_count()} cores ({processor()}), Linux {platform.release()}, server and client on the same cores; "
         f"{', '.join(versions)}. `make bench{' ARGS=' + repr(' '.join(shown)) if shown else ''}`, "
         f"{arguments.rounds} rounds of {arguments.duration} s, {time.strftime('%Y-%m-%d')}; medians, and in parentheses "
         "what they are to walcast's. Load of the machine at the beginning: "
@@ -251,27 +149,21 @@ def main():
     wanted = [peer for peer in peers() if not words or any(word in peer.name.lower() for word in words)]
 
     blocks = [machine(arguments, arguments.walcast)]
-    with tempfile.TemporaryDirectory() as scratch:
-        # The private PostgreSQL runs under another account when this one is root.
-        os.chmod(scratch, 0o755)
-        bench = Bench(arguments.walcast, pathlib.Path(scratch))
+    with Walcast.in_scratch(arguments.walcast) as walcast:
         for case in cases(arguments):
             measured = {"walcast, V2": [], "walcast, V1": []}
             measured.update({peer.name: [] for peer in wanted if case.slow or "uWeb" in peer.name or "ws" in peer.name})
             for number in range(arguments.rounds):
                 print(f"{case.title}: round {number + 1} of {arguments.rounds}", file=sys.stderr)
-                measured["walcast, V2"].append(bench.measure_walcast("v2", case))
-                measured["walcast, V1"].append(bench.measure_walcast("v1", case))
+                for protocol in ("v2", "v1"):
+                    measured[f"walcast, {protocol.upper()}"].append(walcast.measure(case.arguments, "--protocol", protocol))
                 for peer in wanted:
                     if peer.name in measured:
-                        measured[peer.name].append(bench.measure_peer(peer, case))
+                        measured[peer.name].append(measure_peer(walcast, peer, case))
             blocks.append(table(case, measured))
             print("\n" + blocks[-1], flush=True)
     if arguments.write:
-        page = PAGE.read_text()
-        pattern = re.compile(re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1]), re.DOTALL)
-        PAGE.write_text(pattern.sub(lambda _: MARKS[0] + "\n\n" + "\n\n".join(blocks) + "\n\n" + MARKS[1], page))
-        print(f"\nwritten to {PAGE.relative_to(REPOSITORY)}")
+        write_page(MARKS, blocks)
 
 
 if __name__ == "__main__":
