@@ -489,8 +489,8 @@ pub(super) static COPY_BYTES_MAX: Setting<usize> = Setting::new(
 pub(super) static JOURNAL_BYTES_MAX: Setting<usize> = Setting::new(
     "changes.journal_bytes_max",
     parse::count::<0, 1_099_511_627_776>,
-    "Bytes of recent transactions that are kept in memory for subscriptions that resume, the temporary files of large \
-     ones included; 0 keeps none.",
+    "Bytes of recent transactions that are kept in memory for subscriptions that resume, their indexes and the \
+     temporary files of large ones included; 0 keeps none.",
 )
 .environment(&["WALCAST_JOURNAL_BYTES_MAX"])
 .default("67108864");
