@@ -50,6 +50,7 @@ DELIVERIES = (
     ("server CPU per delivery, µs", "server_cpu_us_each", 2),
     *LATENCY,
 )
+ROWS = (("rows/s", "rows_per_second", 0), ("server CPU per row, µs", "server_cpu_us_each", 1), *LATENCY)
 JOINS = (("joins/s", "joins_per_second", 0), ("server CPU per join, µs", "server_cpu_us_each", 0), *LATENCY)
 
 
@@ -61,6 +62,12 @@ def scenarios():
             "rooms: an own topic and one of six, 2 messages/s of each (0.5 of 15,000)",
             lambda n: ("rooms", "--rate", "2" if n <= 5_000 else "0.5", *DURATION),
             DELIVERIES,
+        ),
+        Scenario(
+            "rooms: the highest rate of each whose p99 stays below 100 ms",
+            lambda n: ("rooms", "--rate", "2", "--search-p99", "100", *DURATION),
+            (("messages/s of each", "rate_each", 2), *DELIVERIES),
+            sockets=(1_000, 5_000),
         ),
         Scenario(
             "idle, a heartbeat every 25 s",
@@ -88,7 +95,14 @@ def scenarios():
         Scenario(
             "changes under `user_id = auth.uid()`, 1,000 rows/s, each for one of them",
             lambda n: ("changes", "--rate", "1000", *DURATION),
-            (("rows/s", "rows_per_second", 0), ("server CPU per row, µs", "server_cpu_us_each", 1), *LATENCY),
+            ROWS,
+            writes=True,
+        ),
+        Scenario(
+            "changes: the highest rate whose p99 stays below 50 ms",
+            lambda n: ("changes", "--rate", "8000", "--search-p99", "50", *DURATION),
+            ROWS,
+            sockets=(1_000,),
             writes=True,
         ),
         Scenario(
