@@ -55,7 +55,7 @@ async fn expressions_decided_in_process_are_decided_as_postgres_decides() {
 #[tokio::test]
 async fn expressions_with_uncertain_values_ask_only_for_those() {
     let harness = Harness::start("policy_uncertain").await;
-    let uncertain = owned(&[expressions::SOMETIMES_ASKING, operators::SOMETIMES_ASKING]);
+    let uncertain = harness.known(owned(&[expressions::SOMETIMES_ASKING, operators::SOMETIMES_ASKING])).await;
     let (decisions, refused) = harness.decide(&uncertain).await;
     assert!(refused.is_empty(), "not valid: {refused:#?}");
     let differences: Vec<&Decision> = decisions.iter().filter(|one| !one.agrees() || one.left).collect();
@@ -71,7 +71,7 @@ async fn expressions_with_uncertain_values_ask_only_for_those() {
 #[tokio::test]
 async fn expressions_with_another_meaning_are_left_to_postgres() {
     let harness = Harness::start("policy_left").await;
-    let (decisions, refused) = harness.decide(&owned(&[expressions::LEFT])).await;
+    let (decisions, refused) = harness.decide(&harness.known(owned(&[expressions::LEFT])).await).await;
     assert!(refused.is_empty(), "not valid: {refused:#?}");
     let wrong: Vec<&Decision> = decisions.iter().filter(|one| !one.agrees() || !one.left).collect();
     assert!(wrong.is_empty(), "{}", report(&wrong));
