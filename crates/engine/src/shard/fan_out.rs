@@ -69,15 +69,16 @@ impl Command {
 impl Shard {
     /// Hands a broadcast to the listeners of its topic, be it at the end of the run that it begins or goes on with.
     pub(super) fn fan_out(&mut self, kind: Queued, fanout: &Arc<Fanout>, except: Option<ChannelId>) {
-        if !self.run.goes_on_with(kind, fanout) {
+        // Whether it is queued is another question for each listener.
+        let is_alone = fanout.id.is_some() || fanout.relief.is_some();
+        if is_alone || !self.run.goes_on_with(kind, fanout) {
             self.end_run();
         }
         self.turn.bytes += fanout.frame_bytes_max();
         self.run.kind = kind;
         self.run.bytes += fanout.frame_bytes_max();
         self.run.fanouts.push(Sent { fanout: Arc::clone(fanout), except });
-        if fanout.id.is_some() || fanout.relief.is_some() {
-            // Whether it is queued is another question for each listener.
+        if is_alone {
             self.end_run();
         }
     }

@@ -1,15 +1,17 @@
 //! A shard alone, with a socket that records.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use walcast_wire::sub_topic;
+use walcast_wire::{Encoding, sub_topic};
 
 use super::*;
-use crate::broadcast::fanout_of;
+use crate::broadcast::{fanout_of, user_fanout};
 use crate::command::Joining;
 use crate::command::{BroadcastPayload, Push, PushKind};
 use crate::membership::{Asked, Form, Membership, Options};
 use crate::recorder::Recorder;
-use crate::relief::BroadcastRules;
+use crate::relief::{BroadcastRules, Relief};
 use crate::subscription::Identity;
 use crate::topic::ReadRights;
 
@@ -107,6 +109,16 @@ fn broadcast(sender: SessionId, mark: &str) -> Command {
     })
 }
 
+/// A message whose payload is a mark, and which has outlived its time.
+fn late(mark: &str) -> Command {
+    let mut rules = BroadcastRules::default();
+    rules.of_event_mut(mark).ttl = Some(Duration::from_millis(1));
+    let message = (mark, Encoding::Json, b"{}".as_slice());
+    let relief = Relief::of_message(&rules, &public_topic(), message, || Duration::from_secs(1));
+    assert!(relief.is_some());
+    Command::Publish(Arc::new(user_fanout(public_topic(), mark, None, Encoding::Json, b"{}", relief)))
+}
+
 /// The marks in what a session was sent up to its heartbeat's answer, in order.
 async fn marks(written: &mut mpsc::UnboundedReceiver<Vec<u8>>) -> String {
     let mut text = String::new();
@@ -131,6 +143,7 @@ async fn broadcasts_of_one_turn_come_in_order_with_what_lies_between_them_and_no
     let commands = [
         of(0, "<mark a>"),
         of(0, "<mark b>"),
+        late("<mark late>"),
         of(1, "<mark c>"),
         text(b"<mark between>"),
         of(1, "<mark d>"),
