@@ -298,6 +298,7 @@ impl Engine {
             legacy: payload.legacy,
             receive_own: payload.broadcast.receive_own,
             acknowledge: payload.broadcast.acknowledge,
+            keeps_positions: returning::keeps_positions(&bindings),
         };
         let (form, values) = Form::new(bindings.clone(), Privacy::of(payload.private), options);
         let form = self.alike.forms.share(Arc::new(form));

@@ -59,6 +59,8 @@ pub(crate) struct Options {
     pub(crate) receive_own: bool,
     /// Broadcasts are acknowledged.
     pub(crate) acknowledge: bool,
+    /// The client keeps positions and says by itself where it goes on (docs/protocol.md §5.7).
+    pub(crate) keeps_positions: bool,
 }
 
 impl Form {

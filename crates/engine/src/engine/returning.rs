@@ -12,6 +12,14 @@ use crate::command::{Command, Search};
 use crate::membership::Membership;
 use crate::tickets::{Claim, Heard, Standing};
 
+/// Whether a client asks for positions or names one: then it keeps them, and neither leaves a ticket nor takes one.
+pub(super) fn keeps_positions(bindings: &[Binding]) -> bool {
+    bindings
+        .iter()
+        .filter_map(|binding| binding.target.as_ref().ok())
+        .any(|target| target.resume || target.since.is_some())
+}
+
 impl Engine {
     /// From where on a join goes on, where its client may have come back: it counts its messages, and this is not the
     /// first.
@@ -23,11 +31,7 @@ impl Engine {
         rejoins: bool,
     ) -> Option<Claim> {
         let reference = reference.number().filter(|number| number.get() > 1)?.get();
-        // Who asks for positions keeps them.
-        let says_itself = |binding: &Binding| {
-            binding.target.as_ref().is_ok_and(|target| target.resume || target.since.is_some())
-        };
-        if !self.tickets.are_kept() || bindings.iter().any(says_itself) {
+        if !self.tickets.are_kept() || membership.options().keeps_positions {
             return None;
         }
         if !bindings.is_empty() {

@@ -93,7 +93,7 @@ impl Acknowledgements {
 
     /// Whether a channel leaves a ticket when it is lost.
     fn concern(&self, membership: &Membership) -> bool {
-        self.of_all_channels || membership.binding_count() > 0
+        !membership.options().keeps_positions && (self.of_all_channels || membership.binding_count() > 0)
     }
 
     /// When the next pings are due.
@@ -139,11 +139,11 @@ impl Acknowledgements {
     }
 
     fn entry(&mut self, id: SessionId, session: &Session) -> &mut Entry {
-        let of_all = self.of_all_channels;
+        let concerned = session.channels.iter().filter(|channel| self.concern(&channel.membership));
+        let claimants: SmallVec<[Claimant; 4]> =
+            concerned.map(|channel| channel.membership.claimant()).collect();
         let entry = self.entries.entry(id).or_insert_with(|| Entry::new(self.handled));
-        let concerned = |channel: &&Channel| of_all || channel.membership.binding_count() > 0;
-        for channel in session.channels.iter().filter(concerned) {
-            let claimant = channel.membership.claimant();
+        for claimant in claimants {
             if !entry.claimants.contains(&claimant) {
                 entry.claimants.push(claimant);
                 self.claimants.entry(claimant).or_default().push(id);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use walcast_wire::{Encoding, sub_topic};
+use walcast_wire::{Binding, Encoding, sub_topic};
 
 use super::*;
 use crate::broadcast::{fanout_of, user_fanout};
@@ -22,7 +22,9 @@ pub(super) fn public_topic() -> TopicKey {
 }
 
 /// The only shard there is, and what comes to it.
-fn only() -> (Shard, ShardHandle, mpsc::Receiver<Command>, mpsc::UnboundedReceiver<PeerCommand>) {
+fn only(
+    counters: Arc<Counters>,
+) -> (Shard, ShardHandle, mpsc::Receiver<Command>, mpsc::UnboundedReceiver<PeerCommand>) {
     let (commands, command_inbox) = mpsc::channel(16);
     let (peers, peer_inbox) = mpsc::unbounded_channel();
     let (unsubscribe, _) = mpsc::unbounded_channel();
@@ -30,31 +32,43 @@ fn only() -> (Shard, ShardHandle, mpsc::Receiver<Command>, mpsc::UnboundedReceiv
     let shards = Arc::from([handle.clone()]);
     let settings = Arc::new(EngineSettings::default());
     let rates = Arc::new(Rates::new(&settings));
-    let tickets = Tickets::new(settings.resume.clone(), Arc::default());
+    let tickets = Tickets::new(settings.resume.clone(), counters);
     let shard = Shard::new(ShardId::new(0), settings, Arc::default(), rates, tickets, shards, unsubscribe);
     (shard, handle, command_inbox, peer_inbox)
 }
 
 /// One that does what it is told directly.
 pub(super) fn alone() -> Shard {
-    only().0
+    only(Arc::default()).0
 }
 
 /// One that runs.
 fn running() -> ShardHandle {
-    let (shard, handle, command_inbox, peer_inbox) = only();
+    running_with(Arc::default())
+}
+
+fn running_with(counters: Arc<Counters>) -> ShardHandle {
+    let (shard, handle, command_inbox, peer_inbox) = only(counters);
     tokio::spawn(shard.run(command_inbox, peer_inbox));
     handle
 }
 
 /// A session with one channel, and what it is sent.
 async fn member(shard: &ShardHandle) -> (SessionId, mpsc::UnboundedReceiver<Vec<u8>>) {
+    member_with(shard, Vec::new(), Options::default()).await
+}
+
+async fn member_with(
+    shard: &ShardHandle,
+    bindings: Vec<Binding>,
+    options: Options,
+) -> (SessionId, mpsc::UnboundedReceiver<Vec<u8>>) {
     assert!(sub_topic(TOPIC).is_some());
     let session = SessionId::fresh();
     let (recorder, mut written) = mpsc::unbounded_channel();
     let socket = Arc::new(Recorder(recorder));
     let open = Command::Open { session, socket, serializer: Serializer::V2, subject: None };
-    let (form, values) = Form::new(Vec::new(), Privacy::Public, Options::default());
+    let (form, values) = Form::new(bindings, Privacy::Public, options);
     let asked = Asked::new(Arc::new(form), TOPIC, &Ref::NULL, &values);
     let join = Command::Join(Box::new(Joining {
         membership: Arc::new(Membership::new(session, ShardId::new(0), Serializer::V2, Arc::new(asked))),
@@ -161,5 +175,21 @@ async fn broadcasts_of_one_turn_come_in_order_with_what_lies_between_them_and_no
     let expected = ["c d f", "a b e f", "a b c between d e", "a b c d e f", "a b c d e f"];
     for ((_, written), expected) in members.iter_mut().zip(expected) {
         assert_eq!(marks(written).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_is_lost_leaves_a_ticket_unless_its_client_keeps_positions_itself() {
+    let counters = Arc::new(Counters::default());
+    let shard = running_with(Arc::clone(&counters));
+    for (keeps_positions, tickets) in [(true, 0), (false, 1)] {
+        let binding = Binding::parse(r#"{"event":"*","schema":"public"}"#).unwrap();
+        let options = Options { keeps_positions, ..Options::default() };
+        let (session, mut written) = member_with(&shard, vec![binding], options).await;
+        assert!(shard.commands.send(Command::LeaveTickets(session, 5)).await.is_ok());
+        let heartbeat = Command::Write(session, Bytes::from_static(b"<answer>"));
+        assert!(shard.commands.send(heartbeat).await.is_ok());
+        marks(&mut written).await;
+        assert_eq!(counters.tickets_left.load(std::sync::atomic::Ordering::Relaxed), tickets);
     }
 }
