@@ -116,8 +116,9 @@ def scenarios():
             lambda n: ("presence", "--topic-size", "25", "--churn", "200"),
             (
                 ("everybody seen after, s", "all_seen_after_seconds", 2),
-                ("MiB", "mib", 1),
-                ("MiB of a diff per join", "mib_of_a_diff_per_join", 1),
+                ("MiB of diffs", "diff_mib", 1),
+                ("MiB of one diff per join", "diff_mib_of_one_per_join", 1),
+                ("MiB of states", "state_mib", 1),
                 ("CPU under churn, % of a core", "churn_server_cpu_percent", 1),
             ),
         ),
@@ -126,8 +127,9 @@ def scenarios():
             lambda n: ("presence", "--over", "10"),
             (
                 ("diffs", "diffs", 0),
-                ("MiB", "mib", 1),
-                ("MiB of a diff per join", "mib_of_a_diff_per_join", 1),
+                ("MiB of diffs", "diff_mib", 1),
+                ("MiB of one diff per join", "diff_mib_of_one_per_join", 1),
+                ("MiB of states", "state_mib", 1),
                 ("server CPU per member, µs", "server_cpu_us_per_member", 0),
             ),
             sockets=(100, 1_000),
