@@ -5,8 +5,6 @@
 
 import argparse
 import glob
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -14,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable
 
-from measuring import REPOSITORY, Walcast, median, processor, write_page
+from measuring import REPOSITORY, Walcast, machine, median, named, write_page
 
 MARKS = ("<!-- the table of make bench-alone -->", "<!-- end of the rows -->")
 DURATION = ("--duration", "5")
@@ -165,16 +163,6 @@ def table(scenario, measured):
     return "\n".join(lines)
 
 
-def machine(walcast, rounds):
-    output = lambda *command: subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY).stdout.strip()
-    return (
-        f"{os.cpu_count()} cores ({processor()}), Linux {platform.release()}, server, client and PostgreSQL on the same "
-        f"cores; {output(walcast, '--version')} ({output('git', 'describe', '--always', '--dirty')}). `make bench-alone`, "
-        f"{'one run' if rounds == 1 else f'medians of {rounds} runs'} each, {time.strftime('%Y-%m-%d')}. "
-        f"Load of the machine at the beginning: {os.getloadavg()[0]:.1f}."
-    )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--walcast", default=str(REPOSITORY / "target" / "release" / "walcast"))
@@ -183,13 +171,11 @@ def main():
     parser.add_argument("--sockets", type=int, default=15_000, help="rows up to so many sockets")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     arguments = parser.parse_args()
-    words = [word for word in arguments.only.split(",") if word]
 
-    blocks = [machine(arguments.walcast, arguments.rounds)]
+    rounds = "one run each" if arguments.rounds == 1 else f"medians of {arguments.rounds} runs"
+    blocks = [machine(arguments.walcast, "server, client and PostgreSQL", [], "make bench-alone", rounds)]
     with Walcast.in_scratch(arguments.walcast) as walcast:
-        for scenario in scenarios():
-            if words and not any(word in scenario.title for word in words):
-                continue
+        for scenario in (one for one in scenarios() if named(arguments.only, one.title)):
             measured = {}
             for sockets in (count for count in scenario.sockets if count <= arguments.sockets):
                 print(f"{scenario.title}: {sockets:,} sockets", file=sys.stderr)

@@ -7,14 +7,10 @@ round. The table has medians, and what they are as ratios to walcast's.
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 
-from measuring import REPOSITORY, Running, Walcast, median, processor, write_page
+from measuring import REPOSITORY, Running, Walcast, machine, median, named, output, write_page
 
 PEERS = REPOSITORY / "bench" / "peers"
 MARKS = ("<!-- the table of make bench -->", "<!-- end of the table -->")
@@ -110,24 +106,19 @@ def table(case, measured):
     return "\n".join(lines)
 
 
-def machine(arguments, walcast):
-    output = lambda *command: subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=PEERS).stdout.strip()
+def described(arguments):
+    dependencies = json.loads((PEERS / "package.json").read_text())["dependencies"]
     versions = [
-        output(walcast, "--version") + f" ({output('git', 'describe', '--always', '--dirty')})",
         f"Bun {output(str(PEERS / 'node_modules' / '.bin' / 'bun'), '--version')}",
         f"Node.js {output('node', '--version')}",
-        *(f"{name} {version}" for name, version in json.loads((PEERS / "package.json").read_text())["dependencies"].items() if name != "bun"),
+        *(f"{name} {version}" for name, version in dependencies.items() if name != "bun"),
         *(line.replace("==", " ") for line in (PEERS / "requirements.txt").read_text().split()),
     ]
     # Where the binary lies, and that the page was written, says nothing of the numbers.
     shown = [part for part in sys.argv[1:] if part not in ("--write", "--walcast", arguments.walcast)]
-    return (
-        f"{os.cpu_count()} cores ({processor()}), Linux {platform.release()}, server and client on the same cores; "
-        f"{', '.join(versions)}. `make bench{' ARGS=' + repr(' '.join(shown)) if shown else ''}`, "
-        f"{arguments.rounds} rounds of {arguments.duration} s, {time.strftime('%Y-%m-%d')}; medians, and in parentheses "
-        "what they are to walcast's. Load of the machine at the beginning: "
-        f"{os.getloadavg()[0]:.1f}."
-    )
+    command = f"make bench{' ARGS=' + repr(' '.join(shown)) if shown else ''}"
+    rounds = f"{arguments.rounds} rounds of {arguments.duration} s; medians, and in parentheses what they are to walcast's"
+    return machine(arguments.walcast, "server and client", versions, command, rounds)
 
 
 def numbers(text):
@@ -145,10 +136,9 @@ def main():
     parser.add_argument("--only", default="", help="peers whose names contain one of these words, with commas; none for walcast alone")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     arguments = parser.parse_args()
-    words = [word.lower() for word in arguments.only.split(",") if word]
-    wanted = [peer for peer in peers() if not words or any(word in peer.name.lower() for word in words)]
+    wanted = [peer for peer in peers() if named(arguments.only, peer.name)]
 
-    blocks = [machine(arguments, arguments.walcast)]
+    blocks = [described(arguments)]
     with Walcast.in_scratch(arguments.walcast) as walcast:
         for case in cases(arguments):
             measured = {"walcast, V2": [], "walcast, V1": []}

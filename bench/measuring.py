@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import platform
 import re
 import signal
 import socket
@@ -134,6 +135,27 @@ class Walcast:
 def median(runs, figure):
     values = [run[figure] for run in runs if run and figure in run]
     return statistics.median(values) if values else None
+
+
+def output(*command):
+    """What a program prints, on one line."""
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY).stdout.strip()
+
+
+def machine(walcast, shares, versions, command, rounds):
+    """Where and how a table came to be."""
+    version = f"{output(str(walcast), '--version')} ({output('git', 'describe', '--always', '--dirty')})"
+    return (
+        f"{os.cpu_count()} cores ({processor()}), Linux {platform.release()}, {shares} on the same cores; "
+        f"{', '.join([version, *versions])}. `{command}`, {rounds}, {time.strftime('%Y-%m-%d')}. "
+        f"Load of the machine at the beginning: {os.getloadavg()[0]:.1f}."
+    )
+
+
+def named(words, name):
+    """Whether a name has one of some words with commas in between; any has where there are none."""
+    words = [word.lower() for word in words.split(",") if word]
+    return not words or any(word in name.lower() for word in words)
 
 
 def processor():

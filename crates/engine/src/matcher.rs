@@ -41,7 +41,7 @@ use tokio::time::Instant;
 use walcast_pgoutput::{Lsn, Oid, PgTimestamp, Relation};
 use walcast_policy::schema::Snapshot;
 use walcast_policy::{Found, Oracle, Verdict};
-use walcast_wire::{Frame, Position};
+use walcast_wire::Position;
 
 use self::audience::Audiences;
 use self::catch_up::CatchUps;
@@ -52,15 +52,14 @@ use self::image::{BoundRelation, ChangeImages};
 use self::journal::{Journal, Tables};
 use self::judge::Judge;
 use self::messages::MessageTable;
-use self::receivers::{Form, SharedBinding};
 use self::refill::Refill;
 use self::replay::ChunksRead;
-use self::ruling::{Receiver, Ruling, Rulings};
-use self::show::{Bodies, Commit, SharedFrames, View, frame};
+use self::ruling::{Ruling, Rulings};
+use self::show::Commit;
 use self::snapshots::Snapshots;
 use self::subscriptions::Parked;
 use self::window::{HeldChange, HeldMessages, Window};
-use crate::command::{Command, Delivery, FromLog, FromLogBatch, Joining, Targets};
+use crate::command::{Command, FromLog, FromLogBatch, Joining};
 use crate::ingest::{IngestError, LogBatch, LogStart};
 use crate::log_inbox::{LogInbox, Queued};
 use crate::membership::Membership;
@@ -476,62 +475,6 @@ impl State {
             }
         }
         self.send_messages(&mut messages, window.changes.len()).await;
-    }
-
-    /// Makes the frames of a change for those who get it.
-    fn show(
-        &mut self,
-        relation: &BoundRelation,
-        images: &ChangeImages<'_>,
-        commit: Commit,
-        receivers: &[Receiver],
-    ) {
-        let Some(audiences) = self.audiences.of(relation.table.oid) else {
-            return;
-        };
-        self.outgoing_since.get_or_insert(self.replayed_at.unwrap_or(commit.time));
-        let (record_bytes_max, column_sets) =
-            (self.matcher.settings.record_bytes_max, audiences.column_sets());
-        let mut bodies = Bodies::new(relation, images, commit, record_bytes_max, column_sets);
-        let mut shared = SharedFrames::default();
-        // Audiences of one person each mostly get the same bytes, and then one delivery is for all of them.
-        let mut last: Option<(Form<&str>, View, Frame)> = None;
-        for receiver in receivers {
-            let Some(audience) = audiences.get(receiver.slot) else {
-                continue;
-            };
-            let kind = receiver.kind;
-            let error = show::error(relation, kind, audience.key.reads_key);
-            let old = bodies.old_record(*receiver);
-            for group in audience.receivers.groups() {
-                let form = group.form();
-                let view = View { kind, columns: form.columns, old, error, is_followed: false };
-                let same = last.take().filter(|(known, of, _)| *known == form && *of == view);
-                let frame = same.map_or_else(
-                    || {
-                        let Form { topic, id, serializer, legacy, .. } = form;
-                        frame(serializer, legacy, topic, &[id], kind, bodies.of(view))
-                    },
-                    |(_, _, frame)| frame,
-                );
-                group.each_target(|shard, targets| {
-                    show::add(&mut self.outgoing[shard.index()], &frame, targets);
-                });
-                last = Some((form, view, frame));
-            }
-            for SharedBinding { binding, member } in audience.receivers.shared() {
-                let view = View { kind, columns: member.columns, old, error, is_followed: false };
-                shared.add(&member.membership, view, *binding, member.id);
-            }
-        }
-        for (membership, view, ids) in shared.into_frames() {
-            let Membership { serializer, shard, .. } = &*membership;
-            let data = bodies.of(view);
-            let frame =
-                frame(*serializer, membership.options().legacy, membership.topic(), &ids, view.kind, data);
-            let targets = Targets::One(membership.target());
-            self.outgoing[shard.index()].push(FromLog::Change(Delivery::new(frame, targets)));
-        }
     }
 
     /// Hands the frames that have been made to the shards.

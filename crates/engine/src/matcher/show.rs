@@ -1,4 +1,5 @@
-//! A change as JSON: encoded once for each set of columns that subscribers are shown.
+//! What those who get a change are sent: its JSON, encoded once for each set of columns that subscribers are shown, in
+//! frames that are made once for all who get the same.
 
 use std::sync::Arc;
 
@@ -9,12 +10,72 @@ use walcast_policy::Datum;
 use walcast_wire::change::{NO_PRIMARY_KEY, UNAUTHORIZED};
 use walcast_wire::{BindingId, ChangeBody, ChangeKind, ColumnHead, Field, Frame, Position, Serializer};
 
+use super::State;
 use super::column_sets::{ColumnSet, ColumnSets};
 use super::image::{BoundRelation, ChangeImages};
+use super::receivers::{Form, SharedBinding};
 use super::ruling::Receiver;
 use crate::command::{Delivery, FromLog, Targets};
 use crate::ids::ChannelId;
 use crate::membership::Membership;
+
+impl State {
+    /// Makes the frames of a change for those who get it.
+    pub(super) fn show(
+        &mut self,
+        relation: &BoundRelation,
+        images: &ChangeImages<'_>,
+        commit: Commit,
+        receivers: &[Receiver],
+    ) {
+        let Some(audiences) = self.audiences.of(relation.table.oid) else {
+            return;
+        };
+        self.outgoing_since.get_or_insert(self.replayed_at.unwrap_or(commit.time));
+        let (record_bytes_max, column_sets) =
+            (self.matcher.settings.record_bytes_max, audiences.column_sets());
+        let mut bodies = Bodies::new(relation, images, commit, record_bytes_max, column_sets);
+        let mut shared = SharedFrames::default();
+        // Audiences of one person each mostly get the same bytes, and then one delivery is for all of them.
+        let mut last: Option<(Form<&str>, View, Frame)> = None;
+        for receiver in receivers {
+            let Some(audience) = audiences.get(receiver.slot) else {
+                continue;
+            };
+            let kind = receiver.kind;
+            let error = error(relation, kind, audience.key.reads_key);
+            let old = bodies.old_record(*receiver);
+            for group in audience.receivers.groups() {
+                let form = group.form();
+                let view = View { kind, columns: form.columns, old, error, is_followed: false };
+                let same = last.take().filter(|(known, of, _)| *known == form && *of == view);
+                let frame = same.map_or_else(
+                    || {
+                        let Form { topic, id, serializer, legacy, .. } = form;
+                        frame(serializer, legacy, topic, &[id], kind, bodies.of(view))
+                    },
+                    |(_, _, frame)| frame,
+                );
+                group.each_target(|shard, targets| {
+                    add(&mut self.outgoing[shard.index()], &frame, targets);
+                });
+                last = Some((form, view, frame));
+            }
+            for SharedBinding { binding, member } in audience.receivers.shared() {
+                let view = View { kind, columns: member.columns, old, error, is_followed: false };
+                shared.add(&member.membership, view, *binding, member.id);
+            }
+        }
+        for (membership, view, ids) in shared.into_frames() {
+            let Membership { serializer, shard, .. } = &*membership;
+            let data = bodies.of(view);
+            let frame =
+                frame(*serializer, membership.options().legacy, membership.topic(), &ids, view.kind, data);
+            let targets = Targets::One(membership.target());
+            self.outgoing[shard.index()].push(FromLog::Change(Delivery::new(frame, targets)));
+        }
+    }
+}
 
 /// When and where a change was committed.
 #[derive(Clone, Copy, Debug)]

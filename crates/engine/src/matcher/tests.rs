@@ -17,7 +17,7 @@ use walcast_policy::{
     Answers, CopyRequest, Datum, LoadedCopy, OracleError, Question, RowImage, RowsError, RowsRead,
     RowsRequest, TableCopy, TableRows, TransactionSnapshot,
 };
-use walcast_wire::{Binding, Position, Ref, Serializer, Status};
+use walcast_wire::{Binding, Frame, Position, Ref, Serializer, Status};
 
 use super::*;
 use crate::fixture::{self, TABLE};
