@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt as _, SinkExt, StreamExt};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use walcast_engine::{Command, Departure};
 
 use super::client::{Admitted, Client};
@@ -128,12 +128,10 @@ impl Connection {
                 // The parser answers with a pong at its next write.
                 let _ = self.socket.flush().await;
             }
-            // Answered through the session's queue, behind all that the client has asked before. The parser
-            // has replaced a code that may not be sent.
             Message::Close(frame) => {
-                let code = frame.as_ref().map_or(close_code::NORMAL, |frame| frame.code.into());
-                let gives_up_connection = frame.is_some_and(|frame| gives_up_connection(code, &frame.reason));
-                return Some(if gives_up_connection { End::Close(code, "") } else { End::Left(code) });
+                // The engine says so before it writes its own close frame, and this task may hear of both at once.
+                let is_answer = self.shared.closing.notified().now_or_never().is_some();
+                return Some(end_of_close(frame.as_ref(), is_answer));
             }
             Message::Pong(payload) => {
                 if let Some(ping) = walcast_wire::ping_number(&payload) {
@@ -147,6 +145,18 @@ impl Connection {
         }
         None
     }
+}
+
+/// What the close frame of a client means. One that answers the engine's is no goodbye: the client comes back. Any other is
+/// answered through the session's queue, behind all that the client has asked before; the parser has replaced a code
+/// that may not be sent.
+fn end_of_close(frame: Option<&CloseFrame>, is_answer: bool) -> End {
+    if is_answer {
+        return End::Closing;
+    }
+    let code = frame.map_or(close_code::NORMAL, |frame| frame.code.into());
+    let gives_up_connection = frame.is_some_and(|frame| gives_up_connection(code, &frame.reason));
+    if gives_up_connection { End::Close(code, "") } else { End::Left(code) }
 }
 
 /// Whether a client closes because it takes the connection for broken, and comes back: those of the Phoenix framework say
@@ -165,5 +175,21 @@ fn end_of(error: &Error) -> End {
         Error::Protocol(_) => End::Close(close_code::PROTOCOL_ERROR, "not a valid WebSocket frame"),
         Error::Utf8(_) => End::Close(close_code::INVALID_DATA, "a text message must be UTF-8"),
         _ => End::Gone,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_frame_is_a_goodbye_unless_it_answers_one_or_gives_the_connection_up() {
+        let frame = |code: u16, reason: &'static str| CloseFrame { code: code.into(), reason: reason.into() };
+        let of = |code, reason, is_answer| end_of_close(Some(&frame(code, reason)), is_answer);
+        assert!(matches!(of(1000, "", false), End::Left(1000)));
+        assert!(matches!(end_of_close(None, false), End::Left(close_code::NORMAL)));
+        assert!(matches!(of(1012, "", true), End::Closing));
+        assert!(matches!(end_of_close(None, true), End::Closing));
+        assert!(matches!(of(1000, "heartbeat timeout", false), End::Close(1000, "")));
     }
 }
