@@ -136,23 +136,30 @@ impl Session {
     }
 
     /// Finds the slot, or makes it. One that PostgreSQL has invalidated is of no use any more and is made anew, as is any
-    /// with `renew`.
+    /// with `renew`. `unusable` is why an earlier connection began to make it anew, and becomes why this one does.
     pub(crate) async fn ready_slot(
         &mut self,
         slot: &str,
         database: &str,
         facts: &ServerFacts,
         renew: bool,
+        unusable: &mut Option<Origin>,
     ) -> Result<ReadySlot, ReplicationError> {
-        let origin = match self.find_slot(slot).await? {
-            None if renew => Origin::Renewed,
-            None => Origin::Missing,
+        let (found, seen) = match self.find_slot(slot).await? {
+            None if renew => (false, Origin::Renewed),
+            None => (false, Origin::Missing),
             Some(found) => match found.check(slot, database)? {
-                Usable::At(confirmed) if !renew => return Ok(ReadySlot { confirmed, origin: Origin::Found }),
-                Usable::At(_) => self.drop_slot(slot, Origin::Renewed).await?,
-                Usable::Never => self.drop_slot(slot, Origin::Invalidated).await?,
+                Usable::At(confirmed) if !renew => {
+                    return Ok(ReadySlot { confirmed, origin: unusable.unwrap_or(Origin::Found) });
+                }
+                Usable::At(_) => (true, Origin::Renewed),
+                Usable::Never => (true, Origin::Invalidated),
             },
         };
+        let origin = *unusable.get_or_insert(seen);
+        if found {
+            self.drop_slot(slot, origin).await?;
+        }
         tracing::info!(
             slot,
             "creating the replication slot; PostgreSQL waits for running transactions to end first"
@@ -178,7 +185,7 @@ impl Session {
         }
     }
 
-    async fn drop_slot(&mut self, slot: &str, origin: Origin) -> Result<Origin, ReplicationError> {
+    async fn drop_slot(&mut self, slot: &str, origin: Origin) -> Result<(), ReplicationError> {
         tracing::error!(
             code = "ReplicationSlotLost",
             slot,
@@ -186,9 +193,9 @@ impl Session {
             "the replication slot is dropped and made anew; changes that it has not delivered are lost"
         );
         match self.query(&format!("DROP_REPLICATION_SLOT {}", identifier(slot))).await {
-            Ok(_) => Ok(origin),
+            Ok(_) => Ok(()),
             // It is gone already.
-            Err(QueryError::Refused(error)) if error.code == "42704" => Ok(origin),
+            Err(QueryError::Refused(error)) if error.code == "42704" => Ok(()),
             Err(QueryError::Refused(error)) => Err(refusal::of_stream(slot, error)),
             Err(QueryError::Broken(error)) => Err(error),
         }

@@ -148,6 +148,7 @@ pub async fn run(
         status: &status,
         cancel: &cancel,
         known_system: None,
+        unusable: None,
     };
     let result = supervisor.run().await;
     status.send_replace(StreamStatus::Stopped);
@@ -162,6 +163,8 @@ struct Supervisor<'a> {
     cancel: &'a CancellationToken,
     /// The cluster and the timeline of the last stream, once there was one.
     known_system: Option<KnownSystem>,
+    /// Why the slot has to be made anew, until a new one is read: making it may take more than one connection.
+    unusable: Option<Origin>,
 }
 
 /// What was read last.
@@ -223,6 +226,8 @@ impl Supervisor<'_> {
             let was_unreadable = mem::replace(&mut unreadable, error.is_of_unreadable_log());
             if was_unreadable && unreadable {
                 self.settings.control.renew("the log is older than a publication, which was created anew");
+                // What is written until then is lost, too.
+                (attempt, unreadable) = (1, false);
             }
             let pause = self.settings.backoff.pause(attempt);
             tracing::warn!(%error, attempt, pause_ms = pause.as_millis(), "replication broke; trying again");
@@ -277,6 +282,7 @@ impl Supervisor<'_> {
         }
         let promoted = self.known_system.as_ref().is_some_and(|known| known.timeline < system.timeline);
         self.known_system = Some(KnownSystem { identifier: system.identifier, timeline: system.timeline });
+        self.unusable = None;
         self.status.send_replace(StreamStatus::Streaming { since_lsn: since });
         tracing::info!(slot = self.settings.slot, %since, "streaming changes");
         let first = Event::Restarted { since, log_end, promoted, gap };
@@ -311,7 +317,7 @@ impl Supervisor<'_> {
         }
     }
 
-    async fn prepare(&self, renew: bool) -> Result<Prepared, ReplicationError> {
+    async fn prepare(&mut self, renew: bool) -> Result<Prepared, ReplicationError> {
         let StreamSettings { connection, slot, publications, message_bytes_max, .. } = self.settings;
         let mut session = connect(connection, *message_bytes_max).await?;
         let system = session.identify_system().await?;
@@ -319,7 +325,7 @@ impl Supervisor<'_> {
         let cut_off = self.cut_off(&mut session, &system).await?;
         let facts = session.check_server().await?;
         session.check_publications(publications, &system.database).await?;
-        let ready = session.ready_slot(slot, &system.database, &facts, renew).await?;
+        let ready = session.ready_slot(slot, &system.database, &facts, renew, &mut self.unusable).await?;
         // The server takes the later of this and the slot's own position, so what is handled does not come again to this
         // process; the slot stays where it is.
         let from = cut_off.unwrap_or_else(|| self.progress.handled());

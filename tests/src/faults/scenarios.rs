@@ -251,11 +251,13 @@ impl Scenario {
             }
             Scenario::SlotDropped => {
                 drop_slot(scene).await?;
+                scene.logs(CHANGES_MISSED).await?;
             }
             Scenario::PublicationRecreated => {
                 scene.sql("drop publication supabase_realtime").await?;
                 sleep(pace.broken).await;
                 scene.sql(PUBLICATION).await?;
+                scene.logs(CHANGES_MISSED).await?;
             }
             Scenario::TableUnpublished => {
                 scene.sql("alter publication supabase_realtime drop table room_rows").await?;
@@ -283,6 +285,9 @@ impl Scenario {
         scene.ready().await
     }
 }
+
+/// Logged once the log is read again behind what can not be had any more; until then a row may still be among that.
+const CHANGES_MISSED: &str = "changes before this position were missed";
 
 const HANG_UP: &str = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'walcast'";
 

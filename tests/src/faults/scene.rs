@@ -189,6 +189,16 @@ impl Scene {
         }
     }
 
+    /// Waits until the server's log says this.
+    pub async fn logs(&self, words: &str) -> Result<()> {
+        let deadline = Instant::now() + READY;
+        while !self.server.log().contains(words) {
+            ensure!(Instant::now() < deadline, "the server's log does not say {words:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
     /// Ends the writers, waits until everybody has got the last row, and accounts for all of them.
     pub async fn finish(mut self) -> Result<Figures> {
         let committed = self.writers.stop().await?;

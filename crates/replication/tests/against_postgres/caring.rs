@@ -65,6 +65,31 @@ async fn a_slot_that_is_invalidated_while_its_reader_is_away_is_made_anew_and_th
 }
 
 #[tokio::test]
+async fn why_a_slot_is_made_anew_is_told_though_that_takes_two_connections() {
+    let (cluster, client) = forgetful().await;
+    let settings = settings(&cluster.url("postgres"), "twice");
+    let control = std::sync::Arc::clone(&settings.control);
+    let mut consumer = Consumer::start(settings).await;
+    control.pause("to be away");
+    consumer.until_paused().await;
+    lose(&client, "twice").await;
+    // PostgreSQL waits for this transaction before it makes a slot.
+    client.batch_execute("BEGIN; INSERT INTO notes VALUES ('long')").await.unwrap();
+    let other = cluster.client("postgres").await.unwrap();
+    control.resume();
+    let creating = "FROM pg_stat_activity WHERE backend_type = 'walsender' \
+                    AND query LIKE 'CREATE_REPLICATION_SLOT%' AND state = 'active'";
+    until_true(&other, &format!("SELECT EXISTS (SELECT {creating})")).await;
+    other.batch_execute(&format!("SELECT pg_terminate_backend(pid) {creating}")).await.unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    consumer.until_streaming().await;
+    client.batch_execute("INSERT INTO notes VALUES ('after')").await.unwrap();
+    while consumer.next_text().await != "after" {}
+    assert_eq!(consumer.restarts, [None, Some(Gap::SlotInvalidated)]);
+    consumer.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_reader_whose_slot_is_invalidated_under_it_goes_on_with_a_new_one() {
     let (cluster, client) = forgetful().await;
     let mut consumer = Consumer::start(settings(&cluster.url("postgres"), "slow")).await;
