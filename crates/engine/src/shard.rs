@@ -178,6 +178,7 @@ impl Shard {
             self.end_absences();
             self.publish_due().await;
             self.send_pings();
+            self.let_others_begin().await;
             self.write_and_make_room().await;
             if self.ended {
                 commands.close();
@@ -277,6 +278,7 @@ impl Shard {
             self.handle_peer(command);
         } else {
             let _ = self.shards[shard.index()].peers.send(command);
+            self.turn.told_others = true;
         }
     }
 

@@ -70,10 +70,9 @@ impl Shard {
         self.counters.broadcasts.fetch_add(1, Relaxed);
         let line = self.keep_broadcast(&fanout, Some(sender.channel));
         self.fan_out(Queued::Frames, &fanout, except);
-        for (index, shard) in self.shards.iter().enumerate() {
-            if ShardId::new(index) != self.id {
-                let _ = shard.peers.send(PeerCommand::Broadcast(Arc::clone(&fanout), line));
-            }
+        let own = self.id;
+        for shard in (0..self.shards.len()).map(ShardId::new).filter(|shard| *shard != own) {
+            self.tell(shard, PeerCommand::Broadcast(Arc::clone(&fanout), line));
         }
         if acknowledge {
             self.write(sender.session, &answer.frame(Status::Ok, "{}"));

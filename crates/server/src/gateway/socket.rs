@@ -3,7 +3,7 @@
 //! TCP is written straight to the kernel; TLS through [`TlsSocket`].
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice, Read as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -178,7 +178,7 @@ fn poll_read_tcp(
 /// Writes frames to the kernel: one alone, small ones together, and large ones as they lie.
 fn try_write_tcp(stream: &TcpStream, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
     if let [single] = buffers {
-        return stream.try_write(single);
+        return send(stream, single);
     }
     let bytes: usize = buffers.iter().map(|buffer| buffer.len()).sum();
     if bytes > GATHERED_BYTES {
@@ -189,8 +189,17 @@ fn try_write_tcp(stream: &TcpStream, buffers: &[IoSlice<'_>]) -> io::Result<usiz
         for buffer in buffers {
             gathered.extend_from_slice(buffer);
         }
-        stream.try_write(gathered)
+        send(stream, gathered)
     })
+}
+
+/// Asks the kernel first: the runtime's opinion lies in memory that nothing else here touches, and is needed only where
+/// there is no room.
+fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match (&*SockRef::from(stream)).write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.try_write(bytes),
+        outcome => outcome,
+    }
 }
 
 impl Socket for SharedStream {
