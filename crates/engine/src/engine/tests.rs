@@ -6,6 +6,7 @@ mod messages;
 mod operations;
 mod presence;
 mod replays;
+mod side_by_side;
 mod slow_sockets;
 
 use std::collections::VecDeque;
