@@ -23,9 +23,9 @@ pub mod faults;
 
 pub mod soak;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -149,6 +149,19 @@ impl World {
         let text = self.metrics().await?;
         let number = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(number.with_context(|| format!("no {name} in {text}"))?.parse()?)
+    }
+
+    /// Waits until one of them is this.
+    pub async fn until_metric(&self, name: &str, expected: u64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let found = self.metric(name).await?;
+            if found == expected {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{name} is not {expected}, but {found}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// How many questions about rows were put to Postgres up to now.

@@ -1,7 +1,6 @@
 //! Broadcasts that a client has missed while its connection was lost, with `resume.broadcasts` (docs/protocol.md §5.7).
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -95,21 +94,11 @@ fn ensure_all(numbers: &[i64], seen: i64, last: i64) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a number of `/metrics` is this one.
-async fn until(world: &World, name: &str, expected: u64) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while world.metric(name).await? != expected {
-        ensure!(Instant::now() < deadline, "{name} is not {expected}: {}", world.metric(name).await?);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
 /// Loses a connection, and waits until the server knows it.
 async fn lose(world: &World, client: ProtocolClient) -> Result<()> {
     let left = world.metric("walcast_resume_tickets_left_total").await?;
     drop(client);
-    until(world, "walcast_resume_tickets_left_total", left + 1).await
+    world.until_metric("walcast_resume_tickets_left_total", left + 1).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +132,7 @@ async fn who_comes_back_gets_what_it_has_missed_once_and_before_what_is_new_and_
             client.close().await?;
         }
         // Only then is it certain who comes back.
-        until(&world, "walcast_ws_connections_active", 2).await?;
+        world.until_metric("walcast_ws_connections_active", 2).await?;
 
         let mut back = joined(&world, &person("bo"), 9, &public(), version).await?;
         send(&mut ana, 6).await?;
@@ -236,7 +225,7 @@ async fn where_it_is_not_turned_on_nobody_gets_any() -> Result<()> {
     let mut ana = counting(&world, &person("ana"), 0, &public()).await?;
     let bo = counting(&world, &person("bo"), 0, &public()).await?;
     drop(bo);
-    until(&world, "walcast_ws_connections_active", 1).await?;
+    world.until_metric("walcast_ws_connections_active", 1).await?;
     send(&mut ana, 1).await?;
     let mut back = counting(&world, &person("bo"), 9, &public()).await?;
     ensure!(so_far(&mut back).await? == 0);

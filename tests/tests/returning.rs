@@ -36,16 +36,6 @@ async fn write(world: &World, sql: &str) -> Result<()> {
     somebody.client.close().await
 }
 
-/// Waits until a number of `/metrics` is this one.
-async fn until(world: &World, name: &str, expected: u64) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while world.metric(name).await? != expected {
-        ensure!(Instant::now() < deadline, "{name} is not {expected}: {}", world.metric(name).await?);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
 /// Each row behind the first in order, and before them none but some of those that were seen already.
 fn ensure_all(ids: &[i64], seen: i64, last: i64) -> Result<()> {
     let first = *ids.first().context("nothing came")?;
@@ -61,7 +51,7 @@ async fn who_counts_on_gets_what_it_has_missed_and_a_fresh_page_of_the_same_pers
     write(&world, "insert into notes values (1)").await?;
     ensure!(ana.ids(&world).await? == [1]);
     drop(ana);
-    until(&world, "walcast_resume_tickets_left_total", 1).await?;
+    world.until_metric("walcast_resume_tickets_left_total", 1).await?;
     write(&world, "insert into notes values (2), (3)").await?;
     for (who, count) in [("ana", 0), ("bo", 9)] {
         let mut fresh = counting(&world, &person(who), count).await?;
@@ -125,7 +115,7 @@ async fn without_a_sub_the_same_token_is_the_same_person() -> Result<()> {
     let claims = role("authenticated");
     let ana = counting(&world, &claims, 0).await?;
     drop(ana);
-    until(&world, "walcast_resume_tickets_left_total", 1).await?;
+    world.until_metric("walcast_resume_tickets_left_total", 1).await?;
     write(&world, "insert into notes values (1)").await?;
     let mut another = claims.clone();
     another["exp"] = (claims["exp"].as_i64().context("a number")? + 1).into();
@@ -145,7 +135,7 @@ async fn whoever_the_journal_does_not_reach_is_told_of_the_gap_and_goes_on_live(
     write(&world, "insert into notes values (1)").await?;
     ensure!(ana.ids(&world).await? == [1]);
     drop(ana);
-    until(&world, "walcast_resume_tickets_left_total", 1).await?;
+    world.until_metric("walcast_resume_tickets_left_total", 1).await?;
     write(&world, "insert into notes select id, repeat('x', 1000) from generate_series(2, 500) id").await?;
     let mut back = counting(&world, &person("ana"), 5).await?;
     let told = back.client.expect(|message| message.system("resume").is_some()).await?;
@@ -164,7 +154,7 @@ async fn where_it_is_turned_off_nobody_is_brought_up_to_date() -> Result<()> {
     .await?;
     let ana = counting(&world, &person("ana"), 0).await?;
     drop(ana);
-    until(&world, "walcast_ws_connections_active", 0).await?;
+    world.until_metric("walcast_ws_connections_active", 0).await?;
     write(&world, "insert into notes values (1)").await?;
     let mut back = counting(&world, &person("ana"), 5).await?;
     ensure!(back.ids(&world).await?.is_empty());
@@ -184,8 +174,8 @@ async fn a_socket_that_was_closed_as_too_slow_goes_on_behind_what_it_has_read() 
     ensure!(slow.ids(&world).await? == [1]);
     let big = format!("insert into notes select id, repeat('x', 10000) from generate_series(2, {ROWS}) id");
     world.sql(&big).await?;
-    until(&world, "walcast_ws_slow_closes_total", 1).await?;
-    until(&world, "walcast_resume_tickets_left_total", 1).await?;
+    world.until_metric("walcast_ws_slow_closes_total", 1).await?;
+    world.until_metric("walcast_resume_tickets_left_total", 1).await?;
     let mut back = counting(&world, &person("ana"), 5).await?;
     ensure_all(&back.ids(&world).await?, 1, ROWS)
 }
@@ -201,7 +191,7 @@ async fn a_client_that_joins_again_while_it_is_caught_up_misses_nothing() -> Res
     world.sql("insert into notes values (1)").await?;
     ensure!(ana.ids(&world).await? == [1]);
     drop(ana);
-    until(&world, "walcast_resume_tickets_left_total", 1).await?;
+    world.until_metric("walcast_resume_tickets_left_total", 1).await?;
     let big = format!("insert into notes select id, repeat('x', 10000) from generate_series(2, {ROWS}) id");
     write(&world, &big).await?;
     // Most of it waits for room when the client gives up the join, and joins once more on the same connection.
