@@ -28,7 +28,7 @@ cargo fmt --all --check
 step 'lints'
 cargo clippy --workspace --all-targets --quiet -- --deny warnings
 # The fuzz targets need nightly to run, but they must compile.
-cargo check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --quiet
+cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --quiet
 
 step 'dependencies'
 scripts/deny.sh
