@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from typing import Callable
 
@@ -146,9 +148,19 @@ def psql(url, sql):
     subprocess.run([found, "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", url], input=sql, text=True, check=True)
 
 
+def until_ready(server):
+    """What the rows of an earlier run have left in the log is read first; a new one would wait for that."""
+    while True:
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{server.port}/readyz").close()
+        except urllib.error.HTTPError:
+            time.sleep(0.1)
+
+
 def measure(walcast, scenario, sockets):
     with walcast.server() as server:
         url = server.told("database url: ")
+        until_ready(server)
         if scenario.writes:
             # The disk's time to sync is not what is measured; commits still wait for the log to be written.
             psql(url, "alter system set fsync = off; select pg_reload_conf();")
