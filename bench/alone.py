@@ -14,7 +14,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Callable
 
-from measuring import REPOSITORY, Walcast, machine, median, named, write_page
+from measuring import REPOSITORY, STARTING_SECONDS, Walcast, machine, median, named, write_page
 
 MARKS = ("<!-- the table of make bench-alone -->", "<!-- end of the rows -->")
 DURATION = ("--duration", "5")
@@ -150,10 +150,13 @@ def psql(url, sql):
 
 def until_ready(server):
     """What the rows of an earlier run have left in the log is read first; a new one would wait for that."""
+    deadline = time.monotonic() + STARTING_SECONDS
     while True:
         try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{server.port}/readyz").close()
-        except urllib.error.HTTPError:
+            return urllib.request.urlopen(f"http://127.0.0.1:{server.port}/readyz", timeout=5).close()
+        except urllib.error.HTTPError as error:
+            if time.monotonic() > deadline:
+                sys.exit(f"the server is not ready: {error.read().decode()}")
             time.sleep(0.1)
 
 
