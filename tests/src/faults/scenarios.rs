@@ -257,7 +257,10 @@ impl Scenario {
                 scene.sql("drop publication supabase_realtime").await?;
                 sleep(pace.broken).await;
                 scene.sql(PUBLICATION).await?;
-                scene.logs(CHANGES_MISSED).await?;
+                // From 18 on the stream goes on meanwhile, as if its tables were not published.
+                if scene.version().await? < 180_000 {
+                    scene.logs(CHANGES_MISSED).await?;
+                }
             }
             Scenario::TableUnpublished => {
                 scene.sql("alter publication supabase_realtime drop table room_rows").await?;

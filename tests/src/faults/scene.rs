@@ -165,6 +165,12 @@ impl Scene {
         Ok(self.client().await?.batch_execute(sql).await?)
     }
 
+    /// PostgreSQL's `server_version_num`.
+    pub async fn version(&self) -> Result<u32> {
+        let row = self.client().await?.query_one("select current_setting('server_version_num')", &[]).await?;
+        Ok(row.get::<_, &str>(0).parse()?)
+    }
+
     /// Starts the server again, and waits until it is ready.
     pub async fn start_server(&mut self) -> Result<()> {
         self.server.start()?;
