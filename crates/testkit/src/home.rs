@@ -13,8 +13,8 @@ use tempfile::TempDir;
 use crate::account::Account;
 
 const TEMPORARY_PREFIX: &str = "walcast-pg-";
-/// A temporary directory without a lock file is someone's who is just making it, unless it is older than this.
-const UNLOCKED_AGE: Duration = Duration::from_mins(10);
+/// A temporary directory that nobody has locked is someone's who is just making it, unless it is older than this.
+const UNLOCKED_AGE: Duration = Duration::from_mins(1);
 /// A Unix socket's path has room for 107 bytes; Postgres appends `/.s.PGSQL.12345.lock` to the directory.
 const SOCKET_DIRECTORY_BYTES_MAX: usize = 107 - 20;
 
@@ -209,15 +209,13 @@ fn remove_abandoned(base: &Path) {
 }
 
 fn is_abandoned(directory: &Path) -> bool {
-    match File::open(directory.join("owner.lock")) {
+    let modified = fs::metadata(directory).and_then(|metadata| metadata.modified());
+    let old =
+        modified.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > UNLOCKED_AGE));
+    old && match File::open(directory.join("owner.lock")) {
         Ok(file) => file.try_lock().is_ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let modified = fs::metadata(directory).and_then(|metadata| metadata.modified());
-            modified
-                .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > UNLOCKED_AGE))
-        }
-        // Someone else's directory.
-        Err(_) => false,
+        // The other errors are those of someone else's directory.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
@@ -226,20 +224,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_without_a_living_owner_is_removed_and_a_used_one_is_kept() {
+    fn an_old_directory_without_a_living_owner_is_removed_and_a_used_or_a_young_one_is_kept() {
         let base = tempfile::tempdir().expect("a temporary directory");
-        let dead = base.path().join(format!("{TEMPORARY_PREFIX}dead"));
-        let used = base.path().join(format!("{TEMPORARY_PREFIX}used"));
-        let young = base.path().join(format!("{TEMPORARY_PREFIX}young"));
-        for directory in [&dead, &used, &young] {
-            fs::create_dir(directory).expect("a directory");
+        let make = |name: &str| {
+            let directory = base.path().join(format!("{TEMPORARY_PREFIX}{name}"));
+            fs::create_dir(&directory).expect("a directory");
+            directory
+        };
+        let [never_locked, dead, used, made_just_now, locked_next] =
+            ["never_locked", "dead", "used", "made_just_now", "locked_next"].map(make);
+        for directory in [&dead, &locked_next] {
+            drop(lock(directory).expect("a lock"));
         }
-        drop(lock(&dead).expect("a lock"));
         let _held = lock(&used).expect("a lock");
+        for directory in [&never_locked, &dead, &used] {
+            let past = SystemTime::now() - 2 * UNLOCKED_AGE;
+            File::open(directory).and_then(|file| file.set_modified(past)).expect("a time");
+        }
         remove_abandoned(base.path());
-        assert!(!dead.exists());
-        assert!(used.exists());
-        assert!(young.exists());
+        let left = [&never_locked, &dead, &used, &made_just_now, &locked_next].map(|path| path.exists());
+        assert_eq!(left, [false, false, true, true, true]);
     }
 
     #[test]
