@@ -148,6 +148,8 @@ async fn a_list_of_rows_and_changes_is_what_select_says_four_hundred_times_under
     const LISTS: usize = 8;
     let world = watched_with("snapshots_race", OWNED, |settings| {
         settings.project.limits.max_joins_per_second = u32::MAX;
+        // Those whose list has begun do not read until the last one has.
+        settings.project.engine.outbound_bytes_max = 64 << 20;
     })
     .await?;
     let world = Arc::new(world);

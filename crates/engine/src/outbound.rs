@@ -120,6 +120,22 @@ impl Outbound {
         Ok(())
     }
 
+    /// Writes a frame, or queues what the kernel does not take at once. Tells whether it has taken all.
+    pub(crate) fn write(&mut self, frame: &Bytes, counters: &Counters) -> Result<bool, Overflow> {
+        if self.state == State::Open && self.queue.is_empty() {
+            match self.socket.try_write(&[IoSlice::new(frame)]) {
+                Ok(written) if written == frame.len() => return Ok(true),
+                Ok(written) => {
+                    self.queue.push_begun(frame.clone(), written);
+                    return Ok(false);
+                }
+                // It is met again, and looked at, when the queue is written.
+                Err(_) => {}
+            }
+        }
+        self.push(frame.clone(), counters).map(|()| false)
+    }
+
     /// Queues a frame that spares a socket that is behind: in place of an older one with the same key, and only for as long
     /// as it is worth something.
     pub(crate) fn push_sparing(
@@ -549,6 +565,41 @@ mod tests {
         }
         outbound.flush(&none());
         assert!(outbound.worth_waiting().is_some(), "it had taken everything meanwhile");
+    }
+
+    #[test]
+    fn what_is_written_at_once_waits_for_nothing_and_passes_nothing() {
+        let socket = Recorder::with_room(100);
+        let mut outbound = Outbound::new(Arc::clone(&socket) as Arc<dyn Socket>, 10);
+        let frames = ["over the bound", "ab", "cd", "ef"].map(|text| Bytes::from_static(text.as_bytes()));
+        let [large, first, second, third] = &frames;
+        assert!(outbound.write(large, &none()).unwrap(), "nothing waits, so that there is nothing to bound");
+        outbound.push(first.clone(), &none()).unwrap();
+        assert!(!outbound.write(second, &none()).unwrap(), "another waits before it");
+        outbound.flush(&none());
+        assert_eq!(socket.text(), "over the boundabcd");
+        *socket.room.lock().unwrap() = 0;
+        assert!(!outbound.write(third, &none()).unwrap(), "the kernel takes nothing");
+        outbound.flush(&none());
+        *socket.room.lock().unwrap() = 100;
+        assert!(!outbound.write(first, &none()).unwrap(), "nobody has said that the kernel takes bytes");
+        outbound.writable();
+        outbound.flush(&none());
+        assert_eq!(socket.text(), "over the boundabcdefab");
+    }
+
+    #[test]
+    fn the_rest_of_what_is_written_in_part_comes_before_everything_else() {
+        let socket = Recorder::with_room(2);
+        let mut outbound = Outbound::new(Arc::clone(&socket) as Arc<dyn Socket>, 100);
+        assert!(!outbound.write(&Bytes::from_static(b"abc"), &none()).unwrap());
+        assert_eq!((outbound.queued_bytes(), outbound.take_growth()), (1, 1));
+        let close = Frame::close(1013, "slow");
+        assert!(outbound.close(&close, true), "what is begun is not dropped");
+        *socket.room.lock().unwrap() = 100;
+        outbound.flush(&none());
+        let taken = socket.taken.lock().unwrap().clone();
+        assert_eq!(taken, [b"abc".as_slice(), close.bytes()].concat());
     }
 
     #[test]

@@ -247,13 +247,22 @@ impl Session {
 
     /// Queues a frame and notes that this queue must be written.
     pub(crate) fn push(&mut self, id: SessionId, frame: Bytes, turn: &mut Turn) {
-        self.push_as(Queued::Frames, id, frame, turn);
+        let pushed = self.outbound.push(frame, &turn.counters);
+        self.note_pushed(pushed, Queued::Frames, id, turn);
     }
 
     /// The same, telling what it is.
-    pub(crate) fn push_as(&mut self, kind: Queued, id: SessionId, frame: Bytes, turn: &mut Turn) {
-        let pushed = self.outbound.push(frame, &turn.counters);
+    pub(crate) fn push_as(&mut self, kind: Queued, id: SessionId, frame: &Bytes, turn: &mut Turn) {
+        let pushed = self.outbound.push(frame.clone(), &turn.counters);
         self.note_pushed(pushed, kind, id, turn);
+    }
+
+    /// Writes a frame for which nothing else waits: the last one of a turn. What the kernel does not take is queued.
+    pub(crate) fn write_as(&mut self, kind: Queued, id: SessionId, frame: &Bytes, turn: &mut Turn) {
+        match self.outbound.write(frame, &turn.counters) {
+            Ok(true) => turn.has_written_from_log |= kind == Queued::FromLog,
+            queued => self.note_pushed(queued.map(drop), kind, id, turn),
+        }
     }
 
     /// The same for a frame that spares a session that is behind.

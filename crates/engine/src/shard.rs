@@ -1,11 +1,11 @@
 //! A shard: its sessions, their channels, the topics they are on, and the presences of the topics whose
 //! home it is. One task, plain maps, no lock.
 //!
-//! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues,
-//! and then writes each queue that has grown with one system call. In reading order: [`sessions`], [`channels`] (joins,
-//! messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`], [`presence`] and [`home`] (who gets what),
-//! [`holds`] (replays), [`feeds`] (what comes as there is room), [`acknowledgements`] (what has arrived), [`broadcasts`]
-//! (what those who come back have missed), [`operations`], [`turn`] (how queues are written).
+//! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues, and then writes
+//! each queue that has grown with one system call. Broadcasts that come last need no queue. In reading order:
+//! [`sessions`], [`channels`] (joins, messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`], [`presence`]
+//! and [`home`] (who gets what), [`holds`] (replays), [`feeds`] (what comes as there is room), [`acknowledgements`] (what
+//! has arrived), [`broadcasts`] (what those who come back have missed), [`operations`], [`turn`] (how queues are written).
 
 mod acknowledgements;
 mod broadcasts;
@@ -26,7 +26,8 @@ mod turn;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use walcast_wire::{Frame, Ref, Serializer, Status};
@@ -59,6 +60,9 @@ pub(crate) struct ShardHandle {
     pub(crate) peers: mpsc::UnboundedSender<PeerCommand>,
 }
 
+/// Side by side in memory, in the order in which they were opened: who writes to many of them has the next ones at hand.
+type Sessions = IndexMap<SessionId, Session, FxBuildHasher>;
+
 pub(crate) struct Shard {
     id: ShardId,
     settings: Arc<EngineSettings>,
@@ -66,7 +70,7 @@ pub(crate) struct Shard {
     shards: Arc<[ShardHandle]>,
     /// Where a channel with subscriptions is reported gone.
     unsubscribe: mpsc::UnboundedSender<Arc<Membership>>,
-    sessions: FxHashMap<SessionId, Session>,
+    sessions: Sessions,
     topics: Topics,
     /// Topics whose home it is, as far as anybody is present.
     home_topics: ahash::HashMap<TopicKey, HomeTopic>,
@@ -108,7 +112,7 @@ impl Shard {
             counters,
             shards,
             unsubscribe,
-            sessions: FxHashMap::default(),
+            sessions: Sessions::default(),
             topics: Topics::default(),
             home_topics: ahash::HashMap::default(),
             absences: Absences::default(),
@@ -147,9 +151,7 @@ impl Shard {
                     }
                 }
                 // Last: where there is something else to do, it is looked at behind that.
-                () = reached(self.absences.next()) => {}
-                () = reached(self.windows.next()) => {}
-                () = reached(self.acknowledgements.next()) => {}
+                () = reached(self.next_due()) => {}
             }
             // A flood of broadcasts from elsewhere must not keep this shard's own sessions waiting.
             while inbox.len() < COMMANDS_PER_TURN
@@ -171,13 +173,10 @@ impl Shard {
                 self.make_room_for(command.bytes()).await;
                 self.handle(command).await;
             }
-            self.end_run();
             if is_all {
                 self.acknowledgements.handled(handled);
             }
-            self.end_absences();
-            self.publish_due().await;
-            self.send_pings();
+            self.do_what_is_due().await;
             self.let_others_begin().await;
             self.write_and_make_room().await;
             if self.ended {
@@ -187,6 +186,21 @@ impl Shard {
                 }
                 return self.cut_all();
             }
+        }
+    }
+
+    /// When there is something to do without a command.
+    fn next_due(&self) -> Option<Instant> {
+        let all = [self.absences.next(), self.windows.next(), self.acknowledgements.next()];
+        all.into_iter().flatten().min()
+    }
+
+    async fn do_what_is_due(&mut self) {
+        if self.next_due().is_some_and(|moment| moment <= Instant::now()) {
+            self.end_run();
+            self.end_absences();
+            self.publish_due().await;
+            self.send_pings();
         }
     }
 

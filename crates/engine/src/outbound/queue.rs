@@ -49,7 +49,14 @@ impl Queue {
         self.entries.push_back(Entry { frame, relief });
     }
 
-    /// The same, with the place noted where the frame has a key.
+    /// The first frame, of which so many bytes are written.
+    pub(super) fn push_begun(&mut self, frame: Bytes, written: usize) {
+        self.push(frame, None);
+        self.written_of_first = written;
+        self.bytes -= written;
+    }
+
+    /// As [`Queue::push`], with the place noted where the frame has a key.
     pub(super) fn push_noted(&mut self, frame: Bytes, relief: &Arc<Relief>, keys: &mut Keys) {
         if let Some(key) = &relief.key {
             keys.newest.insert(key.clone(), keys.number_of_first + self.entries.len() as u64);

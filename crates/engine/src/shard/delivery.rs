@@ -44,8 +44,7 @@ impl Shard {
             if self.tickets.are_kept() {
                 self.acknowledgements.sent(target.session, found);
             }
-            let frame = delivery.frame.bytes().clone();
-            found.push_as(Queued::FromLog, target.session, frame, &mut self.turn);
+            found.push_as(Queued::FromLog, target.session, delivery.frame.bytes(), &mut self.turn);
             count += 1;
         }
         self.counters.deliveries.fetch_add(count, Relaxed);

@@ -1,8 +1,8 @@
-//! Broadcasts into the queues of those who listen to their topic.
+//! Broadcasts to those who listen to their topic.
 //!
 //! Broadcasts that come one right behind another on one topic are a run: their frames are put together once, and each
-//! listener's queue gets all of them in one piece. Nothing else may pass a run: who is on a topic, and what is queued,
-//! stays as it is until it has ended.
+//! listener gets all of them in one piece. Nothing else may pass a run: who is on a topic, and what is queued, stays as it
+//! is until it has ended. A run that ends with the turn goes straight to the sockets for which nothing waits.
 
 use std::cell::LazyCell;
 use std::sync::Arc;
@@ -12,17 +12,20 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use walcast_wire::Serializer;
 
-use super::Shard;
+use super::{Sessions, Shard, Turn};
 use crate::command::{Command, Fanout, PushKind};
-use crate::ids::ChannelId;
-use crate::session::Queued;
+use crate::ids::{ChannelId, SessionId};
+use crate::session::{Queued, Session};
 
 /// Bytes of the frames of one run: more than this gains nothing.
 const RUN_BYTES_MAX: usize = 64 << 10;
 /// For fewer listeners than this, frames are not put together.
 const LISTENERS_MIN: usize = 4;
 
-/// Broadcasts on one topic that are to be queued together.
+/// How a frame is put before a session: [`Session::push_as`] or [`Session::write_as`].
+type Put = fn(&mut Session, Queued, SessionId, &Bytes, &mut Turn);
+
+/// Broadcasts on one topic that are to be sent together.
 #[derive(Default)]
 pub(super) struct Run {
     fanouts: Vec<Sent>,
@@ -35,6 +38,22 @@ pub(super) struct Run {
 struct Sent {
     fanout: Arc<Fanout>,
     except: Option<ChannelId>,
+}
+
+/// Finds the sessions of a list, each behind the last one first: on a large topic most have come in the order in which
+/// the sessions lie.
+#[derive(Default)]
+struct Walk {
+    next: usize,
+}
+
+impl Walk {
+    fn find<'a>(&mut self, sessions: &'a mut Sessions, id: SessionId) -> Option<&'a mut Session> {
+        let is_next = sessions.get_index(self.next).is_some_and(|(next, _)| *next == id);
+        let at = if is_next { self.next } else { sessions.get_index_of(&id)? };
+        self.next = at + 1;
+        sessions.get_index_mut(at).map(|(_, found)| found)
+    }
 }
 
 impl Run {
@@ -85,36 +104,57 @@ impl Shard {
 
     /// Queues the broadcasts of a run.
     pub(super) fn end_run(&mut self) {
+        self.send_run(Session::push_as);
+    }
+
+    /// Writes the broadcasts of a run: what is queued now is written afterwards.
+    pub(super) fn write_run(&mut self) {
+        self.send_run(Session::write_as);
+    }
+
+    /// How many sockets a run goes to.
+    pub(super) fn run_listeners(&self) -> usize {
+        let first = self.run.fanouts.first();
+        let topic = first.and_then(|first| self.topics.get(first.fanout.topic.as_ref()));
+        topic.map_or(0, |topic| topic.listeners().count())
+    }
+
+    fn send_run(&mut self, put: Put) {
         if self.run.fanouts.is_empty() {
             return;
         }
         let mut run = std::mem::take(&mut self.run);
-        if run.fanouts.len() == 1 || !self.queue_together(&run) {
-            run.fanouts.iter().for_each(|sent| self.queue(run.kind, &sent.fanout, sent.except));
+        if let [sent] = &*run.fanouts {
+            self.send(run.kind, sent, put);
+        } else if !self.send_together(&run, put) {
+            // Several for one session: they are written together.
+            for sent in &run.fanouts {
+                self.send(run.kind, sent, Session::push_as);
+            }
         }
         // Its memory is used again.
         run.fanouts.clear();
         self.run = Run { fanouts: run.fanouts, ..Run::default() };
     }
 
-    /// Queues a run, for senders what others have sent, unless it is for too few to be put together.
-    fn queue_together(&mut self, run: &Run) -> bool {
+    /// Sends a run, to senders what others have sent, unless it is for too few to be put together.
+    fn send_together(&mut self, run: &Run, put: Put) -> bool {
         let topic = run.fanouts.first().and_then(|first| self.topics.get(first.fanout.topic.as_ref()));
         let Some(topic) = topic.filter(|topic| topic.listeners().nth(LISTENERS_MIN - 1).is_some()) else {
             return false;
         };
         let v1 = LazyCell::new(|| run.frames(Serializer::V1));
         let v2 = LazyCell::new(|| run.frames(Serializer::V2));
-        let mut count = 0;
+        let (mut walk, mut count) = (Walk::default(), 0);
         for member in topic.listeners() {
-            let Some(found) = self.sessions.get_mut(&member.session) else {
+            let Some(found) = walk.find(&mut self.sessions, member.session) else {
                 continue;
             };
             let own = Some(member.channel);
             if run.fanouts.iter().any(|sent| sent.except == own) {
                 for sent in run.fanouts.iter().filter(|sent| sent.except != own) {
                     let Some(frame) = sent.fanout.frame(found.serializer) else { continue };
-                    found.push_as(run.kind, member.session, frame.bytes().clone(), &mut self.turn);
+                    found.push_as(run.kind, member.session, frame.bytes(), &mut self.turn);
                     count += 1;
                 }
                 continue;
@@ -124,7 +164,7 @@ impl Shard {
                 Serializer::V2 => &*v2,
             };
             if *frame_count > 0 {
-                found.push_as(run.kind, member.session, frames.clone(), &mut self.turn);
+                put(found, run.kind, member.session, frames, &mut self.turn);
                 count += frame_count;
             }
         }
@@ -132,8 +172,9 @@ impl Shard {
         true
     }
 
-    /// Queues one broadcast.
-    fn queue(&mut self, kind: Queued, fanout: &Arc<Fanout>, except: Option<ChannelId>) {
+    /// Sends one broadcast.
+    fn send(&mut self, kind: Queued, sent: &Sent, put: Put) {
+        let Sent { fanout, except } = sent;
         let Some(topic) = self.topics.get_mut(fanout.topic.as_ref()) else {
             return;
         };
@@ -145,23 +186,25 @@ impl Shard {
             self.counters.expired_broadcasts.fetch_add(count, Relaxed);
             return;
         }
-        let mut count = 0;
+        let (mut walk, mut count) = (Walk::default(), 0);
         for member in topic.listeners() {
-            if Some(member.channel) == except
+            if Some(member.channel) == *except
                 || replays.is_some_and(|(replays, id)| replays.has_sent(member.channel, id))
             {
                 continue;
             }
-            let Some(found) = self.sessions.get_mut(&member.session) else {
+            let Some(found) = walk.find(&mut self.sessions, member.session) else {
                 continue;
             };
             let Some(frame) = fanout.frame(found.serializer) else {
                 continue;
             };
-            let frame = frame.bytes().clone();
             match &fanout.relief {
-                None => found.push_as(kind, member.session, frame, &mut self.turn),
-                Some(relief) => found.push_sparing(kind, member.session, frame, relief, &mut self.turn),
+                None => put(found, kind, member.session, frame.bytes(), &mut self.turn),
+                Some(relief) => {
+                    let frame = frame.bytes().clone();
+                    found.push_sparing(kind, member.session, frame, relief, &mut self.turn);
+                }
             }
             count += 1;
         }

@@ -29,7 +29,7 @@ impl Shard {
     }
 
     pub(super) fn gone(&mut self, session: SessionId, departure: Departure) {
-        let Some(mut found) = self.sessions.remove(&session) else {
+        let Some(mut found) = self.sessions.swap_remove(&session) else {
             return;
         };
         self.counters.sessions.fetch_sub(1, Relaxed);

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use rustc_hash::FxHashMap;
 
-use super::Shard;
 use super::holds::Replays;
+use super::{Sessions, Shard};
 use crate::command::Target;
-use crate::ids::{ChannelId, SessionId};
+use crate::ids::ChannelId;
 use crate::membership::Membership;
-use crate::session::{Channel, Place, Session};
+use crate::session::{Channel, Place};
 use crate::topic::{TopicKey, TopicRef};
 
 /// The topics that a channel is on, or is about to join with a replay.
@@ -333,7 +332,7 @@ impl Shard {
     }
 }
 
-fn channel_of(sessions: &mut FxHashMap<SessionId, Session>, target: Target) -> Option<&mut Channel> {
+fn channel_of(sessions: &mut Sessions, target: Target) -> Option<&mut Channel> {
     sessions.get_mut(&target.session)?.channel_by_id_mut(target.channel)
 }
 
@@ -342,7 +341,7 @@ mod tests {
     use walcast_wire::{Ref, Serializer};
 
     use super::*;
-    use crate::ids::ShardId;
+    use crate::ids::{SessionId, ShardId};
     use crate::membership::{Asked, Form, Options};
     use crate::topic::Privacy;
 

@@ -46,6 +46,8 @@ pub(crate) struct Turn {
     pub(super) bytes: usize,
     /// The commits that have brought some of them.
     pub(super) commits: Vec<PgTimestamp>,
+    /// Something that a commit has brought was written.
+    pub(crate) has_written_from_log: bool,
     /// Other shards have been given something to do.
     pub(super) told_others: bool,
     /// Sessions that have more than half of their bound queued after writing, and read.
@@ -71,6 +73,7 @@ impl Turn {
             overflowed: Vec::new(),
             bytes: 0,
             commits: Vec::new(),
+            has_written_from_log: false,
             told_others: false,
             crowded: Vec::new(),
             worth_it: WORTH_IT,
@@ -112,8 +115,8 @@ impl Shard {
     /// goes on on any thread.
     pub(super) async fn let_others_begin(&mut self) {
         let told_others = std::mem::take(&mut self.turn.told_others);
-        let Turn { dirty, bytes, .. } = &self.turn;
-        let is_much = dirty.len() >= SHARED_WRITES_MIN && *bytes >= SHARED_BYTES_MIN;
+        let sockets = self.turn.dirty.len() + self.run_listeners();
+        let is_much = sockets >= SHARED_WRITES_MIN && self.turn.bytes >= SHARED_BYTES_MIN;
         let mut is_behind = !(told_others && is_much);
         // Not tokio's yield_now, which puts a task behind everything that its thread has to do.
         poll_fn(|context| {
@@ -127,7 +130,7 @@ impl Shard {
         .await;
     }
 
-    /// Writes what is queued, and waits a moment for those who read and have no room.
+    /// Writes what has come, and waits a moment for those who read and have no room.
     pub(super) async fn write_and_make_room(&mut self) {
         self.write_out();
         if !self.turn.crowded.is_empty() {
@@ -137,7 +140,7 @@ impl Shard {
     }
 
     pub(super) fn write_out(&mut self) {
-        self.end_run();
+        self.write_run();
         while let Some(session) = self.turn.overflowed.pop() {
             let limit = self.settings.outbound_bytes_max;
             let reason = format!("slow consumer: more than {limit} bytes queued (outbound_bytes_max)");
@@ -149,7 +152,6 @@ impl Shard {
         self.turn.bytes = 0;
         let first_commit = self.turn.commits.first().copied();
         let mut growth = 0;
-        let mut written = false;
         while let Some(session) = self.turn.dirty.pop() {
             let Some(found) = self.sessions.get_mut(&session) else {
                 self.feed(session);
@@ -161,7 +163,7 @@ impl Shard {
             if queued == Queued::FromLog {
                 match first_commit {
                     Some(committed) if found.outbound.is_behind() => found.outbound.note_change(committed),
-                    _ => written |= !found.outbound.is_over(),
+                    _ => self.turn.has_written_from_log |= !found.outbound.is_over(),
                 }
             }
             if found.outbound.worth_waiting().is_some() {
@@ -169,9 +171,10 @@ impl Shard {
             }
             self.feed(session);
         }
+        let has_written = std::mem::take(&mut self.turn.has_written_from_log);
         for committed in self.turn.commits.drain(..) {
             // Those who are behind count on their own.
-            if written {
+            if has_written {
                 self.counters.commit_to_write.observe_since(committed);
             }
         }

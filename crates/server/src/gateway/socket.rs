@@ -3,7 +3,7 @@
 //! TCP is written straight to the kernel; TLS through [`TlsSocket`].
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -194,11 +196,12 @@ fn try_write_tcp(stream: &TcpStream, buffers: &[IoSlice<'_>]) -> io::Result<usiz
 }
 
 /// Asks the kernel first: the runtime's opinion lies in memory that nothing else here touches, and is needed only where
-/// there is no room.
+/// there is no room. Without the C library, whose calls ask each time whether somebody wants to cancel the thread.
 fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    match (&*SockRef::from(stream)).write(bytes) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.try_write(bytes),
-        outcome => outcome,
+    // Rust programs ignore SIGPIPE.
+    match rustix::net::send(stream, bytes, SendFlags::empty()) {
+        Err(Errno::WOULDBLOCK) => stream.try_write(bytes),
+        outcome => Ok(outcome?),
     }
 }
 
