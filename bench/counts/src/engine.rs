@@ -60,7 +60,9 @@ struct Scene {
 impl Scene {
     /// With so many sessions, each of a person of its own, joined with this configuration.
     fn start(count: usize, config: &str) -> Result<Scene> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // Its clock stands still: how long callgrind takes must not decide what is due meanwhile.
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
         let written = Arc::new(AtomicU64::new(0));
         let catalog = fixture::snapshot(1, &log::COLUMNS, Some(POLICY));
         let (snapshots, seen) = watch::channel(Arc::clone(&catalog));
