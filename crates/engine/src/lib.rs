@@ -25,6 +25,7 @@ mod membership;
 mod notice;
 mod operations;
 mod outbound;
+mod prefetch;
 mod presence;
 mod rate;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //!
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues, and then writes
 //! each queue that has grown with one system call. Broadcasts that come last need no queue. In reading order:
-//! [`sessions`], [`channels`] (joins, messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`], [`presence`]
+//! [`sessions`], [`channels`] (joins, messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`], [`walk`], [`presence`]
 //! and [`home`] (who gets what), [`holds`] (replays), [`feeds`] (what comes as there is room), [`acknowledgements`] (what
 //! has arrived), [`broadcasts`] (what those who come back have missed), [`operations`], [`turn`] (how queues are written).
 
@@ -22,6 +22,7 @@ mod sessions;
 mod tests;
 mod topics;
 mod turn;
+mod walk;
 
 use std::sync::Arc;
 
@@ -60,7 +61,7 @@ pub(crate) struct ShardHandle {
     pub(crate) peers: mpsc::UnboundedSender<PeerCommand>,
 }
 
-/// Side by side in memory, in the order in which they were opened: who writes to many of them has the next ones at hand.
+/// Side by side in memory, each at a place that can be remembered.
 type Sessions = IndexMap<SessionId, Session, FxBuildHasher>;
 
 pub(crate) struct Shard {

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use walcast_wire::Serializer;
 
-use super::{Sessions, Shard, Turn};
+use super::{Shard, Turn};
 use crate::command::{Command, Fanout, PushKind};
 use crate::ids::{ChannelId, SessionId};
 use crate::session::{Queued, Session};
@@ -38,22 +38,6 @@ pub(super) struct Run {
 struct Sent {
     fanout: Arc<Fanout>,
     except: Option<ChannelId>,
-}
-
-/// Finds the sessions of a list, each behind the last one first: on a large topic most have come in the order in which
-/// the sessions lie.
-#[derive(Default)]
-struct Walk {
-    next: usize,
-}
-
-impl Walk {
-    fn find<'a>(&mut self, sessions: &'a mut Sessions, id: SessionId) -> Option<&'a mut Session> {
-        let is_next = sessions.get_index(self.next).is_some_and(|(next, _)| *next == id);
-        let at = if is_next { self.next } else { sessions.get_index_of(&id)? };
-        self.next = at + 1;
-        sessions.get_index_mut(at).map(|(_, found)| found)
-    }
 }
 
 impl Run {
@@ -145,11 +129,8 @@ impl Shard {
         };
         let v1 = LazyCell::new(|| run.frames(Serializer::V1));
         let v2 = LazyCell::new(|| run.frames(Serializer::V2));
-        let (mut walk, mut count) = (Walk::default(), 0);
-        for member in topic.listeners() {
-            let Some(found) = walk.find(&mut self.sessions, member.session) else {
-                continue;
-            };
+        let (mut walk, mut count) = (topic.walk(), 0);
+        while let Some((member, found)) = walk.next(&mut self.sessions) {
             let own = Some(member.channel);
             if run.fanouts.iter().any(|sent| sent.except == own) {
                 for sent in run.fanouts.iter().filter(|sent| sent.except != own) {
@@ -186,16 +167,13 @@ impl Shard {
             self.counters.expired_broadcasts.fetch_add(count, Relaxed);
             return;
         }
-        let (mut walk, mut count) = (Walk::default(), 0);
-        for member in topic.listeners() {
+        let (mut walk, mut count) = (topic.walk(), 0);
+        while let Some((member, found)) = walk.next(&mut self.sessions) {
             if Some(member.channel) == *except
                 || replays.is_some_and(|(replays, id)| replays.has_sent(member.channel, id))
             {
                 continue;
             }
-            let Some(found) = walk.find(&mut self.sessions, member.session) else {
-                continue;
-            };
             let Some(frame) = fanout.frame(found.serializer) else {
                 continue;
             };

@@ -3,12 +3,14 @@
 //! Every channel knows its place in each list, so that one can be taken out of 100,000 without looking for it. A topic
 //! that one channel has for itself, as many are, takes no more than a pointer to that channel.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use super::holds::Replays;
+use super::walk::Walk;
 use super::{Sessions, Shard};
 use crate::command::Target;
 use crate::ids::ChannelId;
@@ -42,6 +44,8 @@ pub(super) struct Many {
     /// Joined channels, be they on a list or not.
     channels: usize,
     listeners: Vec<Target>,
+    /// Where the sessions of the listeners lay when the last broadcast came.
+    places: RefCell<Vec<u32>>,
     followers: Vec<Target>,
     /// What replays need here; most topics have none.
     replays: Option<Box<Replays>>,
@@ -128,6 +132,14 @@ impl Topic {
     /// Those who get broadcasts.
     pub(super) fn listeners(&self) -> impl Iterator<Item = Target> {
         self.members(List::Listeners)
+    }
+
+    /// The sessions of those who get broadcasts, one after another.
+    pub(super) fn walk(&self) -> Walk<'_> {
+        match self {
+            Topic::One(one) => Walk::to_one(one.listens.then(|| one.membership.target())),
+            Topic::Many(many) => Walk::through(&many.listeners, many.places.borrow_mut()),
+        }
     }
 
     /// Those who have been sent the presences and get their diffs.
@@ -247,7 +259,8 @@ impl One {
 
 impl Many {
     fn new(key: TopicKey) -> Self {
-        Many { key, channels: 0, listeners: Vec::new(), followers: Vec::new(), replays: None }
+        let (listeners, followers) = (Vec::new(), Vec::new());
+        Many { key, channels: 0, listeners, places: RefCell::default(), followers, replays: None }
     }
 
     /// With the one channel at the places that it has.

@@ -166,6 +166,26 @@ async fn many_messages_of_one_transaction_arrive_whole_and_in_order() {
 }
 
 #[tokio::test]
+async fn what_is_published_in_one_turn_leaves_with_one_system_call_for_each_socket() {
+    const MESSAGES: usize = 3;
+    for members in [1, 10] {
+        let scene = Scene::start();
+        let mut clients = Vec::new();
+        for _ in 0..members {
+            clients.push(scene.member().await);
+        }
+        for _ in 0..MESSAGES {
+            let payload = BroadcastPayload::Text(r#"{"event":"e"}"#.into());
+            scene.engine.publish(ROOM.into(), Privacy::Public, payload, None).await;
+        }
+        for client in &mut clients {
+            client.next().await;
+            assert_eq!(client.frames.len(), MESSAGES - 1, "{members} members");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_published_goes_to_everybody_on_its_topic_in_every_form() {
     let scene = Scene::start();
     let mut new = listener(&scene, Serializer::V2, public(ROOM)).await;
