@@ -246,9 +246,8 @@ impl Session {
     }
 
     /// Queues a frame and notes that this queue must be written.
-    pub(crate) fn push(&mut self, id: SessionId, frame: Bytes, turn: &mut Turn) {
-        let pushed = self.outbound.push(frame, &turn.counters);
-        self.note_pushed(pushed, Queued::Frames, id, turn);
+    pub(crate) fn push(&mut self, id: SessionId, frame: &Bytes, turn: &mut Turn) {
+        self.push_as(Queued::Frames, id, frame, turn);
     }
 
     /// The same, telling what it is.

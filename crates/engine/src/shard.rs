@@ -3,9 +3,10 @@
 //!
 //! A turn of the loop takes every command that has arrived, lets each put frames into outbound queues, and then writes
 //! each queue that has grown with one system call. Broadcasts that come last need no queue. In reading order:
-//! [`sessions`], [`channels`] (joins, messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`], [`walk`], [`presence`]
-//! and [`home`] (who gets what), [`holds`] (replays), [`feeds`] (what comes as there is room), [`acknowledgements`] (what
-//! has arrived), [`broadcasts`] (what those who come back have missed), [`operations`], [`turn`] (how queues are written).
+//! [`sessions`], [`channels`] (joins, messages, ends), [`topics`] (who is on one), [`delivery`], [`fan_out`] with [`walk`],
+//! [`presence`] and [`home`] (who gets what), [`holds`] (replays), [`feeds`] (what comes as there is room),
+//! [`acknowledgements`] (what has arrived), [`broadcasts`] (what those who come back have missed), [`operations`],
+//! [`turn`] (how queues are written).
 
 mod acknowledgements;
 mod broadcasts;
@@ -220,7 +221,7 @@ impl Shard {
                     self.turn.dirty.push(session);
                 }
             }
-            Command::Write(session, bytes) => self.write_bytes(session, bytes),
+            Command::Write(session, bytes) => self.write_bytes(session, &bytes),
             Command::Close(session, frame) => {
                 self.close(session, &frame, false);
             }
@@ -298,10 +299,10 @@ impl Shard {
     }
 
     fn write(&mut self, session: SessionId, frame: &Frame) {
-        self.write_bytes(session, frame.bytes().clone());
+        self.write_bytes(session, frame.bytes());
     }
 
-    fn write_bytes(&mut self, session: SessionId, bytes: Bytes) {
+    fn write_bytes(&mut self, session: SessionId, bytes: &Bytes) {
         self.end_run();
         self.turn.bytes += bytes.len();
         if let Some(found) = self.sessions.get_mut(&session) {

@@ -240,7 +240,7 @@ impl Shard {
                     behind.caught_up = CaughtUp::Pinged(number);
                 }
             }
-            found.push(id, ping.bytes().clone(), &mut self.turn);
+            found.push(id, ping.bytes(), &mut self.turn);
         }
         let more = !acknowledgements.due.is_empty();
         acknowledgements.next = more.then(|| Instant::now() + PING_INTERVAL);

@@ -263,7 +263,7 @@ impl Shard {
                 })
                 .collect();
             for frame in frames {
-                found.push(session, frame.bytes().clone(), &mut self.turn);
+                found.push(session, frame.bytes(), &mut self.turn);
             }
         }
     }

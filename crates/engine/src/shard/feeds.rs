@@ -57,7 +57,7 @@ impl Shard {
                         self.acknowledgements.sent(session, found);
                     }
                     self.turn.bytes += frame.len();
-                    found.push(session, frame.bytes().clone(), &mut self.turn);
+                    found.push(session, frame.bytes(), &mut self.turn);
                     self.counters.deliveries.fetch_add(1, Relaxed);
                     moved = true;
                 }

@@ -183,7 +183,7 @@ impl Shard {
             let Some(frame) = fanout.frame(found.serializer) else {
                 continue;
             };
-            found.push(member.session, frame.bytes().clone(), &mut self.turn);
+            found.push(member.session, frame.bytes(), &mut self.turn);
         }
         reach.add(followers);
     }

@@ -227,10 +227,13 @@ impl Topic {
             Topic::Many(many) => {
                 let members = many.list(list);
                 members.swap_remove(place.index());
+                let moved = members.get(place.index()).copied();
                 if members.capacity() > 64 && members.len() < members.capacity() / 4 {
                     members.shrink_to(2 * members.len());
+                    // The next broadcast finds them again.
+                    many.places = RefCell::default();
                 }
-                members.get(place.index()).copied()
+                moved
             }
         }
     }

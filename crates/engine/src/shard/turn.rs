@@ -115,9 +115,7 @@ impl Shard {
     /// goes on on any thread.
     pub(super) async fn let_others_begin(&mut self) {
         let told_others = std::mem::take(&mut self.turn.told_others);
-        let sockets = self.turn.dirty.len() + self.run_listeners();
-        let is_much = sockets >= SHARED_WRITES_MIN && self.turn.bytes >= SHARED_BYTES_MIN;
-        let mut is_behind = !(told_others && is_much);
+        let mut is_behind = !(told_others && self.has_much_to_write());
         // Not tokio's yield_now, which puts a task behind everything that its thread has to do.
         poll_fn(|context| {
             if is_behind {
@@ -128,6 +126,11 @@ impl Shard {
             Poll::Pending
         })
         .await;
+    }
+
+    fn has_much_to_write(&self) -> bool {
+        self.turn.bytes >= SHARED_BYTES_MIN
+            && self.turn.dirty.len() + self.run_listeners() >= SHARED_WRITES_MIN
     }
 
     /// Writes what has come, and waits a moment for those who read and have no room.
