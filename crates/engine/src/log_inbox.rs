@@ -8,8 +8,9 @@ use crate::ingest::{IngestError, LogBatch};
 
 /// Transactions that wait for the matcher; the log is read no further when it is full.
 const TRANSACTIONS_MAX: usize = 1_024;
-/// Bytes of all transactions that wait for the matcher or are being handled by it, as far as they are in memory.
-const BYTES_MAX: u32 = 64 << 20;
+/// Bytes of all transactions that wait for the matcher or are being handled by it, as far as they are in memory. Few
+/// enough that PostgreSQL waits where the matcher is behind, instead of taking a core from it to run further ahead.
+const BYTES_MAX: u32 = 4 << 20;
 
 /// Where the log goes in.
 pub struct LogSender {
