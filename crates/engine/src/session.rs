@@ -14,7 +14,7 @@ use crate::outbound::{Outbound, Overflow};
 use crate::rate::Bucket;
 use crate::relief::Relief;
 use crate::settings::RateLimit;
-use crate::shard::Turn;
+use crate::shard::{Outstanding, Turn};
 use crate::subscription::Identity;
 use crate::topic::{ReadRights, TopicKey, TopicRef};
 
@@ -34,10 +34,11 @@ pub(crate) struct Session {
     pub(crate) queued: Queued,
     /// How much of what it was sent has arrived.
     pub(crate) receipt: Receipt,
+    /// Of what has not, or may not have.
+    pub(crate) outstanding: Option<Box<Outstanding>>,
 }
 
-/// What is known of the arrival of the row changes that a session was sent. More of it, where there is more, is in the
-/// shard's acknowledgements.
+/// What is known of the arrival of the row changes that a session was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Receipt {
     /// All of them have arrived.
@@ -203,6 +204,7 @@ impl Session {
             events: Bucket::default(),
             queued: Queued::Nothing,
             receipt: Receipt::default(),
+            outstanding: None,
         }
     }
 

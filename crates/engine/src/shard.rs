@@ -35,6 +35,7 @@ use tokio::time::Instant;
 use walcast_wire::{Frame, Ref, Serializer, Status};
 
 use self::acknowledgements::Acknowledgements;
+pub(crate) use self::acknowledgements::Outstanding;
 use self::broadcasts::Broadcasts;
 use self::fan_out::Run;
 use self::feeds::Feeds;

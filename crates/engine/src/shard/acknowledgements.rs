@@ -3,7 +3,7 @@
 //! That is more than the kernel knows of bytes that were acknowledged.
 //!
 //! A session to which nothing was sent since its last pong costs nothing here: it has got everything that its shard had
-//! for it. For the others there is an entry with the position of the last pong.
+//! for it. The others have something [`Outstanding`], with the position of the last pong.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -28,13 +28,12 @@ const PING_INTERVAL: Duration = Duration::from_millis(250);
 /// How many are sent at a time, so that many busy sockets share what the pongs cost.
 const PINGS_AT_ONCE: usize = 1_000;
 
-/// The sessions of a shard that have been sent something of which it is not known that it has arrived.
+/// What a shard knows beside what its sessions have outstanding.
 #[derive(Default)]
 pub(super) struct Acknowledgements {
     /// Whatever commits up to here, and is for a session of this shard, is in its queue.
     handled: Lsn,
-    entries: FxHashMap<SessionId, Entry>,
-    /// By claimant: these sessions.
+    /// By claimant: the sessions that have something outstanding.
     claimants: FxHashMap<Claimant, SmallVec<[SessionId; 1]>>,
     /// Sessions that are to be sent a ping, those who have waited longest first.
     due: VecDeque<SessionId>,
@@ -44,7 +43,9 @@ pub(super) struct Acknowledgements {
     of_all_channels: bool,
 }
 
-struct Entry {
+/// A session has been sent something of which it is not known that it has arrived. With the session, so that many
+/// thousands who get a row each do not make one table of theirs grow.
+pub(crate) struct Outstanding {
     /// Everything up to here has arrived.
     delivered: Lsn,
     /// All frames that were queued before this have arrived.
@@ -53,7 +54,7 @@ struct Entry {
     ping: Option<Ping>,
     reference: Reference,
     /// Channels that have not got yet what they had missed.
-    behind: SmallVec<[Behind; 1]>,
+    behind: Vec<Behind>,
     claimants: SmallVec<[Claimant; 1]>,
 }
 
@@ -112,7 +113,7 @@ impl Acknowledgements {
             Receipt::Open | Receipt::PingedBefore | Receipt::Over => {}
             Receipt::Pinged => session.receipt = Receipt::PingedBefore,
             Receipt::Complete => {
-                self.entry(id, session);
+                self.outstanding(id, session);
                 self.ask(id, session);
             }
         }
@@ -122,34 +123,28 @@ impl Acknowledgements {
     /// follows them is answered.
     pub(super) fn sent_again(&mut self, id: SessionId, session: &mut Session, from: Instant) {
         self.sent(id, session);
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.arrived = entry.arrived.min(from);
-        if let Some(ping) = &mut entry.ping {
+        let Some(outstanding) = &mut session.outstanding else { return };
+        outstanding.arrived = outstanding.arrived.min(from);
+        if let Some(ping) = &mut outstanding.ping {
             ping.arrived = ping.arrived.min(from);
         }
     }
 
-    /// Of what a channel had missed, that before a position is in its session's queue.
-    pub(super) fn queued_up_to(&mut self, target: Target, lsn: Lsn) {
-        let entry = self.entries.get_mut(&target.session);
-        let behind = entry.into_iter().flat_map(|entry| &mut entry.behind);
-        for behind in behind.filter(|behind| behind.channel == target.channel) {
-            behind.queued = behind.queued.max(lsn);
-        }
-    }
-
-    fn entry(&mut self, id: SessionId, session: &Session) -> &mut Entry {
-        let concerned = session.channels.iter().filter(|channel| self.concern(&channel.membership));
-        let claimants: SmallVec<[Claimant; 4]> =
-            concerned.map(|channel| channel.membership.claimant()).collect();
-        let entry = self.entries.entry(id).or_insert_with(|| Entry::new(self.handled));
-        for claimant in claimants {
-            if !entry.claimants.contains(&claimant) {
-                entry.claimants.push(claimant);
+    /// What a session has outstanding, from now on if it had nothing, with all claimants that it has by now.
+    fn outstanding<'s>(&mut self, id: SessionId, session: &'s mut Session) -> &'s mut Outstanding {
+        let Session { channels, outstanding, .. } = session;
+        let outstanding = outstanding.get_or_insert_with(|| Box::new(Outstanding::new(self.handled)));
+        for Channel { membership, .. } in channels {
+            if !self.concern(membership) {
+                continue;
+            }
+            let claimant = membership.claimant();
+            if !outstanding.claimants.contains(&claimant) {
+                outstanding.claimants.push(claimant);
                 self.claimants.entry(claimant).or_default().push(id);
             }
         }
-        entry
+        outstanding
     }
 
     fn ask(&mut self, id: SessionId, session: &mut Session) {
@@ -158,9 +153,9 @@ impl Acknowledgements {
         self.next.get_or_insert_with(|| Instant::now() + PING_INTERVAL);
     }
 
-    fn take(&mut self, id: SessionId) -> Option<Entry> {
-        let entry = self.entries.remove(&id)?;
-        for claimant in &entry.claimants {
+    fn take(&mut self, id: SessionId, session: &mut Session) -> Option<Box<Outstanding>> {
+        let outstanding = session.outstanding.take()?;
+        for claimant in &outstanding.claimants {
             if let Some(sessions) = self.claimants.get_mut(claimant) {
                 sessions.retain(|session| *session != id);
                 if sessions.is_empty() {
@@ -168,14 +163,21 @@ impl Acknowledgements {
                 }
             }
         }
-        Some(entry)
+        Some(outstanding)
     }
 }
 
-impl Entry {
+impl Outstanding {
+    /// Of what a channel had missed, that before a position is in the session's queue.
+    pub(super) fn queued_up_to(&mut self, channel: ChannelId, lsn: Lsn) {
+        for behind in self.behind.iter_mut().filter(|behind| behind.channel == channel) {
+            behind.queued = behind.queued.max(lsn);
+        }
+    }
+
     fn new(delivered: Lsn) -> Self {
-        let (behind, claimants) = (SmallVec::new(), SmallVec::new());
-        Entry { delivered, arrived: Instant::now(), ping: None, reference: 0, behind, claimants }
+        let (behind, claimants) = (Vec::new(), SmallVec::new());
+        Outstanding { delivered, arrived: Instant::now(), ping: None, reference: 0, behind, claimants }
     }
 
     /// Up to where everything for a channel has arrived.
@@ -202,15 +204,15 @@ impl Shard {
             return heard;
         }
         let behind = Behind { channel, from, queued: from, pinged: from, caught_up: CaughtUp::No };
-        self.acknowledgements.entry(id, found).behind.push(behind);
+        self.acknowledgements.outstanding(id, found).behind.push(behind);
         heard
     }
 
     /// It has been sent all of that.
     pub(super) fn caught_up(&mut self, target: Target) {
         let Some(found) = self.sessions.get_mut(&target.session) else { return };
-        let Some(entry) = self.acknowledgements.entries.get_mut(&target.session) else { return };
-        for behind in entry.behind.iter_mut().filter(|behind| behind.channel == target.channel) {
+        let Some(outstanding) = &mut found.outstanding else { return };
+        for behind in outstanding.behind.iter_mut().filter(|behind| behind.channel == target.channel) {
             behind.caught_up = CaughtUp::Queued;
         }
         self.acknowledgements.sent(target.session, found);
@@ -227,14 +229,12 @@ impl Shard {
         let ping = Frame::ping(number);
         let count = acknowledgements.due.len().min(PINGS_AT_ONCE);
         for id in acknowledgements.due.drain(..count) {
-            let Some(entry) = acknowledgements.entries.get_mut(&id) else { continue };
-            let Some(found) = self.sessions.get_mut(&id).filter(|found| found.receipt == Receipt::Open)
-            else {
-                continue;
-            };
+            let open = self.sessions.get_mut(&id).filter(|found| found.receipt == Receipt::Open);
+            let Some(found) = open else { continue };
+            let Some(outstanding) = &mut found.outstanding else { continue };
             found.receipt = Receipt::Pinged;
-            entry.ping = Some(Ping { number, delivered, arrived });
-            for behind in &mut entry.behind {
+            outstanding.ping = Some(Ping { number, delivered, arrived });
+            for behind in &mut outstanding.behind {
                 behind.pinged = behind.queued;
                 if behind.caught_up == CaughtUp::Queued {
                     behind.caught_up = CaughtUp::Pinged(number);
@@ -248,22 +248,23 @@ impl Shard {
 
     pub(super) fn acknowledged(&mut self, id: SessionId, ping: u32, reference: Reference) {
         let Some(found) = self.sessions.get_mut(&id) else { return };
-        let Some(entry) = self.acknowledgements.entries.get_mut(&id) else { return };
-        let Some(proven) = entry.ping.take_if(|out| out.number == ping) else { return };
-        entry.delivered = entry.delivered.max(proven.delivered);
-        entry.arrived = entry.arrived.max(proven.arrived);
-        entry.reference = reference;
-        entry.behind.retain(|behind| behind.caught_up != CaughtUp::Pinged(ping));
-        for behind in &mut entry.behind {
+        let Some(outstanding) = &mut found.outstanding else { return };
+        let Some(proven) = outstanding.ping.take_if(|out| out.number == ping) else { return };
+        outstanding.delivered = outstanding.delivered.max(proven.delivered);
+        outstanding.arrived = outstanding.arrived.max(proven.arrived);
+        outstanding.reference = reference;
+        outstanding.behind.retain(|behind| behind.caught_up != CaughtUp::Pinged(ping));
+        for behind in &mut outstanding.behind {
             behind.from = behind.pinged;
         }
+        let nobody_is_behind = outstanding.behind.is_empty();
         if found.receipt == Receipt::PingedBefore {
             self.acknowledgements.ask(id, found);
             return;
         }
         found.receipt = Receipt::Complete;
-        if entry.behind.is_empty() {
-            self.acknowledgements.take(id);
+        if nobody_is_behind {
+            self.acknowledgements.take(id, found);
         }
     }
 
@@ -275,12 +276,13 @@ impl Shard {
             return;
         }
         found.receipt = Receipt::Over;
-        let entry = self.acknowledgements.take(id);
+        let outstanding = self.acknowledgements.take(id, found);
         let handled = self.acknowledgements.handled;
-        let arrived = entry.as_ref().map_or_else(Instant::now, |entry| entry.arrived);
+        let arrived = arrived_before(outstanding.as_deref());
         let acknowledgements = &self.acknowledgements;
         for channel in found.channels.iter().filter(|channel| acknowledgements.concern(&channel.membership)) {
-            let delivered = entry.as_ref().map_or(handled, |entry| entry.delivered(channel.id()));
+            let delivered =
+                outstanding.as_ref().map_or(handled, |outstanding| outstanding.delivered(channel.id()));
             let heard = heard_by(self.broadcasts.as_deref(), channel.id(), arrived);
             self.tickets.leave(&channel.membership, delivered, reference, heard);
         }
@@ -292,18 +294,18 @@ impl Shard {
         let membership = &channel.membership;
         let Some(reference) = channel.join_ref().number().filter(|_| self.tickets.are_kept()) else { return };
         let is_concerned = self.acknowledgements.concern(membership);
-        let entry = self.acknowledgements.entries.get_mut(&membership.session);
-        let is_behind = entry
-            .as_ref()
-            .is_some_and(|entry| entry.behind.iter().any(|other| other.channel == channel.id()));
-        let arrived = entry.as_ref().map_or_else(Instant::now, |entry| entry.arrived);
+        let found = self.sessions.get_mut(&membership.session);
+        let outstanding = found.and_then(|found| found.outstanding.as_deref_mut());
+        let is_it = |behind: &Behind| behind.channel == channel.id();
+        let is_behind = outstanding.as_ref().is_some_and(|outstanding| outstanding.behind.iter().any(is_it));
+        let arrived = arrived_before(outstanding.as_deref());
         if !is_concerned || !(is_behind || is_joining_again) {
             return;
         }
-        let delivered = match entry {
-            Some(entry) => {
-                let delivered = entry.delivered(channel.id());
-                entry.behind.retain(|behind| behind.channel != channel.id());
+        let delivered = match outstanding {
+            Some(outstanding) => {
+                let delivered = outstanding.delivered(channel.id());
+                outstanding.behind.retain(|behind| !is_it(behind));
                 delivered
             }
             None => self.acknowledgements.handled,
@@ -313,8 +315,8 @@ impl Shard {
     }
 
     /// Nothing more is heard of a session.
-    pub(super) fn forget_receipts(&mut self, id: SessionId) {
-        self.acknowledgements.take(id);
+    pub(super) fn forget_receipts(&mut self, id: SessionId, session: &mut Session) {
+        self.acknowledgements.take(id, session);
     }
 
     /// Looks for live channels whose client may be the one that is about to join: it has counted further.
@@ -324,18 +326,18 @@ impl Shard {
         let mut newest: Option<Standing> = None;
         let sessions = self.acknowledgements.claimants.get(&membership.claimant());
         for id in sessions.into_iter().flatten().filter(|id| **id != membership.session) {
-            let found = self.acknowledgements.entries.get(id).zip(self.sessions.get(id));
-            let Some((entry, session)) = found else { continue };
+            let Some(session) = self.sessions.get(id) else { continue };
+            let Some(outstanding) = session.outstanding.as_deref() else { continue };
             let alike = session.channels.iter().find(|channel| is_alike(&channel.membership, &membership));
             let Some(channel) = alike else { continue };
             let joined_with = channel.join_ref().number().map_or(0, NonZeroU32::get);
-            let counted = entry.reference.max(joined_with);
+            let counted = outstanding.reference.max(joined_with);
             if counted == 0 || counted >= reference {
                 continue;
             }
-            let delivered = entry.delivered(channel.id());
+            let delivered = outstanding.delivered(channel.id());
             lowest = Some(lowest.map_or(delivered, |lowest| lowest.min(delivered)));
-            let heard = heard_by(self.broadcasts.as_deref(), channel.id(), entry.arrived);
+            let heard = heard_by(self.broadcasts.as_deref(), channel.id(), outstanding.arrived);
             let heard = Heard::either(heard, newest.and_then(|newest| newest.heard));
             newest = match newest {
                 Some(newest) if newest.reference >= counted => Some(Standing { heard, ..newest }),
@@ -345,6 +347,11 @@ impl Shard {
         // Nobody waits for it any more where the connection has ended.
         let _ = answer.send(lowest.zip(newest));
     }
+}
+
+/// All frames that were queued before this have arrived.
+fn arrived_before(outstanding: Option<&Outstanding>) -> Instant {
+    outstanding.map_or_else(Instant::now, |outstanding| outstanding.arrived)
 }
 
 /// How far a channel's client has come with broadcasts, where these are kept.

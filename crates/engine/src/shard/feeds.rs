@@ -65,7 +65,9 @@ impl Shard {
         }
         if found.outbound.queued_bytes() <= bound / ROOM_PART {
             for over in feeds.extract_if(.., |feed| feed.frames.is_empty()) {
-                self.acknowledgements.queued_up_to(over.target, over.up_to);
+                if let Some(outstanding) = &mut found.outstanding {
+                    outstanding.queued_up_to(over.target.channel, over.up_to);
+                }
                 // Nobody waits for it where the channel has been given up meanwhile.
                 let _ = over.room.send(());
             }

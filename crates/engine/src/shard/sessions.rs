@@ -34,7 +34,7 @@ impl Shard {
         };
         self.counters.sessions.fetch_sub(1, Relaxed);
         self.counters.session_gone.notify_waiters();
-        self.forget_receipts(session);
+        self.forget_receipts(session, &mut found);
         // Where a write has failed first, the gateway was told that the session is closing.
         let departure = if found.outbound.is_cut() { Departure::Lost } else { departure };
         found.outbound.abandon();
