@@ -124,7 +124,16 @@ EOF
   ln -sfn ../deny/bin/cargo-deny "$cache/bin/cargo-deny"
 }
 
+# What the compiler says of a full disk comes late, and names a file of its own.
+check_disk() {
+  local wanted=8 free
+  [[ ! -d $repository/target/debug/deps ]] || return 0
+  free=$(df --output=avail --block-size=1G "$repository" | tail -1)
+  ((free >= wanted)) || say "a build from nothing takes about $wanted GiB here, and ${free// /} are free: please make room if it fails"
+}
+
 install_packages
 install_rust
+if [[ $purpose == test ]]; then check_disk; fi
 if [[ $purpose == lint || $purpose == test ]]; then install_deny; fi
 if [[ $purpose == test ]]; then install_node; fi
